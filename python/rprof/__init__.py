@@ -1,0 +1,81 @@
+"""rprof: a sampling profiler that is imported once and left on in production.
+
+>>> import rprof
+>>> rprof.start()           # writes gzip pprof files to rprof/, one a minute
+
+>>> with rprof.profile() as block:
+...     work()
+>>> print(block.profile.top(10, by="cpu"))
+
+Importing defines names and does nothing else; ``import rprof.auto`` starts profiling from the
+environment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._config import ThreadInfo
+from ._session import Status, dump, flush, is_running, profile, start, status, stop
+from .errors import (
+    RprofError,
+    RprofOSError,
+    RprofStateError,
+    RprofTypeError,
+    RprofValueError,
+)
+
+if TYPE_CHECKING:
+    from ._native import __version__
+    from ._profile import FunctionRow, Profile, SampleType, ThreadTotals, TopTable, load
+
+__all__ = [
+    "FunctionRow",
+    "Profile",
+    "RprofError",
+    "RprofOSError",
+    "RprofStateError",
+    "RprofTypeError",
+    "RprofValueError",
+    "SampleType",
+    "Status",
+    "ThreadInfo",
+    "ThreadTotals",
+    "TopTable",
+    "__version__",
+    "dump",
+    "flush",
+    "is_running",
+    "load",
+    "profile",
+    "start",
+    "status",
+    "stop",
+]
+
+# Names whose modules load the native library; they are looked up on first use, so that importing
+# rprof costs next to nothing and works even where the library cannot be loaded.
+_LAZY = {
+    "FunctionRow": "_profile",
+    "Profile": "_profile",
+    "SampleType": "_profile",
+    "ThreadTotals": "_profile",
+    "TopTable": "_profile",
+    "load": "_profile",
+    "__version__": "_native",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'rprof' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

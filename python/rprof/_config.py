@@ -1,0 +1,229 @@
+"""Options: what was asked (keywords, environment) becomes a checked ``Config``, once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .errors import RprofTypeError, RprofValueError
+
+__all__ = ["OPTIONS", "Config", "ThreadInfo", "program_name", "resolve"]
+
+
+class ThreadInfo(NamedTuple):
+    """A thread as a ``threads=`` callable sees it."""
+
+    id: int
+    """Kernel thread id (``threading.get_native_id()``)."""
+    name: str
+    """``threading.Thread.name``; empty for a thread unknown to ``threading``."""
+
+
+class Config(NamedTuple):
+    """A recording's options, resolved and checked."""
+
+    output: str | None
+    rate: float
+    window: float
+    engine: str
+    max_overhead: float
+    keep_files: int
+    keep_bytes: int
+    max_nodes: int
+    max_depth: int
+    threads: str | tuple[str, ...] | Callable[[ThreadInfo], bool]
+
+
+class Option(NamedTuple):
+    """One option: its default, how text becomes a value, and what a value must be."""
+
+    default: Any
+    parse: Callable[[str], Any]
+    check: Callable[[str, Any], Any]
+
+
+def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise RprofTypeError(
+                f"{name} must be a number ({unit}), not {value!r}; for example {name}={low:g}"
+            )
+        if not low <= value <= high:
+            raise RprofValueError(
+                f"{name}={value!r} is out of range; choose {low:g} to {high:g} ({unit})"
+            )
+        return float(value)
+
+    return check
+
+
+def _integer(low: int, high: int, unit: str) -> Callable[[str, Any], int]:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RprofTypeError(f"{name} must be a whole number ({unit}), not {value!r}")
+        if not low <= value <= high:
+            raise RprofValueError(
+                f"{name}={value!r} is out of range; choose {low} to {high} ({unit})"
+            )
+        return value
+
+    return check
+
+
+def _check_output(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)):
+        raise RprofTypeError(
+            f"{name} must be a path or None, not {value!r}; for example {name}='rprof/' for a "
+            f"directory or {name}='app.pb.gz' for a file"
+        )
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise RprofTypeError(f"{name} must be a text path, not bytes: {path!r}")
+    if not path or "\0" in path:
+        raise RprofValueError(f"{name}={path!r} is not a path; use for example 'rprof/'")
+    return path
+
+
+def _check_engine(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RprofTypeError(f"{name} must be 'auto' or 'gil', not {value!r}")
+    if value == "direct":
+        raise RprofValueError(
+            f"{name}='direct' is not part of this version; use {name}='auto', which takes the best "
+            "engine there is"
+        )
+    if value not in ("auto", "gil"):
+        raise RprofValueError(f"{name}={value!r} is unknown; choose 'auto' or 'gil'")
+    return value
+
+
+def _check_threads(name: str, value: Any) -> Any:
+    if callable(value):
+        return value
+    if isinstance(value, str):
+        if value in ("all", "current"):
+            return value
+        raise RprofValueError(
+            f"{name}={value!r} is unknown; choose 'all', 'current', a list of thread names such as "
+            f"[{value!r}], or a callable"
+        )
+    try:
+        names = tuple(value)
+    except TypeError:
+        names = ()
+    if not names or not all(isinstance(item, str) for item in names):
+        raise RprofTypeError(
+            f"{name} must be 'all', 'current', a list of thread names (with * and ?) or a "
+            f"callable, not {value!r}"
+        )
+    return names
+
+
+def _parse_output(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+def _parse_threads(text: str) -> str | tuple[str, ...]:
+    return text if text in ("all", "current") else tuple(part.strip() for part in text.split(","))
+
+
+OPTIONS: Mapping[str, Option] = {
+    "output": Option("rprof/", _parse_output, _check_output),
+    "rate": Option(100.0, float, _number(0.01, 10_000, "Hz")),
+    "window": Option(60.0, float, _number(0.005, 86_400 * 366, "seconds")),
+    "engine": Option("auto", str, _check_engine),
+    "max_overhead": Option(0.01, float, _number(0.0, 1.0, "fraction of one core, 0 = no limit")),
+    "keep_files": Option(60, int, _integer(1, 1_000_000, "files")),
+    "keep_bytes": Option(256 << 20, int, _integer(1, 1 << 62, "bytes")),
+    "max_nodes": Option(200_000, int, _integer(100, 50_000_000, "call tree nodes")),
+    "max_depth": Option(512, int, _integer(8, 100_000, "frames")),
+    "threads": Option("all", _parse_threads, _check_threads),
+}
+
+
+def resolve(
+    given: Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    from_environment: frozenset[str] = frozenset(OPTIONS),
+) -> Config:
+    """Resolve options: explicit argument, else ``RPROF_<OPTION>``, else default.
+
+    Args:
+        given: The options that were named by the caller.
+        defaults: Defaults that differ from those of ``start``.
+        environment: Where to look for variables; ``os.environ`` unless given.
+        from_environment: The options for which variables count.
+
+    Raises:
+        RprofTypeError: An unknown option or a value of the wrong type.
+        RprofValueError: A value out of range, or a variable that cannot be parsed.
+    """
+    environment = os.environ if environment is None else environment
+    unknown = sorted(set(given) - set(OPTIONS))
+    if unknown:
+        raise RprofTypeError(
+            f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}"
+        )
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        label = name
+        variable = "RPROF_" + name.upper()
+        text = environment.get(variable, "") if name in from_environment else ""
+        if name in given:
+            value = given[name]
+        elif text:
+            label = variable
+            try:
+                value = option.parse(text)
+            except ValueError:
+                raise RprofValueError(
+                    f"{variable}={text!r} cannot be read; set it to a number such as "
+                    f"{option.default!r} or unset it"
+                ) from None
+        else:
+            value = (defaults or {}).get(name, option.default)
+        values[name] = option.check(label, value)
+    return Config(**values)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like an option but are none, for a warning about a slip of the pen."""
+    known = {"RPROF_" + name.upper() for name in OPTIONS}
+    return sorted(
+        name
+        for name in environment
+        if name.startswith("RPROF_") and name not in known and not name.startswith("RPROF_CI_")
+    )
+
+
+def program_name() -> str:
+    """What is running: the script or module that the interpreter was started with."""
+    path = sys.argv[0] if getattr(sys, "argv", None) else ""
+    name = os.path.basename(path)
+    if name == "__main__.py":
+        name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    name = name.removesuffix(".py")
+    return "python" if name in ("", "-", "-c", "-m") else name
+
+
+def import_roots() -> list[str]:
+    """Absolute directories that modules are imported from."""
+    roots = [os.path.abspath(path) for path in sys.path if isinstance(path, str)]
+    roots.append(os.path.dirname(os.path.abspath(os.__file__)))
+    return roots
+
+
+def native_threads(config: Config) -> int | list[str] | None:
+    """``config.threads`` as the native side takes it; a callable is applied to the result."""
+    if config.threads == "current":
+        return threading.get_native_id()
+    if isinstance(config.threads, tuple):
+        return list(config.threads)
+    return None

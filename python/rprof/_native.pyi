@@ -1,0 +1,125 @@
+"""The native part of rprof; use the functions of ``rprof`` instead."""
+
+from os import PathLike
+from pathlib import Path
+from typing import final
+
+__version__: str
+
+@final
+class Profile:
+    """A finished, immutable profile."""
+
+    @staticmethod
+    def decode(data: bytes, name: str) -> Profile:
+        """Reads a pprof file's bytes; `name` is what errors call them."""
+    @staticmethod
+    def merge(profiles: list[Profile]) -> Profile:
+        """One profile from several."""
+    def encode(self) -> bytes:
+        """As gzip pprof."""
+    def write(self, path: str | PathLike[str]) -> Path:
+        """Writes gzip pprof to `path`, whole or not at all."""
+    @property
+    def sample_types(self) -> list[tuple[str, str]]:
+        """(type, unit) of each value, in order."""
+    @property
+    def default_sample_type(self) -> str:
+        """The sample type a reader opens on."""
+    @property
+    def totals(self) -> list[int]:
+        """The sum of each sample type."""
+    @property
+    def threads(self) -> list[tuple[int, str, list[int]]]:
+        """(thread id, thread name, totals) of each thread, heaviest in the default type first."""
+    def top(self, sample_type: str) -> list[tuple[str, str, int, int, int]]:
+        """(name, file, first line, self, total) of each function, heaviest first."""
+    def tree(self, sample_type: str, min_fraction: float) -> str:
+        """The call tree as text."""
+    def collapsed(self, sample_type: str) -> str:
+        """One line for each stack: `thread;root;...;leaf value`."""
+    def only_threads(self, threads: list[tuple[int, str]]) -> Profile:
+        """The same profile with only these (thread id, thread name) pairs."""
+    @property
+    def time_ns(self) -> int:
+        """Start in ns since the Unix epoch."""
+    @property
+    def duration_ns(self) -> int:
+        """Length in ns."""
+    @property
+    def period_ns(self) -> int:
+        """Asked time between two samples of one thread in ns."""
+    @property
+    def comments(self) -> list[str]:
+        """Engine, rates and counters in words."""
+    @property
+    def program(self) -> str:
+        """What ran."""
+
+def start_recording(
+    *,
+    period_ns: int,
+    max_overhead: float,
+    max_nodes: int,
+    max_depth: int,
+    threads: int | list[str] | None,
+    window_ns: int | None,
+    program: str,
+    output: str | PathLike[str] | None,
+    keep_files: int,
+    keep_bytes: int,
+    import_roots: list[str],
+    own_directory: str,
+    tracing_possible: bool,
+) -> int:
+    """Begin a recording and returns its id. Values are expected to have been checked."""
+
+def stop_recording(recording: int) -> tuple[Profile, Path | None, Exception | None]:
+    """Ends a recording."""
+
+def rotate_recording(recording: int) -> tuple[Profile, Path | None, Exception | None]:
+    """Closes the open window of a recording."""
+
+def pause_recording(recording: int) -> None:
+    """Lets a recording record nothing until it is resumed."""
+
+def resume_recording(recording: int) -> None:
+    """Lets a paused recording go on."""
+
+def counters() -> dict[str, int]:
+    """All counters by name."""
+
+def last_error() -> str | None:
+    """The newest error in words."""
+
+def kept_files() -> list[Path]:
+    """Files of this process that are in place, oldest first."""
+
+def age_ns() -> int:
+    """Time since the sampler was first started, in ns; 0 if it never was."""
+
+def output_rotates(output: str) -> bool:
+    """Whether `output` makes a file for each window rather than one at the end."""
+
+def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> Path:
+    """`output` with its fields filled in."""
+
+def dump_threads(
+    import_roots: list[str], own_directory: str
+) -> list[tuple[int, str, list[tuple[str, str, int]]]]:
+    """Every thread with its stack, leaf first: kernel id, name, (function, file, line)."""
+
+def inject_panic() -> None:
+    """Makes the sampler panic, so that a test can see what a fault of rprof's own does."""
+
+def before_fork() -> None:
+    """Ends rprof's native threads ahead of a fork; recordings go on afterwards."""
+
+def after_fork_in_parent() -> None:
+    """Starts the threads again in the parent."""
+
+def after_fork_in_parent_later() -> None:
+    """Starts the threads again as soon as the main thread runs its next Python instruction."""
+
+def after_fork_in_child() -> None:
+    """Forgets everything of the parent in a forked child."""

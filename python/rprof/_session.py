@@ -1,0 +1,643 @@
+"""The one place that starts and ends native recordings: continuous profiling, blocks, forks, exit.
+
+The native module is loaded on first use, so that ``import rprof`` only defines names.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import inspect
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ._config import Config, import_roots, native_threads, program_name, resolve
+from .errors import RprofError, RprofStateError, RprofValueError
+
+if TYPE_CHECKING:
+    from . import _native
+    from ._profile import Profile
+
+__all__ = ["Status", "dump", "flush", "is_running", "profile", "start", "status", "stop"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_BLOCK_DEFAULTS = {"output": None, "max_overhead": 0.1}
+_BLOCK_VARIABLES = frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth"})
+_ENGINE_REASON = "the gil engine is the one this version has"
+
+
+class Status(NamedTuple):
+    """How the profiler itself is doing. Counters cover this process since its first recording."""
+
+    running: bool
+    """Whether continuous profiling is on."""
+    engine: str
+    """The engine that takes the snapshots; empty before the first recording."""
+    engine_reason: str
+    """Why this engine."""
+    rate: float
+    """Asked ticks per second (Hz) of continuous profiling; 0 when it is off."""
+    achieved_rate: float
+    """Ticks per second (Hz) since continuous profiling began."""
+    late: int
+    """Ticks that were missed; their time went to the next one."""
+    skipped: int
+    """Ticks at which no snapshot could be taken."""
+    incomplete: int
+    """Stacks that could not be read whole."""
+    overflow: int
+    """Stacks beyond ``max_nodes``, folded into ``<overflow>``."""
+    gaps: int
+    """Times the whole process stood still; that time is credited to no stack."""
+    own_cpu_seconds: float
+    """CPU time of rprof's own threads."""
+    own_bytes: int
+    """Memory held in call trees and caches, estimated."""
+    hold_max_seconds: float
+    """The longest the GIL was held for one look at the threads."""
+    windows: int
+    """Files written."""
+    merged_windows: int
+    """Windows that could not be written in time and were merged into the next."""
+    files: list[str]
+    """Files of this process that are in place, oldest first."""
+    last_error: str | None
+    """The newest trouble in words; None if there was none."""
+
+
+class _Continuous(NamedTuple):
+    recording: int
+    config: Config
+    ticks_at_start: int
+    age_at_start_ns: int
+
+
+class _State:
+    """What this process has going on; replaced as a whole in a forked child."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.continuous: _Continuous | None = None
+        self.recordings: set[int] = set()
+        self.reported_error: str | None = None
+
+
+_state = _State()
+_hooks_installed = False
+
+
+def _log() -> Any:
+    import logging
+
+    return logging.getLogger("rprof")
+
+
+def _load_native() -> Any:
+    """Load the native module, or say why it cannot be."""
+    try:
+        from . import _native
+    except ImportError as error:
+        raise RprofStateError(
+            f"rprof's native module cannot be loaded here ({error}); in a sub-interpreter start "
+            "rprof from the main interpreter, which samples the whole process's main interpreter"
+        ) from error
+    return _native
+
+
+def _current() -> _State:
+    """Return this process's state, a new one if the process was forked without Python's hooks."""
+    global _state
+    if _state.pid != os.getpid():
+        _state = _State()
+    return _state
+
+
+def _install_hooks() -> None:
+    global _hooks_installed
+    if _hooks_installed:
+        return
+    _hooks_installed = True
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )
+    try:
+        # Children of multiprocessing end by os._exit, without atexit (multiprocessing.popen_fork).
+        threading._register_atexit(_at_threading_exit)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        # A private function of CPython 3.9 and later, refused once shutdown has begun.
+        pass
+
+
+def _at_threading_exit() -> None:
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        _at_exit()
+
+
+def _at_exit() -> None:
+    state = _current()
+    with state.lock:
+        recordings = sorted(state.recordings)
+        state.recordings.clear()
+        state.continuous = None
+    if not recordings:
+        return
+    native = _load_native()
+    for recording in recordings:
+        try:
+            _, _, problem = native.stop_recording(recording)
+        except RprofError as error:
+            problem = error
+        if problem is not None:
+            _log().warning("the last window could not be written: %s", problem)
+
+
+def _before_fork() -> None:
+    if _current().recordings:
+        _load_native().before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    state = _current()
+    if not state.recordings:
+        return
+    native = _load_native()
+    if sys.version_info[:2] == (3, 13) and threading.get_ident() == threading.main_thread().ident:
+        # CPython 3.13 counts threads, to warn about them, only after these hooks.
+        native.after_fork_in_parent_later()
+    else:
+        native.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    global _state
+    parent = _state
+    if not parent.recordings:
+        _state = _State()
+        return
+    native = _load_native()
+    native.after_fork_in_child()
+    _state = _State()
+    if parent.continuous is not None:
+        config = parent.continuous.config
+        try:
+            _begin_continuous(config._replace(output=_child_output(config.output)))
+        except (RprofError, OSError, RuntimeError) as error:
+            # A child that cannot be profiled must work all the same.
+            _log().warning("a forked child is not profiled: %s", error)
+
+
+def _child_output(output: str | None) -> str | None:
+    """Return the output of a forked child: a single file gets the child's pid into its name."""
+    if output is None or not output.endswith(".pb.gz") or "{pid}" in output:
+        return output
+    return output.removesuffix(".pb.gz") + "-{pid}.pb.gz"
+
+
+def _tracing_possible() -> bool:
+    return (
+        "_tracemalloc" in sys.modules
+        or "tracemalloc" in sys._xoptions
+        or bool(os.environ.get("PYTHONTRACEMALLOC"))
+    )
+
+
+def _begin(config: Config, *, window_ns: int | None, output: str | None) -> int:
+    """Start a native recording and remember it."""
+    native = _load_native()
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        raise RprofStateError(
+            "rprof cannot sample a free-threaded interpreter yet: without the GIL this version's "
+            "engine could read frames that are being freed; run with PYTHON_GIL=1"
+        )
+    _install_hooks()
+    recording: int = native.start_recording(
+        period_ns=max(1, round(1e9 / config.rate)),
+        max_overhead=config.max_overhead,
+        max_nodes=config.max_nodes,
+        max_depth=config.max_depth,
+        threads=native_threads(config),
+        window_ns=window_ns,
+        program=program_name(),
+        output=output,
+        keep_files=config.keep_files,
+        keep_bytes=config.keep_bytes,
+        import_roots=import_roots(),
+        own_directory=_PACKAGE_DIRECTORY,
+        tracing_possible=_tracing_possible(),
+    )
+    _current().recordings.add(recording)
+    return recording
+
+
+def _begin_continuous(config: Config) -> None:
+    native = _load_native()
+    rotates = config.output is not None and native.output_rotates(config.output)
+    ticks, age_ns = native.counters()["ticks"], native.age_ns()
+    recording = _begin(
+        config,
+        window_ns=round(config.window * 1e9) if rotates else None,
+        output=config.output,
+    )
+    _current().continuous = _Continuous(recording, config, ticks, age_ns or native.age_ns())
+
+
+def _report_trouble(state: _State) -> None:
+    """Log the newest trouble of the native threads, once; they cannot log themselves."""
+    error = _load_native().last_error()
+    if error is not None and error != state.reported_error:
+        state.reported_error = error
+        _log().warning("%s", error)
+
+
+def start(output: str | os.PathLike[str] | None = "rprof/", **options: Any) -> None:
+    """Profile this process continuously, until ``stop()`` or the end of the process.
+
+    Args:
+        output: A directory, which gets a file for each window; a path ending in ``.pb.gz``, which
+            is written once at the end; or ``None`` to keep the profile in memory for ``stop()``.
+            ``{program}``, ``{pid}``, ``{time}`` and ``{seq}`` in a file name are filled in.
+        **options: ``rate`` (Hz, default 100), ``window`` (seconds, 60), ``engine`` (``"auto"``),
+            ``max_overhead`` (fraction of one core, 0.01), ``keep_files`` (60), ``keep_bytes``
+            (256 MiB), ``max_nodes`` (200,000), ``max_depth`` (512), ``threads`` (``"all"``,
+            ``"current"`` or a list of names with ``*`` and ``?``). What is not given is taken from
+            the variable ``RPROF_<OPTION>``.
+
+    Raises:
+        RprofTypeError: An unknown option or a value of the wrong type.
+        RprofValueError: A value out of range.
+        RprofStateError: Profiling is on already with other options.
+        RprofOSError: The output cannot be written.
+    """
+    given: dict[str, Any] = dict(options)
+    if output != "rprof/":
+        given["output"] = output
+    config = resolve(given)
+    if callable(config.threads):
+        raise RprofValueError(
+            "threads=callable works for rprof.profile() only: continuous profiles are written by a "
+            "native thread that runs no Python code; use a list of thread names"
+        )
+    state = _current()
+    with state.lock:
+        if state.continuous is not None:
+            if state.continuous.config == config:
+                _log().warning("rprof.start(): profiling is on already with this configuration")
+                return
+            raise RprofStateError(
+                "profiling is on already with another configuration; call rprof.stop() first "
+                f"(on: {_describe(state.continuous.config)}; asked: {_describe(config)})"
+            )
+        _begin_continuous(config)
+
+
+def _describe(config: Config) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in config._asdict().items())
+
+
+def stop() -> Profile:
+    """End continuous profiling and return its last window, which is also written.
+
+    Raises:
+        RprofStateError: Profiling is not on.
+    """
+    state = _current()
+    with state.lock:
+        if state.continuous is None:
+            raise RprofStateError("profiling is not on; call rprof.start() first")
+        recording = state.continuous.recording
+        state.continuous = None
+        state.recordings.discard(recording)
+    return _finish(_load_native().stop_recording(recording))
+
+
+def flush() -> Path | None:
+    """Close the current window now and return the file it was written to.
+
+    Returns:
+        The file, or None if there is no output or it could not be written (a warning on the
+        ``rprof`` logger says why; what was recorded is kept and written with the next window).
+
+    Raises:
+        RprofStateError: Profiling is not on.
+    """
+    state = _current()
+    continuous = state.continuous
+    if continuous is None:
+        raise RprofStateError("profiling is not on; call rprof.start() first")
+    _, path, problem = _load_native().rotate_recording(continuous.recording)
+    if problem is not None:
+        _report_trouble(state)
+    return Path(path) if path is not None else None
+
+
+def _finish(outcome: tuple[_native.Profile, Any, Exception | None]) -> Profile:
+    from ._profile import Profile
+
+    native_profile, _, problem = outcome
+    if problem is not None:
+        _report_trouble(_current())
+    return Profile(native_profile)
+
+
+def is_running() -> bool:
+    """Return whether continuous profiling is on in this process."""
+    return _current().continuous is not None
+
+
+def status() -> Status:
+    """Return how the profiler itself is doing."""
+    state = _current()
+    native = _load_native()
+    counters = native.counters()
+    continuous = state.continuous
+    achieved = 0.0
+    if continuous is not None:
+        seconds = (native.age_ns() - continuous.age_at_start_ns) / 1e9
+        achieved = (counters["ticks"] - continuous.ticks_at_start) / seconds if seconds else 0.0
+    _report_trouble(state)
+    age_ns = native.age_ns()
+    return Status(
+        running=continuous is not None,
+        engine="gil" if age_ns else "",
+        engine_reason=_ENGINE_REASON if age_ns else "no recording yet",
+        rate=continuous.config.rate if continuous is not None else 0.0,
+        achieved_rate=achieved,
+        late=counters["late"],
+        skipped=counters["skipped"],
+        incomplete=counters["incomplete"],
+        overflow=counters["overflow"],
+        gaps=counters["gaps"],
+        own_cpu_seconds=(counters["sampler_cpu_ns"] + counters["writer_cpu_ns"]) / 1e9,
+        own_bytes=counters["own_bytes"],
+        hold_max_seconds=counters["hold_max_ns"] / 1e9,
+        windows=counters["windows"],
+        merged_windows=counters["merged_windows"],
+        files=[os.fspath(path) for path in native.kept_files()],
+        last_error=native.last_error(),
+    )
+
+
+def dump() -> str:
+    """Return every thread's stack now, the innermost call first.
+
+    Works whether or not profiling is on. Needs the GIL, as every Python call does.
+    """
+    threads = _load_native().dump_threads(import_roots(), _PACKAGE_DIRECTORY)
+    own_id = threading.get_native_id()
+    blocks = []
+    for thread_id, name, frames in threads:
+        current = ", current" if thread_id == own_id else ""
+        lines = [f'Thread {thread_id} "{name}"{current} (most recent call first):']
+        lines += [f'  File "{file}", line {line}, in {function}' for function, file, line in frames]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
+    """Profile a block of code, or each call of a function.
+
+    As a context manager (``with`` or ``async with``) the result is in ``.profile`` afterwards, and
+    in ``output`` if that was given. As a decorator it records each call of a function, coroutine
+    function, generator function or asynchronous generator function; of generators only the time in
+    which they themselves run. Blocks may nest and overlap freely, in any thread.
+
+    Args:
+        output: A path ending in ``.pb.gz`` to write at the end of the block, with ``{program}``,
+            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``.
+        **options: ``rate`` (Hz, default 100), ``max_overhead`` (fraction of one core, default 0.1
+            because a block is short and was asked for), ``engine``, ``max_nodes``, ``max_depth``,
+            ``threads`` (as for ``start``, or a callable that takes a ``ThreadInfo`` and says
+            whether to keep that thread).
+
+    Raises:
+        RprofTypeError: An unknown option or a value of the wrong type.
+        RprofValueError: A value out of range, or an output that is no ``.pb.gz`` file.
+    """
+
+    def __init__(self, output: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        given = dict(options)
+        given["output"] = output
+        unsuited = sorted({"window", "keep_files", "keep_bytes"} & set(given))
+        if unsuited:
+            raise RprofValueError(
+                f"{', '.join(unsuited)} is for rprof.start(); a block has one window and one file"
+            )
+        self._config = resolve(
+            given, defaults=_BLOCK_DEFAULTS, from_environment=_BLOCK_VARIABLES
+        )
+        target = self._config.output
+        if target is not None and not target.endswith(".pb.gz"):
+            raise RprofValueError(
+                f"output={target!r} is not a .pb.gz file; use for example {target.rstrip('/')}.pb.gz"
+            )
+        self._recording: int | None = None
+        self._pid = 0
+        self._calls = 0
+        self._result: Profile | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The finished profile.
+
+        Raises:
+            RprofStateError: The block has not ended, or ended in a forked child.
+        """
+        if self._result is None:
+            raise RprofStateError(
+                "there is no profile yet: the block has not ended, or it was entered before a fork "
+                "and ended in the child"
+            )
+        return self._result
+
+    def __enter__(self) -> profile:
+        if self._recording is not None and self._pid == os.getpid():
+            raise RprofStateError(
+                "this block is being recorded already; make another rprof.profile() to nest"
+            )
+        self._pid = os.getpid()
+        self._calls += 1
+        self._recording = _begin(self._config, window_ns=None, output=None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        recording, self._recording = self._recording, None
+        state = _current()
+        if recording is None or self._pid != state.pid or recording not in state.recordings:
+            # Entered before a fork, in the parent, or ended by the end of the process.
+            return
+        state.recordings.discard(recording)
+        try:
+            result = _finish(_load_native().stop_recording(recording))
+        except RprofError as problem:
+            # Whatever befalls the profiler, the block's own outcome stands.
+            _log().warning("the block has no profile: %s", problem)
+            return
+        accept = self._config.threads
+        if callable(accept):
+            result = result.only_threads(accept)
+        self._result = result
+        if self._config.output is not None:
+            self._write(result, self._config.output)
+
+    def _write(self, result: Profile, output: str) -> None:
+        native = _load_native()
+        try:
+            path = native.expand_output(output, program_name(), self._calls, result.time_ns)
+            result.write(path)
+        except RprofError as problem:
+            _log().warning("the block's profile could not be written: %s", problem)
+
+    async def __aenter__(self) -> profile:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: _F) -> _F:
+        """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
+        wrapper: Any
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                steps = _profiled_async_generator(self._call(), function(*args, **kwargs))
+                try:
+                    value = None
+                    while True:
+                        try:
+                            item = await steps.asend(value)
+                        except StopAsyncIteration:
+                            return
+                        value = yield item
+                finally:
+                    await steps.aclose()
+
+        elif inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return (yield from _profiled_generator(self._call(), function(*args, **kwargs)))
+
+        elif inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._call():
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._call():
+                    return function(*args, **kwargs)
+
+        wrapper.profiler = self
+        return wrapper  # type: ignore[no-any-return]
+
+    def _call(self) -> _Call:
+        self._calls += 1
+        return _Call(self, self._calls)
+
+    def _pause(self) -> None:
+        if self._recording is not None and self._pid == os.getpid():
+            _load_native().pause_recording(self._recording)
+
+    def _resume(self) -> None:
+        if self._recording is not None and self._pid == os.getpid():
+            _load_native().resume_recording(self._recording)
+
+
+class _Call(profile):
+    """One call of a decorated function; hands its result to the decorator."""
+
+    def __init__(self, decorator: profile, number: int) -> None:
+        self._decorator = decorator
+        self._config = decorator._config
+        self._recording = None
+        self._pid = 0
+        self._calls = number - 1
+        self._result = None
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        if self._result is not None:
+            self._decorator._result = self._result
+
+
+def _profiled_generator(
+    block: profile, generator: Generator[Any, Any, Any]
+) -> Generator[Any, Any, Any]:
+    """Run a generator, recording only while it runs itself."""
+    step: Callable[[Any], Any] = generator.send
+    argument: Any = None
+    with block:
+        try:
+            while True:
+                try:
+                    item = step(argument)
+                except StopIteration as end:
+                    return end.value
+                block._pause()
+                try:
+                    argument = yield item
+                    step = generator.send
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, argument = generator.throw, error
+                finally:
+                    block._resume()
+        finally:
+            generator.close()
+
+
+async def _profiled_async_generator(
+    block: profile, generator: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    """Run an asynchronous generator, recording only while it runs itself."""
+    step: Callable[[Any], Any] = generator.asend
+    argument: Any = None
+    with block:
+        try:
+            while True:
+                try:
+                    item = await step(argument)
+                except StopAsyncIteration:
+                    return
+                block._pause()
+                try:
+                    argument = yield item
+                    step = generator.asend
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, argument = generator.athrow, error
+                finally:
+                    block._resume()
+        finally:
+            await generator.aclose()
+

@@ -1,0 +1,31 @@
+"""Importing this module starts profiling from the ``RPROF_*`` environment variables.
+
+One line in a gunicorn or Celery configuration, a ``sitecustomize`` or a ``.pth`` file::
+
+    import rprof.auto
+
+``RPROF_OUTPUT``, ``RPROF_RATE`` and so on set the options of ``rprof.start``. A value that cannot
+be used raises, so that a slip of the pen is seen at once; where profiling itself is impossible (a
+sub-interpreter, an unwritable directory) the program goes on unprofiled, with a warning on the
+``rprof`` logger.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from ._config import unknown_variables
+from ._session import is_running, start
+from .errors import RprofOSError, RprofStateError
+
+_log = logging.getLogger("rprof")
+
+for _name in unknown_variables(os.environ):
+    _log.warning("the environment variable %s is no option of rprof", _name)
+
+if not is_running():
+    try:
+        start()
+    except (RprofStateError, RprofOSError, NotImplementedError) as _error:
+        _log.warning("not profiling this process: %s", _error)

@@ -1,0 +1,50 @@
+//! Engines take snapshots; the sampler does not know which one it drives.
+#![forbid(unsafe_code)]
+
+pub mod scripted;
+
+use crate::model::snapshot::Snapshot;
+
+/// Why a tick brought no snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// The interpreter is shutting down: there will be no more snapshots.
+    Finalizing,
+    /// Not possible at this moment (see `status().skipped`); the next tick may succeed.
+    NotNow,
+}
+
+/// What a snapshot found besides the stacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Stacks read anew in this tick.
+    pub walked: u32,
+    /// Of these, how many could not be read whole.
+    pub incomplete: u32,
+    /// How long the engine held the GIL, in ns.
+    pub hold_ns: u64,
+}
+
+/// Takes snapshots of all threads.
+pub trait Engine: Send {
+    /// The engine's name in configuration, status and comments.
+    fn name(&self) -> &'static str;
+
+    /// Brings `snapshot` up to date: threads, stacks, CPU clocks, and the time.
+    ///
+    /// # Errors
+    /// When no snapshot could be taken; `snapshot` is then as it was.
+    fn snapshot(&mut self, snapshot: &mut Snapshot) -> Result<Taken, Missed>;
+
+    /// Brings only the CPU clocks up to date, without looking at any stack.
+    fn read_clocks(&mut self, snapshot: &mut Snapshot);
+
+    /// Monotonic time in ns.
+    fn now_ns(&self) -> u64;
+
+    /// Called on the sampler's thread before it ends; another thread may follow.
+    fn park(&mut self) {}
+
+    /// An estimate of the memory held, in bytes.
+    fn bytes(&self) -> usize;
+}

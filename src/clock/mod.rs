@@ -1,0 +1,5 @@
+//! Time: tick deadlines, the overhead budget, the clocks of the system and of each thread.
+
+pub mod budget;
+pub mod cpu;
+pub mod ticker;

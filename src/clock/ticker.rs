@@ -1,0 +1,132 @@
+//! Absolute tick deadlines with jitter.
+//!
+//! Deadlines are absolute, so a late tick does not push the following ones back. Each is moved by
+//! up to a quarter period at random: a program that itself works in a regular beat would otherwise
+//! be caught in the same phase for ever.
+#![forbid(unsafe_code)]
+
+/// A process that wakes up later than this was stopped or suspended, not merely busy.
+const GAP_NS: u64 = 1_000_000_000;
+
+/// What one wake-up means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tick {
+    /// Deadlines that passed unserved before this one.
+    pub late: u64,
+    /// Time in ns in which the process stood still; counted, but credited to no stack.
+    pub gap_ns: u64,
+}
+
+/// Hands out the deadlines of a given period.
+#[derive(Clone, Debug)]
+pub struct Ticker {
+    period_ns: u64,
+    /// The regular beat; deadlines are this plus jitter.
+    beat_ns: u64,
+    deadline_ns: u64,
+    random: u64,
+}
+
+impl Ticker {
+    /// The first deadline is one period after `now_ns`. `seed` starts the jitter's sequence.
+    #[must_use]
+    pub fn new(now_ns: u64, period_ns: u64, seed: u64) -> Self {
+        let mut ticker = Self {
+            period_ns: period_ns.max(1),
+            beat_ns: now_ns,
+            deadline_ns: now_ns,
+            random: seed | 1,
+        };
+        ticker.schedule(now_ns);
+        ticker
+    }
+
+    /// When to wake up next.
+    #[must_use]
+    pub fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    /// The present period.
+    #[must_use]
+    pub fn period_ns(&self) -> u64 {
+        self.period_ns
+    }
+
+    /// Changes the period from the next deadline on.
+    pub fn set_period(&mut self, now_ns: u64, period_ns: u64) {
+        if period_ns != self.period_ns {
+            self.period_ns = period_ns.max(1);
+            self.beat_ns = now_ns;
+            self.schedule(now_ns);
+        }
+    }
+
+    /// Accounts for a wake-up at or after the deadline and schedules the next one.
+    pub fn fire(&mut self, now_ns: u64) -> Tick {
+        let overdue = now_ns.saturating_sub(self.deadline_ns);
+        let gap_ns = if overdue > GAP_NS.max(2 * self.period_ns) {
+            overdue
+        } else {
+            0
+        };
+        let late = now_ns.saturating_sub(self.beat_ns) / self.period_ns;
+        self.beat_ns += late * self.period_ns;
+        self.schedule(now_ns);
+        Tick { late, gap_ns }
+    }
+
+    fn schedule(&mut self, now_ns: u64) {
+        self.beat_ns += self.period_ns;
+        let spread = (self.period_ns / 2).max(1);
+        let jittered = self.beat_ns - self.period_ns / 4 + self.next_random() % spread;
+        self.deadline_ns = jittered.max(now_ns + 1);
+    }
+
+    /// xorshift64 (Marsaglia 2003, "Xorshift RNGs", triple 13, 7, 17).
+    fn next_random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ticker;
+
+    const PERIOD: u64 = 10_000_000;
+
+    #[test]
+    fn deadlines_follow_the_beat_and_differ_in_phase() {
+        let mut ticker = Ticker::new(0, PERIOD, 7);
+        let mut phases = Vec::new();
+        for beat in 1..=1_000_u64 {
+            let deadline = ticker.deadline_ns();
+            assert!(deadline.abs_diff(beat * PERIOD) <= PERIOD / 4);
+            phases.push(deadline as i64 - (beat * PERIOD) as i64);
+            assert_eq!(ticker.fire(deadline).late, 0);
+        }
+        phases.sort_unstable();
+        phases.dedup();
+        assert!(phases.len() > 900, "jitter repeats: {} phases", phases.len());
+    }
+
+    #[test]
+    fn missed_deadlines_are_counted_not_made_up_for() {
+        let mut ticker = Ticker::new(0, PERIOD, 7);
+        let tick = ticker.fire(PERIOD + 5 * PERIOD + PERIOD / 2);
+        assert_eq!((tick.late, tick.gap_ns), (5, 0));
+        assert!(ticker.deadline_ns() > 6 * PERIOD + PERIOD / 2);
+        assert!(ticker.deadline_ns() < 8 * PERIOD);
+    }
+
+    #[test]
+    fn a_stopped_process_leaves_a_gap() {
+        let mut ticker = Ticker::new(0, PERIOD, 7);
+        let deadline = ticker.deadline_ns();
+        let tick = ticker.fire(deadline + 3_000_000_000);
+        assert_eq!(tick.gap_ns, 3_000_000_000);
+    }
+}

@@ -1,0 +1,97 @@
+//! One id for each distinct function, location and label set.
+
+use rustc_hash::FxHashMap;
+
+use crate::model::function::Function;
+use crate::model::label::{LabelSet, LabelSetId};
+use crate::model::location::{FunctionId, Location, LocationId, Symbols};
+
+/// Grows the tables of one window.
+#[derive(Debug, Default)]
+pub struct Interner {
+    symbols: Symbols,
+    functions: FxHashMap<Function, FunctionId>,
+    locations: FxHashMap<Location, LocationId>,
+    label_sets: Vec<LabelSet>,
+    by_labels: FxHashMap<LabelSet, LabelSetId>,
+    string_bytes: usize,
+}
+
+/// A table index as an id; tables are bounded far below `u32::MAX` by the window's limits.
+fn index_u32(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl Interner {
+    /// The id of `function`, new or known.
+    pub fn function(&mut self, function: &Function) -> FunctionId {
+        if let Some(&id) = self.functions.get(function) {
+            return id;
+        }
+        let id = FunctionId(index_u32(self.symbols.functions.len()));
+        self.string_bytes += function.string_bytes();
+        self.symbols.functions.push(function.clone());
+        self.functions.insert(function.clone(), id);
+        id
+    }
+
+    /// The id of `location`, new or known.
+    pub fn location(&mut self, location: Location) -> LocationId {
+        if let Some(&id) = self.locations.get(&location) {
+            return id;
+        }
+        let id = LocationId(index_u32(self.symbols.locations.len()));
+        self.symbols.locations.push(location);
+        self.locations.insert(location, id);
+        id
+    }
+
+    /// The id of a pseudo-frame such as `<overflow>`.
+    pub fn pseudo(&mut self, name: &str) -> LocationId {
+        let function = self.function(&Function::pseudo(name));
+        self.location(Location { function, line: 0 })
+    }
+
+    /// The id of `labels`, new or known.
+    pub fn labels(&mut self, labels: &LabelSet) -> LabelSetId {
+        if let Some(&id) = self.by_labels.get(labels) {
+            return id;
+        }
+        let id = LabelSetId(index_u32(self.label_sets.len()));
+        self.label_sets.push(labels.clone());
+        self.by_labels.insert(labels.clone(), id);
+        id
+    }
+
+    /// Gives the label set `id` a better content, unless that exists under another id already.
+    pub fn relabel(&mut self, id: LabelSetId, labels: LabelSet) -> LabelSetId {
+        if let Some(&known) = self.by_labels.get(&labels) {
+            return known;
+        }
+        let old = std::mem::replace(&mut self.label_sets[id.0 as usize], labels.clone());
+        self.by_labels.remove(&old);
+        self.by_labels.insert(labels, id);
+        id
+    }
+
+    /// How many distinct label sets there are.
+    #[must_use]
+    pub fn label_set_count(&self) -> usize {
+        self.label_sets.len()
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.string_bytes
+            + self.symbols.functions.len() * 3 * size_of::<Function>()
+            + self.symbols.locations.len() * 4 * size_of::<Location>()
+            + self.label_sets.len() * 256
+    }
+
+    /// The finished tables.
+    #[must_use]
+    pub fn into_tables(self) -> (Symbols, Vec<LabelSet>) {
+        (self.symbols, self.label_sets)
+    }
+}

@@ -1,0 +1,144 @@
+//! A profile: the finished, immutable result of a recording or of reading a file.
+
+use std::sync::Arc;
+
+use super::call_tree::{CallTree, NodeId};
+use crate::model::label::{LabelSet, LabelSetId};
+use crate::model::location::Symbols;
+use crate::model::sample_type::{self, SampleType};
+
+/// What a profile says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProfileMeta {
+    /// Start, in ns since the Unix epoch.
+    pub time_ns: i64,
+    /// Length in ns.
+    pub duration_ns: i64,
+    /// Asked time between two samples of one thread in ns; 0 when unknown.
+    pub period_ns: i64,
+    /// What ran: the file name of pprof's one mapping.
+    pub program: String,
+    /// Engine, rates and counters in words.
+    pub comments: Vec<String>,
+}
+
+/// One stack with its labels; its values stand in the profile's value columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sample {
+    /// The leaf of the stack.
+    pub node: NodeId,
+    /// The labels.
+    pub labels: LabelSetId,
+}
+
+/// A call tree with values.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Meaning of each value, in order.
+    pub sample_types: Vec<SampleType>,
+    /// The sample type a reader opens on.
+    pub default_sample_type: Arc<str>,
+    /// Functions and locations.
+    pub symbols: Symbols,
+    /// All stacks.
+    pub tree: CallTree,
+    /// By [`LabelSetId`].
+    pub label_sets: Vec<LabelSet>,
+    /// Distinct (stack, labels) pairs.
+    pub samples: Vec<Sample>,
+    /// `sample_types.len()` values for each sample, in sample order.
+    pub values: Vec<i64>,
+    /// Time, period, comments.
+    pub meta: ProfileMeta,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            sample_types: sample_type::sampled(),
+            default_sample_type: Arc::from(sample_type::DEFAULT),
+            symbols: Symbols::default(),
+            tree: CallTree::default(),
+            label_sets: Vec::new(),
+            samples: Vec::new(),
+            values: Vec::new(),
+            meta: ProfileMeta::default(),
+        }
+    }
+}
+
+impl Profile {
+    /// Samples with their values.
+    pub fn rows(&self) -> impl Iterator<Item = (Sample, &[i64])> {
+        self.samples
+            .iter()
+            .copied()
+            .zip(self.values.chunks_exact(self.sample_types.len().max(1)))
+    }
+
+    /// The column of the sample type called `name`.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.sample_types.iter().position(|kind| &*kind.name == name)
+    }
+
+    /// The sum of each sample type over all samples.
+    #[must_use]
+    pub fn totals(&self) -> Vec<i64> {
+        let mut totals = vec![0_i64; self.sample_types.len()];
+        for (_, values) in self.rows() {
+            add(&mut totals, values);
+        }
+        totals
+    }
+
+    /// One column summed by node, all labels together.
+    #[must_use]
+    pub fn self_values(&self, column: usize) -> Vec<i64> {
+        let mut by_node = vec![0_i64; self.tree.len()];
+        for (sample, values) in self.rows() {
+            let cell = &mut by_node[sample.node.index()];
+            *cell = cell.saturating_add(values[column]);
+        }
+        by_node
+    }
+
+    /// For each node its own value and those of all it called.
+    #[must_use]
+    pub fn total_values(&self, column: usize) -> Vec<i64> {
+        let mut by_node = self.self_values(column);
+        for node in self.tree.nodes().rev() {
+            let value = by_node[node.index()];
+            let parent = &mut by_node[self.tree.parent(node).index()];
+            *parent = parent.saturating_add(value);
+        }
+        by_node
+    }
+
+    /// The same profile with only those samples whose labels `keep` accepts.
+    ///
+    /// Stacks that no sample uses any more stay in the tree, where they cost nothing to a reader.
+    #[must_use]
+    pub fn filtered(&self, mut keep: impl FnMut(&LabelSet) -> bool) -> Self {
+        let kept: Vec<bool> = self.label_sets.iter().map(&mut keep).collect();
+        let mut filtered = Self {
+            samples: Vec::new(),
+            values: Vec::new(),
+            ..self.clone()
+        };
+        for (sample, values) in self.rows() {
+            if kept[sample.labels.0 as usize] {
+                filtered.samples.push(sample);
+                filtered.values.extend_from_slice(values);
+            }
+        }
+        filtered
+    }
+}
+
+/// Adds `values` to `sums`, element by element.
+pub fn add(sums: &mut [i64], values: &[i64]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = sum.saturating_add(*value);
+    }
+}

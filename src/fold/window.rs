@@ -1,0 +1,304 @@
+//! A window: the bounded call tree that a recording grows between two rotations.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::call_tree::{GrowingTree, NodeId};
+use super::interner::Interner;
+use super::profile::{self, Profile, ProfileMeta, Sample};
+use crate::model::function::{INCOMPLETE, OTHER, OVERFLOW};
+use crate::model::label::{LabelSet, LabelSetId, thread_labels};
+use crate::model::location::{FunctionId, Location, LocationId};
+use crate::model::sample_type::{self, SampleType};
+use crate::model::snapshot::{Frame, FunctionSerial, Snapshot};
+use crate::model::stack::{Stack, elide, omitted_name};
+
+/// Distinct threads, or other label sets, in one window; more share `<other>`.
+const MAX_LABEL_SETS: usize = 10_000;
+/// Bytes of function and file names in one window; more overflow.
+const MAX_SYMBOL_BYTES: usize = 32 << 20;
+
+/// The limits a window keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Nodes of the call tree; new stacks beyond fold into `<overflow>`.
+    pub max_nodes: usize,
+    /// Frames of one stack; the middle of a deeper one is elided.
+    pub max_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_nodes: 200_000,
+            max_depth: 512,
+        }
+    }
+}
+
+/// A window that still grows.
+#[derive(Debug)]
+pub struct Window {
+    limits: Limits,
+    sample_types: Vec<SampleType>,
+    default_sample_type: Arc<str>,
+    interner: Interner,
+    tree: GrowingTree,
+    /// The engine's serials already interned here.
+    serials: FxHashMap<FunctionSerial, FunctionId>,
+    samples: Vec<Sample>,
+    sample_rows: FxHashMap<Sample, usize>,
+    values: Vec<i64>,
+    overflowed: u64,
+}
+
+impl Window {
+    /// An empty window for what the sampler measures.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self::with_types(limits, sample_type::sampled(), Arc::from(sample_type::DEFAULT))
+    }
+
+    /// An empty window for other sample types.
+    #[must_use]
+    pub fn with_types(
+        limits: Limits,
+        sample_types: Vec<SampleType>,
+        default_sample_type: Arc<str>,
+    ) -> Self {
+        Self {
+            limits,
+            sample_types,
+            default_sample_type,
+            interner: Interner::default(),
+            tree: GrowingTree::default(),
+            serials: FxHashMap::default(),
+            samples: Vec::new(),
+            sample_rows: FxHashMap::default(),
+            values: Vec::new(),
+            overflowed: 0,
+        }
+    }
+
+    /// The node of `stack`, made if need be and elided if too deep.
+    pub fn node_of(&mut self, stack: &Stack, snapshot: &Snapshot) -> NodeId {
+        let frames = &stack.frames;
+        let elision = elide(frames.len(), self.limits.max_depth);
+        let mut node = NodeId::ROOT;
+        if stack.incomplete {
+            let location = self.interner.pseudo(INCOMPLETE);
+            node = self.step(node, location);
+        }
+        for (depth, frame) in frames.iter().enumerate().rev() {
+            if let Some(cut) = elision
+                && depth >= cut.leaf
+                && depth < cut.leaf + cut.omitted
+            {
+                if depth == cut.leaf {
+                    let location = self.interner.pseudo(&omitted_name(cut.omitted));
+                    node = self.step(node, location);
+                }
+                continue;
+            }
+            let location = self.location_of(*frame, snapshot);
+            node = self.step(node, location);
+        }
+        node
+    }
+
+    /// The labels of a thread, or `<other>` when there are too many threads.
+    pub fn thread(&mut self, thread_id: u64, name: &str) -> LabelSetId {
+        self.labels(&thread_labels(thread_id, name))
+    }
+
+    /// Names a thread that was recorded before its name was known.
+    pub fn name_thread(&mut self, labels: LabelSetId, thread_id: u64, name: &str) -> LabelSetId {
+        self.interner.relabel(labels, thread_labels(thread_id, name))
+    }
+
+    /// The id of `labels`, or of `<other>` when there are too many.
+    pub fn labels(&mut self, labels: &LabelSet) -> LabelSetId {
+        if self.interner.label_set_count() >= MAX_LABEL_SETS {
+            return self.interner.labels(&thread_labels(0, OTHER));
+        }
+        self.interner.labels(labels)
+    }
+
+    /// Adds `values` to the sample of `node` and `labels`.
+    pub fn add(&mut self, node: NodeId, labels: LabelSetId, values: &[i64]) {
+        let mut sample = Sample { node, labels };
+        if !self.sample_rows.contains_key(&sample) && self.samples.len() >= 2 * self.limits.max_nodes
+        {
+            self.overflowed += 1;
+            sample = Sample {
+                node: self.overflow_node(),
+                labels: self.interner.labels(&thread_labels(0, OTHER)),
+            };
+        }
+        let next = self.samples.len();
+        let row = *self.sample_rows.entry(sample).or_insert(next);
+        let width = self.sample_types.len();
+        if row == next {
+            self.samples.push(sample);
+            self.values.resize((next + 1) * width, 0);
+        }
+        profile::add(&mut self.values[row * width..(row + 1) * width], values);
+    }
+
+    /// Adds all samples of `other`, whose sample types must be this window's.
+    pub fn absorb(&mut self, other: &Profile) {
+        let locations: Vec<LocationId> = other
+            .symbols
+            .locations
+            .iter()
+            .map(|location| {
+                let function = &other.symbols.functions[location.function.0 as usize];
+                let function = self.interner.function(function);
+                self.interner.location(Location {
+                    function,
+                    line: location.line,
+                })
+            })
+            .collect();
+        let mut nodes = vec![NodeId::ROOT; other.tree.len()];
+        for node in other.tree.nodes() {
+            let parent = nodes[other.tree.parent(node).index()];
+            nodes[node.index()] =
+                self.step(parent, locations[other.tree.location(node).0 as usize]);
+        }
+        for (sample, values) in other.rows() {
+            let labels = self.labels(&other.label_sets[sample.labels.0 as usize]);
+            self.add(nodes[sample.node.index()], labels, values);
+        }
+    }
+
+    /// How many stacks or samples were folded into `<overflow>`.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
+    /// Whether nothing was added yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.interner.bytes()
+            + self.tree.bytes()
+            + self.samples.capacity() * 3 * size_of::<Sample>()
+            + self.values.capacity() * size_of::<i64>()
+    }
+
+    /// The finished profile.
+    #[must_use]
+    pub fn finish(self, meta: ProfileMeta) -> Profile {
+        let (symbols, label_sets) = self.interner.into_tables();
+        Profile {
+            sample_types: self.sample_types,
+            default_sample_type: self.default_sample_type,
+            symbols,
+            tree: self.tree.into_tree(),
+            label_sets,
+            samples: self.samples,
+            values: self.values,
+            meta,
+        }
+    }
+
+    fn location_of(&mut self, frame: Frame, snapshot: &Snapshot) -> LocationId {
+        let function = match self.serials.get(&frame.function) {
+            Some(&function) => function,
+            None if self.is_full() => return self.interner.pseudo(OVERFLOW),
+            None => match snapshot.function(frame.function) {
+                Some(function) => {
+                    let id = self.interner.function(function);
+                    self.serials.insert(frame.function, id);
+                    id
+                }
+                None => return self.interner.pseudo(INCOMPLETE),
+            },
+        };
+        self.interner.location(Location {
+            function,
+            line: frame.line,
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        self.tree.len() >= self.limits.max_nodes || self.interner.bytes() >= MAX_SYMBOL_BYTES
+    }
+
+    /// The child of `parent` at `location`; `<overflow>` once the limits are reached.
+    fn step(&mut self, parent: NodeId, location: LocationId) -> NodeId {
+        if let Some(node) = self.tree.existing_child(parent, location) {
+            return node;
+        }
+        if self.is_full() {
+            let overflow = self.overflow_node();
+            if parent != overflow {
+                self.overflowed += 1;
+            }
+            return overflow;
+        }
+        self.tree.child(parent, location)
+    }
+
+    /// `<overflow>` hangs directly below the root: an edge from a real caller would be invented.
+    fn overflow_node(&mut self) -> NodeId {
+        let location = self.interner.pseudo(OVERFLOW);
+        self.tree.child(NodeId::ROOT, location)
+    }
+}
+
+/// One profile from several of the same sample types; the first names the program.
+///
+/// # Errors
+/// When the sample types differ, naming both lists.
+pub fn merge(profiles: &[&Profile], limits: Limits) -> crate::error::Result<Profile> {
+    let Some(first) = profiles.first() else {
+        return Err(crate::error::Error::value("merge needs at least one profile, got none"));
+    };
+    let mut window = Window::with_types(
+        limits,
+        first.sample_types.clone(),
+        first.default_sample_type.clone(),
+    );
+    let mut meta = first.meta.clone();
+    let mut end_ns = meta.time_ns;
+    for profile in profiles {
+        if profile.sample_types != first.sample_types {
+            let names = |types: &[SampleType]| {
+                let words: Vec<String> = types
+                    .iter()
+                    .map(|kind| format!("{}/{}", kind.name, kind.unit))
+                    .collect();
+                words.join(", ")
+            };
+            return Err(crate::error::Error::value(format!(
+                "cannot merge profiles of different sample types ({} and {}); merge only profiles \
+                 of one kind",
+                names(&first.sample_types),
+                names(&profile.sample_types)
+            )));
+        }
+        window.absorb(profile);
+        meta.time_ns = meta.time_ns.min(profile.meta.time_ns);
+        end_ns = end_ns.max(profile.meta.time_ns.saturating_add(profile.meta.duration_ns));
+        for comment in &profile.meta.comments {
+            if !meta.comments.contains(comment) && meta.comments.len() < 100 {
+                meta.comments.push(comment.clone());
+            }
+        }
+    }
+    meta.duration_ns = end_ns.saturating_sub(meta.time_ns);
+    if window.overflowed() > 0 {
+        meta.comments
+            .push(format!("merge: {} stacks folded into {OVERFLOW}", window.overflowed()));
+    }
+    Ok(window.finish(meta))
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("README.md")]
+#![deny(unsafe_code)]
+
+pub mod error;
+
+pub mod clock;
+pub mod model;
+
+pub mod fold;
+
+pub mod pprof;
+pub mod report;
+
+pub mod capture;
+pub mod sink;
+
+pub mod session;
+
+#[cfg(feature = "python")]
+mod py;

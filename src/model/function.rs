@@ -1,0 +1,63 @@
+//! A function: name, file, first line.
+
+use std::sync::Arc;
+
+/// Longest function name kept, in bytes; longer ones are cut with an ellipsis.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// Longest file name kept, in bytes (Linux `PATH_MAX`).
+pub const MAX_FILE_BYTES: usize = 4096;
+
+/// A function as a profile names it. Two functions with equal fields are the same function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Function {
+    /// `module.qualname`, or a pseudo-frame in angle brackets.
+    pub name: Arc<str>,
+    /// Source file as the code object names it; empty for a pseudo-frame.
+    pub file: Arc<str>,
+    /// Line of the `def`, 1-based; 0 when there is none.
+    pub first_line: u32,
+}
+
+impl Function {
+    /// A function with over-long names cut, so that generated code cannot grow a profile.
+    #[must_use]
+    pub fn new(name: &str, file: &str, first_line: u32) -> Self {
+        Self {
+            name: Arc::from(bounded(name, MAX_NAME_BYTES).as_ref()),
+            file: Arc::from(bounded(file, MAX_FILE_BYTES).as_ref()),
+            first_line,
+        }
+    }
+
+    /// A pseudo-frame such as `<overflow>`; `name` carries its angle brackets.
+    #[must_use]
+    pub fn pseudo(name: &str) -> Self {
+        Self::new(name, "", 0)
+    }
+
+    /// Bytes this function holds outside the struct itself.
+    #[must_use]
+    pub fn string_bytes(&self) -> usize {
+        self.name.len() + self.file.len()
+    }
+}
+
+/// `text`, or its longest prefix that leaves room for an ellipsis within `limit` bytes.
+#[must_use]
+pub fn bounded(text: &str, limit: usize) -> std::borrow::Cow<'_, str> {
+    if text.len() <= limit {
+        return text.into();
+    }
+    let mut end = limit - '…'.len_utf8();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end]).into()
+}
+
+/// A stack, or the root part of one, that could not be read.
+pub const INCOMPLETE: &str = "<incomplete>";
+/// New stacks after a recording's node limit was reached.
+pub const OVERFLOW: &str = "<overflow>";
+/// Threads beyond a recording's limit of distinct label sets.
+pub const OTHER: &str = "<other>";

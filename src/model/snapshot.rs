@@ -1,0 +1,66 @@
+//! A snapshot: every thread's stack and clocks at one tick.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::function::Function;
+use super::stack::Stack;
+
+/// A function in the engine's table; never used twice, so it cannot name another function later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionSerial(pub u64);
+
+/// One frame of a stack: a function and the line it was at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// The function, in [`Snapshot::functions`].
+    pub function: FunctionSerial,
+    /// 1-based line; 0 when unknown.
+    pub line: u32,
+}
+
+/// Identifies a thread for as long as the process runs, even when the kernel re-uses its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ThreadKey(pub u64);
+
+/// One thread as last seen.
+#[derive(Clone, Debug)]
+pub struct ThreadSample {
+    /// Which thread.
+    pub key: ThreadKey,
+    /// The kernel's thread id; the interpreter's where the kernel's is unknown (CPython 3.10).
+    pub thread_id: u64,
+    /// `threading.Thread.name`, or empty while unknown.
+    pub name: Arc<str>,
+    /// The thread's CPU clock in ns; `None` where it cannot be read.
+    pub cpu_ns: Option<u64>,
+    /// Where the thread was.
+    pub stack: Stack,
+    /// Grows whenever `stack` was read anew; equal versions mean an equal stack.
+    pub stack_version: u64,
+    /// The tick that saw this thread first.
+    pub first_seen_ns: u64,
+    /// The CPU clock's value from which this thread is accounted: 0 if it was born after the tick
+    /// before it was first seen, else what the clock showed when it was first seen.
+    pub cpu_from_ns: u64,
+}
+
+/// What the engine knows about all threads after a tick.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Monotonic time of the tick in ns.
+    pub at_ns: u64,
+    /// All threads that were alive.
+    pub threads: Vec<ThreadSample>,
+    /// Meaning of the serials in the stacks.
+    pub functions: FxHashMap<FunctionSerial, Arc<Function>>,
+}
+
+impl Snapshot {
+    /// The function behind `serial`, if the engine still knows it.
+    #[must_use]
+    pub fn function(&self, serial: FunctionSerial) -> Option<&Arc<Function>> {
+        self.functions.get(&serial)
+    }
+}

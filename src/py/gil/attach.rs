@@ -1,0 +1,208 @@
+//! Attaching the sampler's thread to the interpreter, and letting go again.
+//!
+//! Three wishes pull against each other:
+//!
+//! 1. A thread state that stays shows as an extra thread in every dump of `faulthandler`, so it
+//!    should exist only during a snapshot.
+//! 2. Making one allocates from the raw domain without the GIL. While `tracemalloc` traces, that
+//!    allocation waits for the GIL inside tracemalloc's hook, and if `tracemalloc.stop()` runs in
+//!    that moment the hook then reads what is no more (`Python/tracemalloc.c`, 3.10-3.14,
+//!    `tracemalloc_raw_alloc`): a crash. So with tracemalloc about, the state must stay.
+//! 3. Asking for the GIL while the interpreter shuts down ends the thread by `pthread_exit` before
+//!    3.14 (`Python/ceval_gil.c`, `take_gil`), which must not unwind our frames; pyo3's
+//!    `PyEval_RestoreThread` parks the thread for ever instead.
+//!
+//! Hence: a state per snapshot while `tracemalloc` was never imported; from the first snapshot
+//! that finds it imported on, the state is kept. Should tracing have begun since the snapshot
+//! before, no state is made here: a thread that has the GIL makes it (a pending call), and the
+//! ticks until then are counted as skipped.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::Python;
+use pyo3::ffi::{self, PyInterpreterState, PyObject, PyThreadState};
+
+use super::symbols::{Allocator, Symbols};
+use crate::capture::Missed;
+
+/// A thread state made by a thread that had the GIL, for the sampler to take over.
+static MADE_FOR_US: AtomicPtr<PyThreadState> = AtomicPtr::new(ptr::null_mut());
+
+/// How the sampler's thread gets hold of the GIL.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    symbols: Symbols,
+    interpreter: *mut PyInterpreterState,
+    /// The interned string `_tracemalloc`.
+    tracemalloc_name: *mut PyObject,
+    /// The raw allocator as it was while nobody traced.
+    untraced: Option<Allocator>,
+    /// The thread state that is kept, or null.
+    kept: *mut PyThreadState,
+    /// Whether a thread state is to be kept between snapshots.
+    keep: bool,
+    /// Whether a pending call that makes a thread state is under way.
+    asked: bool,
+}
+
+// SAFETY: the pointers are only used while the GIL is held, by whichever thread owns the engine;
+// an interpreter state lives as long as the process, and the name is immortal by our reference.
+unsafe impl Send for Attachment {}
+
+impl Attachment {
+    /// `tracing_possible`: whether `tracemalloc` is imported or was switched on at start-up.
+    pub(crate) fn new(_py: Python<'_>, symbols: Symbols, tracing_possible: bool) -> Self {
+        // SAFETY: the GIL is held.
+        let interpreter = unsafe { ffi::PyInterpreterState_Get() };
+        // SAFETY: the GIL is held; a null result (no memory) is checked where it is used.
+        let tracemalloc_name =
+            unsafe { ffi::PyUnicode_InternFromString(c"_tracemalloc".as_ptr()) };
+        let kept = if tracing_possible {
+            // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
+            unsafe { ffi::PyThreadState_New(interpreter) }
+        } else {
+            ptr::null_mut()
+        };
+        Self {
+            untraced: symbols.raw_allocator(),
+            symbols,
+            interpreter,
+            tracemalloc_name,
+            kept,
+            keep: tracing_possible,
+            asked: false,
+        }
+    }
+
+    /// The interpreter whose threads are sampled.
+    pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
+        self.interpreter
+    }
+
+    /// Takes the GIL for as long as the returned guard lives.
+    pub(crate) fn attach(&mut self) -> Result<Attached<'_>, Missed> {
+        if self.symbols.is_finalizing() {
+            return Err(Missed::Finalizing);
+        }
+        let mut state = std::mem::replace(&mut self.kept, ptr::null_mut());
+        if state.is_null() {
+            state = MADE_FOR_US.swap(ptr::null_mut(), Ordering::AcqRel);
+            self.asked &= state.is_null();
+        }
+        if state.is_null() {
+            if self.keep || self.symbols.raw_allocator() != self.untraced {
+                self.ask_for_a_state();
+                return Err(Missed::NotNow);
+            }
+            // SAFETY: the interpreter is alive (not finalizing), and nobody traces raw memory.
+            state = unsafe { ffi::PyThreadState_New(self.interpreter) };
+            if state.is_null() {
+                return Err(Missed::NotNow);
+            }
+        }
+        // SAFETY: `state` belongs to this interpreter and no other thread uses it. Should the
+        // interpreter begin to shut down now, pyo3's wrapper parks this thread for ever.
+        unsafe { ffi::PyEval_RestoreThread(state) };
+        let mut attached = Attached {
+            state,
+            attachment: self,
+        };
+        attached.notice_tracemalloc();
+        Ok(attached)
+    }
+
+    /// Gives a kept thread state up, on the thread that used it: deleting it from another would
+    /// clear that one's own (`Python/pystate.c` 3.12, `unbind_gilstate_tstate`).
+    pub(crate) fn park(&mut self) {
+        if !self.kept.is_null()
+            && let Ok(mut attached) = self.attach()
+        {
+            attached.forget_state();
+        }
+    }
+
+    /// Lets the main thread make a thread state as soon as it runs Python code.
+    fn ask_for_a_state(&mut self) {
+        if !self.asked {
+            // SAFETY: Py_AddPendingCall may be called without the GIL; the argument outlives the
+            // process.
+            let result =
+                unsafe { ffi::Py_AddPendingCall(Some(make_state), self.interpreter.cast()) };
+            self.asked = result == 0;
+        }
+    }
+}
+
+/// The pending call: runs on the main thread with the GIL held.
+extern "C" fn make_state(interpreter: *mut c_void) -> c_int {
+    // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
+    let state = unsafe { ffi::PyThreadState_New(interpreter.cast()) };
+    let unused = MADE_FOR_US.swap(state, Ordering::AcqRel);
+    if !unused.is_null() {
+        // SAFETY: nobody took this state, it was never attached, and the GIL is held.
+        unsafe {
+            ffi::PyThreadState_Clear(unused);
+            ffi::PyThreadState_Delete(unused);
+        }
+    }
+    0
+}
+
+/// Forgets what a parent process made; its thread states do not exist in a forked child.
+pub(crate) fn forget_parent() {
+    MADE_FOR_US.store(ptr::null_mut(), Ordering::Release);
+}
+
+/// The GIL, held by the sampler's thread.
+pub(crate) struct Attached<'attachment> {
+    state: *mut PyThreadState,
+    attachment: &'attachment mut Attachment,
+}
+
+impl Attached<'_> {
+    /// The thread state of the sampler itself.
+    pub(crate) fn state(&self) -> *mut PyThreadState {
+        self.state
+    }
+
+    fn notice_tracemalloc(&mut self) {
+        if self.attachment.keep || self.attachment.tracemalloc_name.is_null() {
+            return;
+        }
+        // SAFETY: the GIL is held; sys.modules is borrowed and looked at only if it is a plain
+        // dict, and a look-up of an exact str in it runs no code but str's own comparison.
+        self.attachment.keep = unsafe {
+            let modules = ffi::PyImport_GetModuleDict();
+            !modules.is_null()
+                && ffi::PyDict_CheckExact(modules) != 0
+                && !ffi::PyDict_GetItemWithError(modules, self.attachment.tracemalloc_name)
+                    .is_null()
+        };
+    }
+
+    /// Has the state deleted when the guard goes.
+    fn forget_state(&mut self) {
+        self.attachment.keep = false;
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        if self.attachment.keep {
+            // SAFETY: this thread is attached with `state`, which stays valid while detached.
+            unsafe { ffi::PyEval_SaveThread() };
+            self.attachment.kept = self.state;
+        } else {
+            // SAFETY: this thread is attached with `state`; Clear needs the GIL, DeleteCurrent
+            // releases it. The state never ran Python code, so it holds no object whose end could
+            // run any.
+            unsafe {
+                ffi::PyThreadState_Clear(self.state);
+                (self.attachment.symbols.delete_current)();
+            }
+        }
+    }
+}

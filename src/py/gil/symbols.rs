@@ -1,0 +1,96 @@
+//! CPython functions outside the limited API, found at run time.
+//!
+//! A wheel that linked them would not be an abi3 wheel; all of them are exported by CPython
+//! 3.10-3.15 (`Include/cpython/pystate.h`, `pyframe.h`, `pymem.h`, `pylifecycle.h`).
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+
+use pyo3::ffi::{PyFrameObject, PyInterpreterState, PyObject, PyThreadState};
+
+/// `PyMemAllocatorEx` of `Include/cpython/pymem.h`; only compared, never called.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allocator {
+    context: *mut c_void,
+    malloc: *mut c_void,
+    calloc: *mut c_void,
+    realloc: *mut c_void,
+    free: *mut c_void,
+}
+
+/// The functions; those that some version lacks are optional.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Symbols {
+    pub(crate) thread_head: unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState,
+    pub(crate) thread_next: unsafe extern "C" fn(*mut PyThreadState) -> *mut PyThreadState,
+    pub(crate) frame_back: unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject,
+    pub(crate) delete_current: unsafe extern "C" fn(),
+    /// 3.11 and later.
+    pub(crate) frame_lasti: Option<unsafe extern "C" fn(*mut PyFrameObject) -> c_int>,
+    /// 3.13 and later; before that `PyWeakref_GetObject` serves.
+    pub(crate) weakref_get:
+        Option<unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int>,
+    is_finalizing: Option<unsafe extern "C" fn() -> c_int>,
+    get_allocator: Option<unsafe extern "C" fn(c_int, *mut Allocator)>,
+}
+
+/// The address of an exported function, or null.
+fn find(name: &CStr) -> *mut c_void {
+    // SAFETY: RTLD_DEFAULT searches the loaded objects; `name` is a C string.
+    unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
+}
+
+macro_rules! function {
+    ($name:literal) => {{
+        let address = find($name);
+        if address.is_null() {
+            None
+        } else {
+            // SAFETY: the symbol is CPython's function of this name, whose C signature is the type
+            // of the field it is stored in and has not changed between 3.10 and 3.15.
+            Some(unsafe { std::mem::transmute::<*mut c_void, _>(address) })
+        }
+    }};
+}
+
+impl Symbols {
+    /// Finds the functions; the error names the first that is missing.
+    pub(crate) fn find() -> Result<Self, &'static str> {
+        Ok(Self {
+            thread_head: function!(c"PyInterpreterState_ThreadHead")
+                .ok_or("PyInterpreterState_ThreadHead")?,
+            thread_next: function!(c"PyThreadState_Next").ok_or("PyThreadState_Next")?,
+            frame_back: function!(c"PyFrame_GetBack").ok_or("PyFrame_GetBack")?,
+            delete_current: function!(c"PyThreadState_DeleteCurrent")
+                .ok_or("PyThreadState_DeleteCurrent")?,
+            frame_lasti: function!(c"PyFrame_GetLasti"),
+            weakref_get: function!(c"PyWeakref_GetRef"),
+            is_finalizing: function!(c"Py_IsFinalizing").or(function!(c"_Py_IsFinalizing")),
+            get_allocator: function!(c"PyMem_GetAllocator"),
+        })
+    }
+
+    /// Whether the interpreter has begun to shut down; may be asked without the GIL.
+    pub(crate) fn is_finalizing(&self) -> bool {
+        // SAFETY: the function only reads a flag of the runtime.
+        self.is_finalizing.is_some_and(|ask| unsafe { ask() } != 0)
+    }
+
+    /// The allocator of the raw domain; may be asked without the GIL.
+    pub(crate) fn raw_allocator(&self) -> Option<Allocator> {
+        const PYMEM_DOMAIN_RAW: c_int = 0;
+        let get = self.get_allocator?;
+        let mut allocator = Allocator {
+            context: std::ptr::null_mut(),
+            malloc: std::ptr::null_mut(),
+            calloc: std::ptr::null_mut(),
+            realloc: std::ptr::null_mut(),
+            free: std::ptr::null_mut(),
+        };
+        // SAFETY: `allocator` is writable and laid out as PyMemAllocatorEx; the function copies
+        // five pointers into it, under CPython's own lock where it has one.
+        unsafe { get(PYMEM_DOMAIN_RAW, &raw mut allocator) };
+        Some(allocator)
+    }
+}

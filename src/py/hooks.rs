@@ -1,0 +1,65 @@
+//! Hooks into the life of the process: forks and panics.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use super::gil::attach;
+use crate::session::fork::{forget_parent, session};
+
+/// Ends rprof's native threads ahead of a fork; recordings go on afterwards.
+#[pyfunction]
+pub(crate) fn before_fork(py: Python<'_>) {
+    py.detach(|| session().before_fork());
+}
+
+/// Starts the threads again in the parent.
+#[pyfunction]
+pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
+    py.detach(|| session().after_fork_in_parent())?;
+    Ok(())
+}
+
+/// Starts the threads again as soon as the main thread, which must be the caller, runs its next
+/// Python instruction: CPython 3.13 counts the threads of the process after its at-fork hooks
+/// (`Modules/posixmodule.c`, `warn_about_fork_with_threads`) and warns if there are any.
+#[pyfunction]
+pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: the function takes no argument that could dangle.
+    let result = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
+    if result == 0 {
+        return Ok(());
+    }
+    after_fork_in_parent(py)
+}
+
+extern "C" fn start_again(_: *mut c_void) -> c_int {
+    // The lock inside is never held by anyone who waits for the GIL, which is held here.
+    if let Err(error) = session().after_fork_in_parent() {
+        session().health().set_error(error.to_string());
+    }
+    0
+}
+
+/// Forgets everything of the parent in a forked child.
+#[pyfunction]
+pub(crate) fn after_fork_in_child() {
+    forget_parent();
+    attach::forget_parent();
+}
+
+/// Keeps a panic of our own threads off the application's stderr; `status().last_error` tells it.
+pub(crate) fn quiet_panics() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        match thread.name() {
+            Some(name) if name.starts_with("rprof") => {
+                session().health().set_error(format!("{name} panicked: {panic}"));
+            }
+            _ => previous(panic),
+        }
+    }));
+}

@@ -1,0 +1,31 @@
+//! The door: everything Python can call, each a conversion of arguments and one call inwards.
+
+mod errors;
+mod gil;
+mod hooks;
+mod profile;
+mod recording;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::hooks::{
+        after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,
+    };
+    #[pymodule_export]
+    use super::profile::Profile;
+    #[pymodule_export]
+    use super::recording::{
+        age_ns, counters, dump_threads, inject_panic, kept_files, last_error, output_rotates,
+        pause_recording, resume_recording, rotate_recording, start_recording, stop_recording,
+    };
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::hooks::quiet_panics();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,177 @@
+//! Finished profiles as Python sees them.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::error::Error;
+use crate::fold::profile::Profile as Finished;
+use crate::fold::window::{Limits, merge};
+use crate::model::label::thread_of;
+use crate::pprof::{decode::decode, encode::encode};
+use crate::report::{collapsed, threads, top, tree};
+
+/// A finished, immutable profile.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Profile {
+    profile: Arc<Finished>,
+}
+
+impl Profile {
+    pub(crate) fn new(profile: Arc<Finished>) -> Self {
+        Self { profile }
+    }
+
+    fn column(&self, sample_type: &str) -> Result<usize, Error> {
+        self.profile.column(sample_type).ok_or_else(|| {
+            let known: Vec<&str> = self
+                .profile
+                .sample_types
+                .iter()
+                .map(|kind| &*kind.name)
+                .collect();
+            Error::value(format!(
+                "this profile has no sample type {sample_type:?}; it has {}",
+                known.join(", ")
+            ))
+        })
+    }
+}
+
+#[pymethods]
+impl Profile {
+    /// Reads a pprof file's bytes; `name` is what errors call them.
+    #[staticmethod]
+    fn decode(py: Python<'_>, data: &[u8], name: &str) -> PyResult<Self> {
+        let profile = py.detach(|| decode(data, name))?;
+        Ok(Self::new(Arc::new(profile)))
+    }
+
+    /// One profile from several.
+    #[staticmethod]
+    fn merge(py: Python<'_>, profiles: Vec<PyRef<'_, Self>>) -> PyResult<Self> {
+        let inner: Vec<Arc<Finished>> =
+            profiles.iter().map(|profile| profile.profile.clone()).collect();
+        let merged = py.detach(|| {
+            let borrowed: Vec<&Finished> = inner.iter().map(AsRef::as_ref).collect();
+            merge(&borrowed, Limits { max_nodes: 2_000_000, ..Limits::default() })
+        })?;
+        Ok(Self::new(Arc::new(merged)))
+    }
+
+    /// As gzip pprof.
+    fn encode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| encode(&self.profile))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// (type, unit) of each value, in order.
+    #[getter]
+    fn sample_types(&self) -> Vec<(String, String)> {
+        self.profile
+            .sample_types
+            .iter()
+            .map(|kind| (kind.name.to_string(), kind.unit.to_string()))
+            .collect()
+    }
+
+    /// The sample type a reader opens on.
+    #[getter]
+    fn default_sample_type(&self) -> &str {
+        &self.profile.default_sample_type
+    }
+
+    /// The sum of each sample type.
+    #[getter]
+    fn totals(&self) -> Vec<i64> {
+        self.profile.totals()
+    }
+
+    /// (thread id, thread name, totals) of each thread, heaviest in the default type first.
+    #[getter]
+    fn threads(&self) -> Vec<(i64, String, Vec<i64>)> {
+        threads::thread_totals(&self.profile)
+    }
+
+    /// (name, file, first line, self, total) of each function, heaviest first.
+    fn top(
+        &self,
+        py: Python<'_>,
+        sample_type: &str,
+    ) -> PyResult<Vec<(String, String, u32, i64, i64)>> {
+        let column = self.column(sample_type)?;
+        let rows = py.detach(|| top::top(&self.profile, column));
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                (
+                    row.function.name.to_string(),
+                    row.function.file.to_string(),
+                    row.function.first_line,
+                    row.self_value,
+                    row.total_value,
+                )
+            })
+            .collect())
+    }
+
+    /// The call tree as text.
+    fn tree(&self, py: Python<'_>, sample_type: &str, min_fraction: f64) -> PyResult<String> {
+        let column = self.column(sample_type)?;
+        let options = tree::TreeOptions {
+            min_fraction,
+            ..tree::TreeOptions::default()
+        };
+        Ok(py.detach(|| tree::tree(&self.profile, column, &options)))
+    }
+
+    /// One line for each stack: `thread;root;...;leaf value`.
+    fn collapsed(&self, py: Python<'_>, sample_type: &str) -> PyResult<String> {
+        let column = self.column(sample_type)?;
+        Ok(py.detach(|| collapsed::collapsed(&self.profile, column)))
+    }
+
+    /// The same profile with only these (thread id, thread name) pairs.
+    #[expect(clippy::needless_pass_by_value, reason = "converted from a Python list")]
+    fn only_threads(&self, threads: Vec<(i64, String)>) -> Self {
+        let filtered = self.profile.filtered(|labels| {
+            let (id, name) = thread_of(labels);
+            threads
+                .iter()
+                .any(|(kept_id, kept_name)| *kept_id == id && kept_name == name)
+        });
+        Self::new(Arc::new(filtered))
+    }
+
+    /// Start in ns since the Unix epoch.
+    #[getter]
+    fn time_ns(&self) -> i64 {
+        self.profile.meta.time_ns
+    }
+
+    /// Length in ns.
+    #[getter]
+    fn duration_ns(&self) -> i64 {
+        self.profile.meta.duration_ns
+    }
+
+    /// Asked time between two samples of one thread in ns.
+    #[getter]
+    fn period_ns(&self) -> i64 {
+        self.profile.meta.period_ns
+    }
+
+    /// Engine, rates and counters in words.
+    #[getter]
+    fn comments(&self) -> Vec<String> {
+        self.profile.meta.comments.clone()
+    }
+
+    /// What ran.
+    #[getter]
+    fn program(&self) -> &str {
+        &self.profile.meta.program
+    }
+}

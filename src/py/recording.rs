@@ -1,0 +1,197 @@
+//! Starting and ending recordings, and what the session tells about itself.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::gil::engine::{EngineOptions, GilEngine};
+use super::profile::Profile;
+use crate::capture::Engine;
+use crate::clock::cpu::unix_time_ns;
+use crate::fold::window::Limits;
+use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::control::RecordingId;
+use crate::session::fork::session;
+use crate::session::manager::Finished;
+use crate::sink::Sink;
+use crate::sink::file::{self, FileConfig, FileSink};
+
+/// Which threads, as Python says it.
+#[derive(FromPyObject)]
+pub(crate) enum Threads {
+    One(u64),
+    Names(Vec<String>),
+}
+
+/// A finished window: the profile, the file it is in, and why it is in none.
+type Outcome = (Profile, Option<PathBuf>, Option<PyErr>);
+
+fn outcome(finished: Finished) -> Outcome {
+    let profile = Profile::new(finished.profile);
+    match finished.written {
+        None => (profile, None, None),
+        Some(Ok(path)) => (profile, Some(path), None),
+        Some(Err(error)) => (profile, None, Some(error.into())),
+    }
+}
+
+/// Begins a recording and returns its id. Values are expected to have been checked.
+#[pyfunction]
+#[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
+    output, keep_files, keep_bytes, import_roots, own_directory, tracing_possible))]
+#[expect(clippy::too_many_arguments, reason = "the door passes plain values, by keyword")]
+pub(crate) fn start_recording(
+    py: Python<'_>,
+    period_ns: u64,
+    max_overhead: f64,
+    max_nodes: usize,
+    max_depth: usize,
+    threads: Option<Threads>,
+    window_ns: Option<u64>,
+    program: String,
+    output: Option<PathBuf>,
+    keep_files: usize,
+    keep_bytes: u64,
+    import_roots: Vec<String>,
+    own_directory: String,
+    tracing_possible: bool,
+) -> PyResult<u64> {
+    let engine: Option<Box<dyn Engine>> = if py.detach(|| session().needs_engine()) {
+        let options = EngineOptions {
+            import_roots,
+            own_directory,
+            tracing_possible,
+        };
+        Some(Box::new(GilEngine::new(py, options)?))
+    } else {
+        None
+    };
+    let id = py.detach(|| {
+        let sink = output
+            .map(|output| {
+                FileSink::open(FileConfig {
+                    output,
+                    program: program.clone(),
+                    pid: std::process::id(),
+                    keep_files,
+                    keep_bytes,
+                    start_unix_ns: unix_time_ns(),
+                })
+                .map(|sink| Box::new(sink) as Box<dyn Sink>)
+            })
+            .transpose()?;
+        let config = RecordingConfig {
+            period_ns,
+            max_overhead,
+            limits: Limits {
+                max_nodes,
+                max_depth,
+            },
+            threads: match threads {
+                None => ThreadFilter::All,
+                Some(Threads::One(id)) => ThreadFilter::One(id),
+                Some(Threads::Names(names)) => ThreadFilter::Names(names),
+            },
+            window_ns,
+            program,
+        };
+        session().start(config, sink, engine)
+    })?;
+    Ok(id.0)
+}
+
+/// Ends a recording.
+#[pyfunction]
+pub(crate) fn stop_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome> {
+    let finished = py.detach(|| session().stop(RecordingId(recording)))?;
+    Ok(outcome(finished))
+}
+
+/// Closes the open window of a recording.
+#[pyfunction]
+pub(crate) fn rotate_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome> {
+    let finished = py.detach(|| session().rotate(RecordingId(recording)))?;
+    Ok(outcome(finished))
+}
+
+/// Lets a recording record nothing until it is resumed.
+#[pyfunction]
+pub(crate) fn pause_recording(py: Python<'_>, recording: u64) {
+    py.detach(|| session().pause(RecordingId(recording)));
+}
+
+/// Lets a paused recording go on.
+#[pyfunction]
+pub(crate) fn resume_recording(py: Python<'_>, recording: u64) {
+    py.detach(|| session().resume(RecordingId(recording)));
+}
+
+/// All counters by name.
+#[pyfunction]
+pub(crate) fn counters(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let counters = PyDict::new(py);
+    for (name, value) in session().health().counters() {
+        counters.set_item(name, value)?;
+    }
+    Ok(counters)
+}
+
+/// The newest error in words.
+#[pyfunction]
+pub(crate) fn last_error() -> Option<String> {
+    session().health().last_error()
+}
+
+/// Files of this process that are in place, oldest first.
+#[pyfunction]
+pub(crate) fn kept_files() -> Vec<PathBuf> {
+    session().kept_files()
+}
+
+/// Time since the sampler was first started, in ns; 0 if it never was.
+#[pyfunction]
+pub(crate) fn age_ns() -> u64 {
+    session().age_ns()
+}
+
+/// Whether `output` makes a file for each window rather than one at the end.
+#[pyfunction]
+pub(crate) fn output_rotates(output: &str) -> bool {
+    file::rotates(output)
+}
+
+/// Every thread with its stack, leaf first: kernel id, name, (function, file, line) of each frame.
+#[pyfunction]
+#[expect(clippy::type_complexity, reason = "plain values for the Python side to format")]
+pub(crate) fn dump_threads(
+    py: Python<'_>,
+    import_roots: Vec<String>,
+    own_directory: String,
+) -> PyResult<Vec<(u64, String, Vec<(String, String, u32)>)>> {
+    let options = EngineOptions {
+        import_roots,
+        own_directory,
+        tracing_possible: false,
+    };
+    let snapshot = GilEngine::new(py, options)?.snapshot_once(py);
+    let threads = snapshot.threads.iter().map(|thread| {
+        let frames = thread.stack.frames.iter().filter_map(|frame| {
+            let function = snapshot.function(frame.function)?;
+            Some((
+                function.name.to_string(),
+                function.file.to_string(),
+                frame.line,
+            ))
+        });
+        (thread.thread_id, thread.name.to_string(), frames.collect())
+    });
+    Ok(threads.collect())
+}
+
+/// Makes the sampler panic, so that a test can see what a fault of rprof's own does.
+#[pyfunction]
+pub(crate) fn inject_panic(py: Python<'_>) {
+    py.detach(|| session().inject_panic());
+}

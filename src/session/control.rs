@@ -1,0 +1,30 @@
+//! What the session tells its sampler; the only thing that flows backwards.
+#![forbid(unsafe_code)]
+
+use crossbeam_channel::Sender;
+
+use super::recording::Recording;
+use crate::fold::profile::Profile;
+
+/// Names a recording for as long as the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordingId(pub u64);
+
+/// A message to the sampler.
+#[derive(Debug)]
+pub enum Control {
+    /// Begin; the sender is dropped once the recording has its first snapshot.
+    Start(Box<Recording>, Sender<()>),
+    /// End and return the open window.
+    Stop(RecordingId, Sender<Box<Profile>>),
+    /// Return the open window and go on with an empty one.
+    Rotate(RecordingId, Sender<Box<Profile>>),
+    /// Record nothing until resumed.
+    Pause(RecordingId),
+    /// Go on recording.
+    Resume(RecordingId),
+    /// End the thread; the sampler keeps its state for the next thread.
+    Quit,
+    /// Panic, so that a test can see what a fault of our own does.
+    Panic,
+}

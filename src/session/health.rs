@@ -1,0 +1,92 @@
+//! Counters that tell how well the profiler itself does; the only thing that flows outwards.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one session, written by its threads and read by anyone.
+        #[derive(Debug, Default)]
+        pub struct Health {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+            last_error: Mutex<Option<String>>,
+        }
+
+        impl Health {
+            /// Every counter with its name.
+            #[must_use]
+            pub fn counters(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Ticks that brought a snapshot.
+    ticks,
+    /// Deadlines that passed unserved.
+    late,
+    /// Ticks at which no snapshot could be taken.
+    skipped,
+    /// Times the process stood still (stopped, suspended).
+    gaps,
+    /// Length of these in ns.
+    gap_ns,
+    /// Stacks read.
+    stacks,
+    /// Stacks that could not be read whole.
+    incomplete,
+    /// Stacks folded into `<overflow>`.
+    overflow,
+    /// Present time between two ticks in ns.
+    period_ns,
+    /// CPU time of the sampler thread in ns.
+    sampler_cpu_ns,
+    /// CPU time of the writer thread in ns.
+    writer_cpu_ns,
+    /// Time the engine held the GIL in ns.
+    hold_ns,
+    /// The longest single hold in ns.
+    hold_max_ns,
+    /// Memory held by trees and caches in bytes, estimated.
+    own_bytes,
+    /// Windows handed to a sink.
+    windows,
+    /// Windows that were merged into the next because they could not be written.
+    merged_windows,
+    /// Attempts to write that failed.
+    write_errors,
+    /// 1 once the sampler has ended on an internal error.
+    failed,
+}
+
+impl Health {
+    /// Adds to a counter.
+    pub fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(gauge: &AtomicU64, value: u64) {
+        gauge.store(value, Relaxed);
+    }
+
+    /// Raises a maximum.
+    pub fn raise(maximum: &AtomicU64, value: u64) {
+        maximum.fetch_max(value, Relaxed);
+    }
+
+    /// The newest error in words.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    /// Remembers an error.
+    pub fn set_error(&self, message: impl Into<String>) {
+        *self.last_error.lock() = Some(message.into());
+    }
+}

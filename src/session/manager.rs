@@ -1,0 +1,470 @@
+//! Starts and ends the two native threads and routes calls to them.
+//!
+//! No method may be called while the GIL is held: the sampler needs it to answer.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::config::RecordingConfig;
+use super::control::{Control, RecordingId};
+use super::health::Health;
+use super::native_thread::NativeThread;
+use super::recording::Recording;
+use super::sampler::Sampler;
+use super::writer::{Job, QUEUE_LENGTH, Writer};
+use crate::capture::Engine;
+use crate::clock::cpu::{monotonic_ns, unix_time_ns};
+use crate::error::{Error, Result};
+use crate::fold::profile::Profile;
+use crate::sink::Sink;
+
+/// A start waits this long for its first snapshot before it goes on without.
+const BASELINE_PATIENCE: Duration = Duration::from_millis(100);
+/// A stop waits this long for a sampler that waits for the GIL.
+const REPLY_PATIENCE: Duration = Duration::from_secs(30);
+/// A fork waits this long for a write to a slow disk.
+const FORK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The finished window of a recording and what became of it on disk.
+pub struct Finished {
+    /// The profile.
+    pub profile: Arc<Profile>,
+    /// The outcome of writing it; `None` for a recording without output.
+    pub written: Option<Result<PathBuf>>,
+}
+
+/// Where the sampler is.
+enum SamplerPhase {
+    /// Never started, or failed.
+    None,
+    /// Its thread runs.
+    Running(NativeThread<Sampler>),
+    /// Its state waits for the next thread.
+    Parked(Box<Sampler>),
+    /// Somebody is starting or ending its thread.
+    Changing,
+}
+
+enum WriterPhase {
+    None,
+    Running(NativeThread<Writer>),
+    Parked(Box<Writer>),
+}
+
+struct State {
+    sampler: SamplerPhase,
+    writer: WriterPhase,
+    /// Recordings started and not stopped.
+    recordings: Vec<RecordingId>,
+    /// Those of them that have a sink.
+    with_output: Vec<RecordingId>,
+    /// Forks under way; no thread may be started meanwhile.
+    forks: u32,
+    next_id: u64,
+}
+
+/// What one process has of rprof.
+pub struct Session {
+    process_id: u32,
+    state: Mutex<State>,
+    changed: Condvar,
+    control: Sender<Control>,
+    control_receiver: Receiver<Control>,
+    jobs: Sender<Job>,
+    jobs_receiver: Receiver<Job>,
+    health: Arc<Health>,
+    writer_quit: Arc<AtomicBool>,
+    kept: Arc<Mutex<Vec<PathBuf>>>,
+    started_ns: AtomicU64,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Session {
+    /// A session without threads.
+    #[must_use]
+    pub fn new() -> Self {
+        let (control, control_receiver) = unbounded();
+        let (jobs, jobs_receiver) = bounded(QUEUE_LENGTH);
+        Self {
+            process_id: std::process::id(),
+            state: Mutex::new(State {
+                sampler: SamplerPhase::None,
+                writer: WriterPhase::None,
+                recordings: Vec::new(),
+                with_output: Vec::new(),
+                forks: 0,
+                next_id: 1,
+            }),
+            changed: Condvar::new(),
+            control,
+            control_receiver,
+            jobs,
+            jobs_receiver,
+            health: Arc::new(Health::default()),
+            writer_quit: Arc::new(AtomicBool::new(false)),
+            kept: Arc::new(Mutex::new(Vec::new())),
+            started_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The process this session was made in.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Files of this process that are in place, oldest first.
+    #[must_use]
+    pub fn kept_files(&self) -> Vec<PathBuf> {
+        self.kept.lock().clone()
+    }
+
+    /// Time since the sampler's thread was first started, in ns.
+    #[must_use]
+    pub fn age_ns(&self) -> u64 {
+        match self.started_ns.load(Ordering::Relaxed) {
+            0 => 0,
+            started => monotonic_ns().saturating_sub(started),
+        }
+    }
+
+    /// Whether the next start needs a new engine.
+    #[must_use]
+    pub fn needs_engine(&self) -> bool {
+        matches!(self.state.lock().sampler, SamplerPhase::None)
+    }
+
+    /// Begins a recording; `engine` is used if there is none yet.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the sampler has failed before.
+    pub fn start(
+        &self,
+        config: RecordingConfig,
+        sink: Option<Box<dyn Sink>>,
+        engine: Option<Box<dyn Engine>>,
+    ) -> Result<RecordingId> {
+        let (started, baseline) = bounded(1);
+        let mut state = self.settled();
+        self.check_failure()?;
+        let id = RecordingId(state.next_id);
+        if matches!(state.sampler, SamplerPhase::None) {
+            let Some(engine) = engine else {
+                return Err(Error::state("the sampler has no engine; start again"));
+            };
+            state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
+                engine,
+                self.control_receiver.clone(),
+                self.jobs.clone(),
+                self.health.clone(),
+            )));
+        }
+        if sink.is_some() {
+            self.start_writer(&mut state)?;
+        }
+        self.start_sampler(&mut state)?;
+        state.next_id += 1;
+        state.recordings.push(id);
+        if sink.is_some() {
+            state.with_output.push(id);
+        }
+        let limits = config.limits;
+        let recording = Recording::new(id, config, monotonic_ns(), unix_time_ns());
+        self.tell(&state, Control::Start(Box::new(recording), started));
+        drop(state);
+        if let Some(sink) = sink {
+            // The queue empties itself; opening waits for a slow disk at most as a start may.
+            let open = Job::Open {
+                recording: id,
+                sink,
+                limits,
+            };
+            if self.jobs.send_timeout(open, REPLY_PATIENCE).is_err() {
+                return Err(Error::state("the writer does not answer; is the disk stuck?"));
+            }
+        }
+        // Nothing is ever sent: the sender's drop tells that the first snapshot was taken, and a
+        // time-out that the GIL is busy; the recording then begins with its first tick.
+        let _: std::result::Result<(), RecvTimeoutError> = baseline.recv_timeout(BASELINE_PATIENCE);
+        Ok(id)
+    }
+
+    /// Ends a recording; ends the threads with the last one.
+    ///
+    /// # Errors
+    /// When there is no such recording, or the sampler has failed or does not answer.
+    pub fn stop(&self, id: RecordingId) -> Result<Finished> {
+        let profile = self.ask(id, Control::Stop)?;
+        let written = self.write(id, profile.clone());
+        if self.has_output(id) {
+            // A full queue means a stuck disk; the outlet then stays until the process ends.
+            drop(self.jobs.send_timeout(Job::Close(id), Duration::from_secs(1)));
+        }
+        let mut state = self.settled();
+        state.recordings.retain(|other| *other != id);
+        state.with_output.retain(|other| *other != id);
+        if state.recordings.is_empty() {
+            self.park(state);
+        }
+        Ok(Finished { profile, written })
+    }
+
+    /// Closes the open window of a recording and goes on with an empty one.
+    ///
+    /// # Errors
+    /// When there is no such recording, or the sampler has failed or does not answer.
+    pub fn rotate(&self, id: RecordingId) -> Result<Finished> {
+        let profile = self.ask(id, Control::Rotate)?;
+        let written = self.write(id, profile.clone());
+        Ok(Finished { profile, written })
+    }
+
+    /// Lets a recording record nothing until it is resumed.
+    pub fn pause(&self, id: RecordingId) {
+        self.tell(&self.state.lock(), Control::Pause(id));
+    }
+
+    /// Lets a paused recording go on.
+    pub fn resume(&self, id: RecordingId) {
+        self.tell(&self.state.lock(), Control::Resume(id));
+    }
+
+    /// Makes the sampler panic, for tests.
+    pub fn inject_panic(&self) {
+        self.tell(&self.state.lock(), Control::Panic);
+    }
+
+    /// Ends both threads ahead of a fork; their state stays.
+    pub fn before_fork(&self) {
+        let mut state = self.state.lock();
+        state.forks += 1;
+        while matches!(state.sampler, SamplerPhase::Changing) {
+            self.changed.wait(&mut state);
+        }
+        self.park(state);
+    }
+
+    /// Starts the threads again in the parent.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn after_fork_in_parent(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        state.forks = state.forks.saturating_sub(1);
+        if state.forks > 0 {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        if !state.with_output.is_empty() {
+            result = self.start_writer(&mut state);
+        }
+        if !state.recordings.is_empty() {
+            result = result.and_then(|()| self.start_sampler(&mut state));
+        }
+        drop(state);
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until no fork and no start or end of a thread is under way.
+    fn settled(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        while state.forks > 0 || matches!(state.sampler, SamplerPhase::Changing) {
+            self.changed.wait(&mut state);
+        }
+        state
+    }
+
+    fn check_failure(&self) -> Result<()> {
+        if self.health.failed.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        let reason = self.health.last_error().unwrap_or_default();
+        Err(Error::state(format!(
+            "profiling is off in this process after an internal error ({reason}); please report it"
+        )))
+    }
+
+    fn tell(&self, state: &State, message: Control) {
+        // The session itself holds a receiver, so an unbounded channel never refuses.
+        drop(self.control.send(message));
+        if let SamplerPhase::Running(thread) = &state.sampler {
+            thread.unpark();
+        }
+    }
+
+    /// Sends a message that is answered with a profile, and waits for it.
+    fn ask(
+        &self,
+        id: RecordingId,
+        message: impl FnOnce(RecordingId, Sender<Box<Profile>>) -> Control,
+    ) -> Result<Arc<Profile>> {
+        let (reply, answer) = bounded(1);
+        {
+            let state = self.settled();
+            if !state.recordings.contains(&id) {
+                return Err(Error::state(
+                    "this recording is not running: it was stopped, or belongs to the process that \
+                     this one was forked from",
+                ));
+            }
+            self.tell(&state, message(id, reply));
+        }
+        let waited_from_ns = monotonic_ns();
+        loop {
+            match answer.recv_timeout(Duration::from_millis(200)) {
+                Ok(profile) => return Ok(Arc::from(profile)),
+                Err(RecvTimeoutError::Timeout) => self.check_failure()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.check_failure()?;
+                    return Err(Error::state("the sampler has ended with the interpreter"));
+                }
+            }
+            let waited = Duration::from_nanos(monotonic_ns().saturating_sub(waited_from_ns));
+            if waited > REPLY_PATIENCE {
+                return Err(Error::state(
+                    "the sampler does not answer: does a C extension hold the GIL?",
+                ));
+            }
+        }
+    }
+
+    fn has_output(&self, id: RecordingId) -> bool {
+        self.state.lock().with_output.contains(&id)
+    }
+
+    fn write(&self, id: RecordingId, profile: Arc<Profile>) -> Option<Result<PathBuf>> {
+        if !self.has_output(id) {
+            return None;
+        }
+        let (reply, answer) = bounded(1);
+        let job = Job::Write {
+            recording: id,
+            profile,
+            reply: Some(reply),
+        };
+        if self.jobs.send_timeout(job, REPLY_PATIENCE).is_err() {
+            return Some(Err(Error::state("the writer does not answer; is the disk stuck?")));
+        }
+        match answer.recv_timeout(REPLY_PATIENCE) {
+            Ok(outcome) => outcome.transpose(),
+            Err(_) => Some(Err(Error::state("the writer does not answer; is the disk stuck?"))),
+        }
+    }
+
+    fn start_sampler(&self, state: &mut State) -> Result<()> {
+        if state.forks > 0 || !matches!(state.sampler, SamplerPhase::Parked(_)) {
+            return Ok(());
+        }
+        let SamplerPhase::Parked(sampler) =
+            std::mem::replace(&mut state.sampler, SamplerPhase::None)
+        else {
+            return Ok(());
+        };
+        let health = self.health.clone();
+        let thread = NativeThread::spawn("rprof-sampler", move || {
+            let guard = FailureGuard { health };
+            let sampler = sampler.run();
+            std::mem::forget(guard);
+            sampler
+        })?;
+        self.started_ns
+            .compare_exchange(0, monotonic_ns(), Ordering::Relaxed, Ordering::Relaxed)
+            .ok();
+        state.sampler = SamplerPhase::Running(thread);
+        Ok(())
+    }
+
+    fn start_writer(&self, state: &mut State) -> Result<()> {
+        let writer = match std::mem::replace(&mut state.writer, WriterPhase::None) {
+            running @ WriterPhase::Running(_) => {
+                state.writer = running;
+                return Ok(());
+            }
+            WriterPhase::Parked(writer) => writer,
+            WriterPhase::None => Box::new(Writer::new(
+                self.jobs_receiver.clone(),
+                self.health.clone(),
+                self.writer_quit.clone(),
+                self.kept.clone(),
+            )),
+        };
+        self.writer_quit.store(false, Ordering::Release);
+        let thread = NativeThread::spawn("rprof-writer", move || writer.run())?;
+        state.writer = WriterPhase::Running(thread);
+        Ok(())
+    }
+
+    /// Ends both threads and keeps their state. Consumes the guard: it waits without the lock.
+    fn park(&self, mut state: MutexGuard<'_, State>) {
+        let sampler = std::mem::replace(&mut state.sampler, SamplerPhase::Changing);
+        let writer = std::mem::replace(&mut state.writer, WriterPhase::None);
+        if let SamplerPhase::Running(thread) = &sampler {
+            drop(self.control.send(Control::Quit));
+            thread.unpark();
+        }
+        drop(state);
+
+        let sampler = match sampler {
+            SamplerPhase::Running(thread) => match thread.join(REPLY_PATIENCE) {
+                Ok(Some(sampler)) => SamplerPhase::Parked(Box::new(sampler)),
+                Ok(None) => SamplerPhase::None,
+                Err(thread) => SamplerPhase::Running(thread),
+            },
+            other => other,
+        };
+        let writer = match writer {
+            WriterPhase::Running(thread) => {
+                self.writer_quit.store(true, Ordering::Release);
+                // A full queue wakes the writer as well.
+                drop(self.jobs.try_send(Job::Wake));
+                match thread.join(FORK_PATIENCE) {
+                    Ok(Some(writer)) => WriterPhase::Parked(Box::new(writer)),
+                    Ok(None) => WriterPhase::None,
+                    Err(thread) => {
+                        self.writer_quit.store(false, Ordering::Release);
+                        WriterPhase::Running(thread)
+                    }
+                }
+            }
+            other => other,
+        };
+
+        let mut state = self.state.lock();
+        state.sampler = sampler;
+        state.writer = writer;
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// Tells the session when the sampler ends by a panic.
+struct FailureGuard {
+    health: Arc<Health>,
+}
+
+impl Drop for FailureGuard {
+    fn drop(&mut self) {
+        Health::set(&self.health.failed, 1);
+        if self.health.last_error().is_none() {
+            self.health.set_error("the sampler panicked");
+        }
+    }
+}

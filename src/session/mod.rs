@@ -1,0 +1,11 @@
+//! The session: one sampler per process, its recordings, its writer, its life across forks.
+
+pub mod config;
+pub mod control;
+pub mod fork;
+pub mod health;
+pub mod manager;
+pub mod native_thread;
+pub mod recording;
+pub mod sampler;
+pub mod writer;

@@ -1,0 +1,123 @@
+//! Native threads that receive no signals.
+#![allow(unsafe_code)]
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::clock::cpu::thread_id;
+use crate::error::{Error, Result};
+
+/// Deep enough for our own code; the kernel only commits what is touched.
+const STACK_BYTES: usize = 512 << 10;
+
+/// A running native thread that returns a `T`.
+#[derive(Debug)]
+pub struct NativeThread<T> {
+    handle: JoinHandle<Option<T>>,
+    thread_id: Receiver<u64>,
+    /// Disconnected when the thread's function has returned.
+    ended: Receiver<()>,
+}
+
+impl<T: Send + 'static> NativeThread<T> {
+    /// Starts `body` on a thread of this name, with all signals blocked: a signal that the
+    /// application blocked in its own threads must not be delivered on ours.
+    ///
+    /// A panic of `body` ends the thread quietly; `join` then returns `None` as its result.
+    ///
+    /// # Errors
+    /// When the system has no room for another thread.
+    pub fn spawn(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        let (id_sender, thread_id_receiver) = bounded(1);
+        let (ended_sender, ended) = bounded::<()>(0);
+        let run = move || {
+            let _ended = ended_sender;
+            // Room for one message is there, so this neither blocks nor fails.
+            let _ = id_sender.try_send(thread_id());
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
+        };
+        let handle = with_signals_blocked(|| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(run)
+        })
+        .map_err(|error| Error::os(format!("cannot start the thread {name}"), &error))?;
+        Ok(Self {
+            handle,
+            thread_id: thread_id_receiver,
+            ended,
+        })
+    }
+
+    /// Wakes the thread from `park`.
+    pub fn unpark(&self) {
+        self.handle.thread().unpark();
+    }
+
+    /// Whether the thread's function has returned.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.handle.is_finished()
+    }
+
+    /// Waits for the end and returns the result (`None` after a panic), or the thread itself when
+    /// it did not end in time.
+    ///
+    /// # Errors
+    /// The thread, still running.
+    pub fn join(self, patience: Duration) -> std::result::Result<Option<T>, Self> {
+        // Nothing is ever sent: the wait ends with a disconnection or the deadline.
+        if self.ended.recv_timeout(patience)
+            == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        {
+            return Err(self);
+        }
+        let id = self.thread_id.try_recv().ok();
+        let result = self.handle.join().ok().flatten();
+        if let Some(id) = id {
+            wait_until_gone(id);
+        }
+        Ok(result)
+    }
+}
+
+/// Waits until the kernel no longer counts a joined thread.
+///
+/// `pthread_join` returns a moment earlier, and CPython 3.12 and later warn at `os.fork` when
+/// `/proc/self/stat` counts more than one thread (`Modules/posixmodule.c`,
+/// `warn_about_fork_with_threads`).
+fn wait_until_gone(id: u64) {
+    if cfg!(target_os = "linux") {
+        let path = format!("/proc/self/task/{id}");
+        let deadline = Instant::now() + Duration::from_millis(20);
+        while std::fs::exists(&path).unwrap_or(false) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(unix)]
+fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut previous = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises `all`; pthread_sigmask reads it and initialises `previous`.
+    // Neither can fail with these arguments.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), previous.as_mut_ptr());
+    }
+    let result = spawn();
+    // SAFETY: `previous` was initialised above.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, previous.as_ptr(), std::ptr::null_mut());
+    }
+    result
+}
+
+#[cfg(not(unix))]
+fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
+    spawn()
+}

@@ -1,0 +1,313 @@
+//! A recording: one consumer of snapshots with its own rate, filter and call tree.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::config::RecordingConfig;
+use super::control::RecordingId;
+use crate::fold::call_tree::NodeId;
+use crate::fold::profile::{Profile, ProfileMeta};
+use crate::fold::window::Window;
+use crate::model::label::LabelSetId;
+use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample};
+
+/// A thread as this recording last saw it.
+#[derive(Debug)]
+struct Seen {
+    wall_ns: u64,
+    cpu_ns: Option<u64>,
+    stack_version: u64,
+    node: NodeId,
+    labels: LabelSetId,
+    name: Arc<str>,
+    /// The window that `node` and `labels` belong to.
+    window: u64,
+    /// The observation that saw it last.
+    observation: u64,
+}
+
+/// Counters over one window, for its comments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowCounters {
+    /// Ticks observed.
+    pub ticks: u64,
+    /// Deadlines missed.
+    pub late: u64,
+    /// Incomplete stacks.
+    pub incomplete: u64,
+    /// Ticks without a snapshot.
+    pub skipped: u64,
+    /// ns in which the process stood still.
+    pub gap_ns: u64,
+}
+
+/// An active consumer of snapshots.
+#[derive(Debug)]
+pub struct Recording {
+    id: RecordingId,
+    config: RecordingConfig,
+    window: Window,
+    window_number: u64,
+    window_started_ns: u64,
+    window_started_unix_ns: i64,
+    counters: WindowCounters,
+    threads: FxHashMap<ThreadKey, Seen>,
+    observations: u64,
+    last_observed_ns: Option<u64>,
+    next_due_ns: u64,
+    /// No rotation before this, because the writer was behind.
+    postponed_until_ns: u64,
+    paused: bool,
+}
+
+impl Recording {
+    /// A recording that has not seen anything yet.
+    #[must_use]
+    pub fn new(id: RecordingId, config: RecordingConfig, now_ns: u64, unix_ns: i64) -> Self {
+        Self {
+            id,
+            window: Window::new(config.limits),
+            window_number: 0,
+            window_started_ns: now_ns,
+            window_started_unix_ns: unix_ns,
+            counters: WindowCounters::default(),
+            threads: FxHashMap::default(),
+            observations: 0,
+            last_observed_ns: None,
+            next_due_ns: now_ns,
+            postponed_until_ns: 0,
+            paused: false,
+            config,
+        }
+    }
+
+    /// This recording's name.
+    #[must_use]
+    pub fn id(&self) -> RecordingId {
+        self.id
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &RecordingConfig {
+        &self.config
+    }
+
+    /// Whether it records at present.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.paused
+    }
+
+    /// Whether a tick at `wall_ns` is one of this recording's; ticks come every `tick_ns`.
+    #[must_use]
+    pub fn is_due(&self, wall_ns: u64, tick_ns: u64) -> bool {
+        !self.paused && wall_ns + tick_ns / 2 >= self.next_due_ns
+    }
+
+    /// Whether the open window has reached its length.
+    #[must_use]
+    pub fn wants_rotation(&self, wall_ns: u64) -> bool {
+        self.config
+            .window_ns
+            .is_some_and(|length| wall_ns >= self.window_started_ns + length)
+            && wall_ns >= self.postponed_until_ns
+    }
+
+    /// Tries again after another window's length.
+    pub fn postpone_rotation(&mut self, wall_ns: u64) {
+        self.postponed_until_ns = self.config.window_ns.map_or(0, |length| wall_ns + length);
+    }
+
+    /// Counts what befell the sampler since this recording's last tick.
+    pub fn count(&mut self, counters: WindowCounters) {
+        self.counters.late += counters.late;
+        self.counters.incomplete += counters.incomplete;
+        self.counters.skipped += counters.skipped;
+        self.counters.gap_ns += counters.gap_ns;
+    }
+
+    /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
+    pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64) {
+        self.counters.ticks += 1;
+        self.next_due_ns = (self.next_due_ns + self.config.period_ns).max(wall_ns + 1);
+        self.fold(snapshot, wall_ns, 1);
+    }
+
+    /// Credits the time since the last tick to the stacks seen then; `snapshot` has new clocks.
+    pub fn settle(&mut self, snapshot: &Snapshot, wall_ns: u64) {
+        if !self.paused && self.last_observed_ns.is_some() {
+            self.fold(snapshot, wall_ns, 0);
+        }
+    }
+
+    /// Stops recording for a while; call [`Self::settle`] first.
+    pub fn pause(&mut self) {
+        self.paused = true;
+        self.threads.clear();
+        self.last_observed_ns = None;
+    }
+
+    /// Goes on; what happened in between belongs to nobody.
+    pub fn resume(&mut self, wall_ns: u64) {
+        self.paused = false;
+        self.next_due_ns = wall_ns;
+    }
+
+    /// Ends the open window and begins the next.
+    pub fn take_window(
+        &mut self,
+        wall_ns: u64,
+        unix_ns: i64,
+        engine: &str,
+    ) -> (Profile, u64) {
+        let window = std::mem::replace(&mut self.window, Window::new(self.config.limits));
+        let overflowed = window.overflowed();
+        let duration_ns = wall_ns.saturating_sub(self.window_started_ns);
+        let meta = ProfileMeta {
+            time_ns: self.window_started_unix_ns,
+            duration_ns: i64::try_from(duration_ns).unwrap_or(i64::MAX),
+            period_ns: i64::try_from(self.config.period_ns).unwrap_or(i64::MAX),
+            program: self.config.program.clone(),
+            comments: self.comments(engine, duration_ns, overflowed),
+        };
+        self.window_number += 1;
+        self.window_started_ns = wall_ns;
+        self.window_started_unix_ns = unix_ns;
+        self.counters = WindowCounters::default();
+        (window.finish(meta), overflowed)
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16)
+    }
+
+    fn comments(&self, engine: &str, duration_ns: u64, overflowed: u64) -> Vec<String> {
+        let asked = 1e9 / self.config.period_ns as f64;
+        let achieved = if duration_ns == 0 {
+            0.0
+        } else {
+            self.counters.ticks as f64 * 1e9 / duration_ns as f64
+        };
+        let mut comments = vec![
+            format!("rprof {}", env!("CARGO_PKG_VERSION")),
+            format!("engine: {engine}"),
+            format!("rate: asked {asked:.1} Hz, achieved {achieved:.1} Hz"),
+            format!("late ticks: {}", self.counters.late),
+            format!("incomplete stacks: {}", self.counters.incomplete),
+        ];
+        if self.counters.skipped > 0 {
+            comments.push(format!("skipped ticks: {}", self.counters.skipped));
+        }
+        if self.counters.gap_ns > 0 {
+            let seconds = self.counters.gap_ns as f64 / 1e9;
+            comments.push(format!("process stood still: {seconds:.3} s, credited to no stack"));
+        }
+        if overflowed > 0 {
+            comments.push(format!(
+                "overflow: {overflowed} stacks beyond max_nodes = {} folded into <overflow>",
+                self.config.limits.max_nodes
+            ));
+        }
+        comments
+    }
+
+    fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64) {
+        self.observations += 1;
+        let is_first = self.last_observed_ns.is_none();
+        let mut taken = 0;
+        for thread in &snapshot.threads {
+            if self.config.threads.accepts(thread.thread_id, &thread.name) {
+                taken += 1;
+                self.fold_thread(thread, snapshot, wall_ns, count, is_first);
+            }
+        }
+        if self.threads.len() != taken {
+            let observation = self.observations;
+            self.threads
+                .retain(|_, seen| seen.observation == observation);
+        }
+        self.last_observed_ns = Some(snapshot.at_ns);
+    }
+
+    fn fold_thread(
+        &mut self,
+        thread: &ThreadSample,
+        snapshot: &Snapshot,
+        wall_ns: u64,
+        count: i64,
+        is_first: bool,
+    ) {
+        let observation = self.observations;
+        let Some(seen) = self.threads.get_mut(&thread.key) else {
+            let labels = self.window.thread(thread.thread_id, &thread.name);
+            let node = self.window.node_of(&thread.stack, snapshot);
+            let born_since = self
+                .last_observed_ns
+                .is_some_and(|last| thread.first_seen_ns > last);
+            if !is_first && born_since {
+                let cpu = thread
+                    .cpu_ns
+                    .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
+                // A thread lives at least as long as it computes; when exactly it was born
+                // between two ticks is not known.
+                let wall = cpu.max(snapshot.at_ns - thread.first_seen_ns);
+                self.window
+                    .add(node, labels, &[count, as_value(wall), as_value(cpu)]);
+            }
+            self.threads.insert(
+                thread.key,
+                Seen {
+                    wall_ns,
+                    cpu_ns: thread.cpu_ns,
+                    stack_version: thread.stack_version,
+                    node,
+                    labels,
+                    name: thread.name.clone(),
+                    window: self.window_number,
+                    observation,
+                },
+            );
+            return;
+        };
+        let same_window = seen.window == self.window_number;
+        if !same_window || seen.stack_version != thread.stack_version {
+            seen.node = self.window.node_of(&thread.stack, snapshot);
+            seen.stack_version = thread.stack_version;
+        }
+        if !same_window {
+            seen.labels = self.window.thread(thread.thread_id, &thread.name);
+        } else if seen.name.is_empty() && !thread.name.is_empty() {
+            seen.labels = self
+                .window
+                .name_thread(seen.labels, thread.thread_id, &thread.name);
+        } else if seen.name != thread.name {
+            seen.labels = self.window.thread(thread.thread_id, &thread.name);
+        }
+        if seen.name != thread.name {
+            seen.name = thread.name.clone();
+        }
+        let wall = wall_ns.saturating_sub(seen.wall_ns);
+        let cpu = match (thread.cpu_ns, seen.cpu_ns) {
+            (Some(now), Some(before)) => now.saturating_sub(before),
+            _ => 0,
+        };
+        seen.wall_ns = wall_ns;
+        seen.cpu_ns = thread.cpu_ns;
+        seen.window = self.window_number;
+        seen.observation = observation;
+        self.window.add(
+            seen.node,
+            seen.labels,
+            &[count, as_value(wall), as_value(cpu)],
+        );
+    }
+}
+
+fn as_value(nanoseconds: u64) -> i64 {
+    i64::try_from(nanoseconds).unwrap_or(i64::MAX)
+}

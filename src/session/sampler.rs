@@ -1,0 +1,309 @@
+//! The sampler: owns the clock, the engine and the active recordings.
+//!
+//! It runs no Python code, touches no disk, and holds no lock while the engine holds the GIL.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::control::{Control, RecordingId};
+use super::health::Health;
+use super::recording::{Recording, WindowCounters};
+use super::writer::Job;
+use crate::capture::{Engine, Missed, Taken};
+use crate::clock::budget::Budget;
+use crate::clock::cpu::{own_cpu_ns, unix_time_ns};
+use crate::clock::ticker::Ticker;
+use crate::fold::profile::Profile;
+use crate::model::snapshot::Snapshot;
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Quit,
+}
+
+/// The state of the sampler; it outlives the thread that runs it, so that a fork can end the
+/// thread and start another.
+pub struct Sampler {
+    engine: Box<dyn Engine>,
+    snapshot: Snapshot,
+    recordings: Vec<Recording>,
+    ticker: Option<Ticker>,
+    budget: Budget,
+    /// Time in which the process stood still; wall time is the monotonic clock less this.
+    excluded_ns: u64,
+    control: Receiver<Control>,
+    windows: Sender<Job>,
+    health: Arc<Health>,
+    /// The thread's CPU clock at the end of the last tick.
+    cpu_mark_ns: u64,
+}
+
+impl Sampler {
+    /// A sampler without recordings.
+    #[must_use]
+    pub fn new(
+        engine: Box<dyn Engine>,
+        control: Receiver<Control>,
+        windows: Sender<Job>,
+        health: Arc<Health>,
+    ) -> Self {
+        Self {
+            engine,
+            snapshot: Snapshot::default(),
+            recordings: Vec::new(),
+            ticker: None,
+            budget: Budget::default(),
+            excluded_ns: 0,
+            control,
+            windows,
+            health,
+            cpu_mark_ns: 0,
+        }
+    }
+
+    /// Serves ticks and messages until told to quit, and hands the state back.
+    #[must_use]
+    pub fn run(mut self) -> Self {
+        // A new thread has a new CPU clock, and the time without a thread is no gap to report.
+        self.cpu_mark_ns = own_cpu_ns();
+        self.ticker = None;
+        self.schedule();
+        loop {
+            while let Ok(message) = self.control.try_recv() {
+                if self.handle(message) == Flow::Quit {
+                    return self;
+                }
+            }
+            let Some(deadline_ns) = self.ticker.as_ref().map(Ticker::deadline_ns) else {
+                std::thread::park();
+                continue;
+            };
+            let now_ns = self.engine.now_ns();
+            if now_ns < deadline_ns {
+                std::thread::park_timeout(Duration::from_nanos(deadline_ns - now_ns));
+                continue;
+            }
+            if self.tick(now_ns) == Flow::Quit {
+                return self;
+            }
+        }
+    }
+
+    /// One wake-up of the clock.
+    fn tick(&mut self, now_ns: u64) -> Flow {
+        let Some(ticker) = &mut self.ticker else {
+            return Flow::Continue;
+        };
+        let tick = ticker.fire(now_ns);
+        let tick_ns = ticker.period_ns();
+        self.excluded_ns += tick.gap_ns;
+        let mut counters = WindowCounters {
+            late: tick.late,
+            gap_ns: tick.gap_ns,
+            ..WindowCounters::default()
+        };
+        Health::add(&self.health.late, tick.late);
+        if tick.gap_ns > 0 {
+            Health::add(&self.health.gaps, 1);
+            Health::add(&self.health.gap_ns, tick.gap_ns);
+        }
+        let taken = self.engine.snapshot(&mut self.snapshot);
+        let wall_ns = self.wall_ns(self.snapshot.at_ns);
+        match taken {
+            Ok(taken) => {
+                self.count(taken);
+                counters.incomplete = u64::from(taken.incomplete);
+            }
+            Err(Missed::NotNow) => {
+                Health::add(&self.health.skipped, 1);
+                counters.skipped = 1;
+            }
+            Err(Missed::Finalizing) => return Flow::Quit,
+        }
+        for recording in &mut self.recordings {
+            recording.count(counters);
+            if taken.is_ok() && recording.is_due(wall_ns, tick_ns) {
+                recording.observe(&self.snapshot, wall_ns);
+            }
+        }
+        self.rotate_due(wall_ns);
+        self.spend();
+        self.schedule();
+        Flow::Continue
+    }
+
+    fn handle(&mut self, message: Control) -> Flow {
+        match message {
+            Control::Start(recording, _started) => {
+                let id = recording.id();
+                self.recordings.push(*recording);
+                self.baseline(id);
+                self.schedule();
+            }
+            Control::Stop(id, reply) => {
+                if let Some(index) = self.position(id) {
+                    self.settle();
+                    let profile = self.take_window(index);
+                    self.recordings.swap_remove(index);
+                    self.schedule();
+                    // The caller may have given up waiting; its profile is then of no use.
+                    drop(reply.send(profile));
+                }
+            }
+            Control::Rotate(id, reply) => {
+                if let Some(index) = self.position(id) {
+                    self.settle();
+                    drop(reply.send(self.take_window(index)));
+                }
+            }
+            Control::Pause(id) => {
+                if let Some(index) = self.position(id) {
+                    self.settle();
+                    self.recordings[index].pause();
+                    self.schedule();
+                }
+            }
+            Control::Resume(id) => {
+                if let Some(index) = self.position(id) {
+                    let wall_ns = self.wall_ns(self.engine.now_ns());
+                    self.recordings[index].resume(wall_ns);
+                    self.baseline(id);
+                    self.schedule();
+                }
+            }
+            Control::Quit => {
+                self.settle();
+                self.publish();
+                self.engine.park();
+                return Flow::Quit;
+            }
+            #[expect(clippy::panic, reason = "the fault injection that tests ask for")]
+            Control::Panic => panic!("injected by a test"),
+        }
+        Flow::Continue
+    }
+
+    /// Shows a recording where all threads are now, so that its first tick has something to
+    /// measure from.
+    fn baseline(&mut self, id: RecordingId) {
+        if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
+            self.count(taken);
+            let wall_ns = self.wall_ns(self.snapshot.at_ns);
+            if let Some(index) = self.position(id) {
+                self.recordings[index].observe(&self.snapshot, wall_ns);
+            }
+        }
+        self.publish();
+    }
+
+    /// Brings all recordings up to the present without a new look at the stacks.
+    fn settle(&mut self) {
+        self.engine.read_clocks(&mut self.snapshot);
+        let wall_ns = self.wall_ns(self.snapshot.at_ns);
+        for recording in &mut self.recordings {
+            recording.settle(&self.snapshot, wall_ns);
+        }
+    }
+
+    fn take_window(&mut self, index: usize) -> Box<Profile> {
+        let wall_ns = self.wall_ns(self.engine.now_ns());
+        let (profile, overflowed) =
+            self.recordings[index].take_window(wall_ns, unix_time_ns(), self.engine.name());
+        Health::add(&self.health.overflow, overflowed);
+        Box::new(profile)
+    }
+
+    fn rotate_due(&mut self, wall_ns: u64) {
+        for index in 0..self.recordings.len() {
+            if !self.recordings[index].wants_rotation(wall_ns) {
+                continue;
+            }
+            if self.windows.is_full() {
+                // The writer is behind: the window simply goes on growing, within its limits.
+                Health::add(&self.health.merged_windows, 1);
+                self.recordings[index].postpone_rotation(wall_ns);
+                continue;
+            }
+            let job = Job::Write {
+                recording: self.recordings[index].id(),
+                profile: Arc::from(self.take_window(index)),
+                reply: None,
+            };
+            if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+                self.windows.try_send(job)
+            {
+                Health::add(&self.health.write_errors, 1);
+                self.health
+                    .set_error("a window was lost: the writer had ended");
+            }
+        }
+    }
+
+    /// Chooses the tick for the fastest active recording within the overhead it allows.
+    fn schedule(&mut self) {
+        let active = || self.recordings.iter().filter(|recording| recording.is_active());
+        let Some(asked_ns) = active().map(|recording| recording.config().period_ns).min() else {
+            self.ticker = None;
+            return;
+        };
+        let unlimited = active().any(|recording| recording.config().max_overhead <= 0.0);
+        let allowed = active()
+            .map(|recording| recording.config().max_overhead)
+            .fold(0.0, f64::max);
+        let period_ns = self
+            .budget
+            .period_ns(asked_ns, if unlimited { 0.0 } else { allowed });
+        let now_ns = self.engine.now_ns();
+        match &mut self.ticker {
+            Some(ticker) => ticker.set_period(now_ns, period_ns),
+            None => self.ticker = Some(Ticker::new(now_ns, period_ns, now_ns)),
+        }
+        Health::set(&self.health.period_ns, period_ns);
+    }
+
+    fn count(&self, taken: Taken) {
+        Health::add(&self.health.ticks, 1);
+        Health::add(&self.health.stacks, u64::from(taken.walked));
+        Health::add(&self.health.incomplete, u64::from(taken.incomplete));
+        Health::add(&self.health.hold_ns, taken.hold_ns);
+        Health::raise(&self.health.hold_max_ns, taken.hold_ns);
+    }
+
+    /// Charges the thread's CPU time since the last tick to the budget.
+    fn spend(&mut self) {
+        let cpu_ns = own_cpu_ns();
+        let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);
+        self.cpu_mark_ns = cpu_ns;
+        self.budget.spend(cost_ns);
+        Health::add(&self.health.sampler_cpu_ns, cost_ns);
+        if self.health.ticks.load(Relaxed).is_multiple_of(64) {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let trees: usize = self.recordings.iter().map(Recording::bytes).sum();
+        let own = trees + self.engine.bytes();
+        Health::set(&self.health.own_bytes, own as u64);
+    }
+
+    fn position(&self, id: RecordingId) -> Option<usize> {
+        self.recordings
+            .iter()
+            .position(|recording| recording.id() == id)
+    }
+
+    fn wall_ns(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_sub(self.excluded_ns)
+    }
+}
+
+#[cfg(test)]
+#[path = "sampler_tests.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+//! The writer thread: encodes finished windows and hands the bytes to sinks.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use super::control::RecordingId;
+use super::health::Health;
+use crate::clock::cpu::own_cpu_ns;
+use crate::error::Result;
+use crate::fold::profile::Profile;
+use crate::fold::window::{self, Limits};
+use crate::pprof::encode::encode;
+use crate::sink::Sink;
+
+/// Windows that may wait for the writer; when more are due they go on growing instead.
+pub const QUEUE_LENGTH: usize = 4;
+
+/// What the writer is asked to do.
+pub enum Job {
+    /// Send this recording's profiles to `sink` from now on.
+    Open {
+        /// The recording.
+        recording: RecordingId,
+        /// Its destination.
+        sink: Box<dyn Sink>,
+        /// Bounds of merged windows.
+        limits: Limits,
+    },
+    /// Encode and store a finished window.
+    Write {
+        /// The recording it belongs to.
+        recording: RecordingId,
+        /// The window.
+        profile: Arc<Profile>,
+        /// Who waits for the outcome; `None` there means that the recording has no sink.
+        reply: Option<Sender<Result<Option<PathBuf>>>>,
+    },
+    /// The recording has ended; forget its sink.
+    Close(RecordingId),
+    /// Look whether the thread should end.
+    Wake,
+}
+
+/// One recording's destination and what could not be stored there yet.
+struct Outlet {
+    sink: Box<dyn Sink>,
+    limits: Limits,
+    pending: Option<Arc<Profile>>,
+}
+
+/// The state of the writer; like the sampler's it outlives the thread.
+pub struct Writer {
+    jobs: Receiver<Job>,
+    outlets: FxHashMap<RecordingId, Outlet>,
+    health: Arc<Health>,
+    quit: Arc<AtomicBool>,
+    kept: Arc<Mutex<Vec<PathBuf>>>,
+    cpu_mark_ns: u64,
+}
+
+impl Writer {
+    /// A writer without sinks. It ends soon after `quit` is set; `kept` lists the files in place.
+    #[must_use]
+    pub fn new(
+        jobs: Receiver<Job>,
+        health: Arc<Health>,
+        quit: Arc<AtomicBool>,
+        kept: Arc<Mutex<Vec<PathBuf>>>,
+    ) -> Self {
+        Self {
+            jobs,
+            outlets: FxHashMap::default(),
+            health,
+            quit,
+            kept,
+            cpu_mark_ns: 0,
+        }
+    }
+
+    /// Serves jobs until told to quit, and hands the state back with the rest of the queue.
+    #[must_use]
+    pub fn run(mut self) -> Self {
+        self.cpu_mark_ns = own_cpu_ns();
+        while !self.quit.load(Acquire) {
+            let Ok(job) = self.jobs.recv() else {
+                break;
+            };
+            match job {
+                Job::Open {
+                    recording,
+                    sink,
+                    limits,
+                } => {
+                    let outlet = Outlet {
+                        sink,
+                        limits,
+                        pending: None,
+                    };
+                    self.outlets.insert(recording, outlet);
+                }
+                Job::Write {
+                    recording,
+                    profile,
+                    reply,
+                } => {
+                    let outcome = self.write(recording, profile);
+                    if let Some(reply) = reply {
+                        // Whoever asked may have given up waiting; the file is in place anyway.
+                        drop(reply.send(outcome));
+                    }
+                }
+                Job::Close(recording) => {
+                    self.outlets.remove(&recording);
+                }
+                Job::Wake => {}
+            }
+            let cpu_ns = own_cpu_ns();
+            let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);
+            self.cpu_mark_ns = cpu_ns;
+            Health::add(&self.health.writer_cpu_ns, cost_ns);
+        }
+        self
+    }
+
+    fn write(&mut self, recording: RecordingId, profile: Arc<Profile>) -> Result<Option<PathBuf>> {
+        let Some(outlet) = self.outlets.get_mut(&recording) else {
+            return Ok(None);
+        };
+        let profile = match outlet.pending.take() {
+            None => profile,
+            Some(earlier) => Arc::new(window::merge(&[&earlier, &profile], outlet.limits)?),
+        };
+        match encode(&profile).and_then(|bytes| outlet.sink.write(&bytes)) {
+            Ok(path) => {
+                Health::add(&self.health.windows, 1);
+                *self.kept.lock() = outlet.sink.kept();
+                Ok(Some(path))
+            }
+            Err(error) => {
+                Health::add(&self.health.write_errors, 1);
+                Health::add(&self.health.merged_windows, 1);
+                self.health.set_error(error.to_string());
+                outlet.pending = Some(profile);
+                Err(error)
+            }
+        }
+    }
+}

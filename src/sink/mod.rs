@@ -1,0 +1,21 @@
+//! Sinks: where finished profiles go.
+#![forbid(unsafe_code)]
+
+pub mod file;
+pub mod file_name;
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+
+/// A destination for encoded profiles.
+pub trait Sink: Send {
+    /// Stores one complete profile and says where; on failure nothing half-written is visible.
+    ///
+    /// # Errors
+    /// When the destination refuses; the caller keeps the profile and may try again.
+    fn write(&mut self, encoded: &[u8]) -> Result<PathBuf>;
+
+    /// What of this sink's earlier profiles is still kept, oldest first.
+    fn kept(&self) -> Vec<PathBuf>;
+}
