@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::call_tree::{GrowingTree, NodeId};
 use super::interner::Interner;
 use super::profile::{self, Profile, ProfileMeta, Sample};
-use crate::model::function::{INCOMPLETE, OTHER, OVERFLOW};
+use crate::model::function::{Function, INCOMPLETE, OTHER, OVERFLOW};
 use crate::model::label::{LabelSet, LabelSetId, thread_labels};
 use crate::model::location::{FunctionId, Location, LocationId};
 use crate::model::sample_type::{self, SampleType};
@@ -51,6 +51,8 @@ pub struct Window {
     sample_rows: FxHashMap<Sample, usize>,
     values: Vec<i64>,
     overflowed: u64,
+    max_label_sets: usize,
+    max_symbol_bytes: usize,
 }
 
 impl Window {
@@ -78,7 +80,40 @@ impl Window {
             sample_rows: FxHashMap::default(),
             values: Vec::new(),
             overflowed: 0,
+            max_label_sets: MAX_LABEL_SETS,
+            max_symbol_bytes: MAX_SYMBOL_BYTES,
         }
+    }
+
+    /// An empty window without bounds on names and labels, for content that is bounded already.
+    #[must_use]
+    pub fn unbounded(
+        limits: Limits,
+        sample_types: Vec<SampleType>,
+        default_sample_type: Arc<str>,
+    ) -> Self {
+        Self {
+            max_label_sets: usize::MAX,
+            max_symbol_bytes: usize::MAX,
+            ..Self::with_types(limits, sample_types, default_sample_type)
+        }
+    }
+
+    /// Adds `values` to the stack of these functions and lines, outermost first.
+    pub fn add_path<'function>(
+        &mut self,
+        path: impl Iterator<Item = (&'function Function, u32)>,
+        labels: &LabelSet,
+        values: &[i64],
+    ) {
+        let mut node = NodeId::ROOT;
+        for (function, line) in path {
+            let function = self.interner.function(function);
+            let location = self.interner.location(Location { function, line });
+            node = self.step(node, location);
+        }
+        let labels = self.labels(labels);
+        self.add(node, labels, values);
     }
 
     /// The node of `stack`, made if need be and elided if too deep.
@@ -119,7 +154,7 @@ impl Window {
 
     /// The id of `labels`, or of `<other>` when there are too many.
     pub fn labels(&mut self, labels: &LabelSet) -> LabelSetId {
-        if self.interner.label_set_count() >= MAX_LABEL_SETS {
+        if self.interner.label_set_count() >= self.max_label_sets {
             return self.interner.labels(&thread_labels(0, OTHER));
         }
         self.interner.labels(labels)
@@ -230,7 +265,7 @@ impl Window {
     }
 
     fn is_full(&self) -> bool {
-        self.tree.len() >= self.limits.max_nodes || self.interner.bytes() >= MAX_SYMBOL_BYTES
+        self.tree.len() >= self.limits.max_nodes || self.interner.bytes() >= self.max_symbol_bytes
     }
 
     /// The child of `parent` at `location`; `<overflow>` once the limits are reached.

@@ -1,6 +1,7 @@
 //! Finished profiles as Python sees them.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -12,6 +13,7 @@ use crate::fold::window::{Limits, merge};
 use crate::model::label::thread_of;
 use crate::pprof::{decode::decode, encode::encode};
 use crate::report::{collapsed, threads, top, tree};
+use crate::sink::file::write_file;
 
 /// A finished, immutable profile.
 #[pyclass(frozen, module = "rprof._native")]
@@ -65,6 +67,16 @@ impl Profile {
     fn encode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let bytes = py.detach(|| encode(&self.profile))?;
         Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// Writes gzip pprof to `path`, whole or not at all.
+    #[expect(clippy::needless_pass_by_value, reason = "converted from a Python path")]
+    fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
+        py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            write_file(&path, &bytes)
+        })?;
+        Ok(path)
     }
 
     /// (type, unit) of each value, in order.

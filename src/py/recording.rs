@@ -17,6 +17,7 @@ use crate::session::fork::session;
 use crate::session::manager::Finished;
 use crate::sink::Sink;
 use crate::sink::file::{self, FileConfig, FileSink};
+use crate::sink::file_name::Fields;
 
 /// Which threads, as Python says it.
 #[derive(FromPyObject)]
@@ -160,6 +161,23 @@ pub(crate) fn age_ns() -> u64 {
 #[pyfunction]
 pub(crate) fn output_rotates(output: &str) -> bool {
     file::rotates(output)
+}
+
+/// `output` with its fields filled in.
+#[pyfunction]
+pub(crate) fn expand_output(
+    output: &str,
+    program: &str,
+    seq: u64,
+    start_unix_ns: i64,
+) -> PyResult<PathBuf> {
+    let fields = Fields {
+        program,
+        pid: std::process::id(),
+        start_unix_ns,
+        seq,
+    };
+    Ok(file::expand_output(output, &fields)?)
 }
 
 /// Every thread with its stack, leaf first: kernel id, name, (function, file, line) of each frame.

@@ -255,7 +255,7 @@ impl Recording {
                     .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
                 // A thread lives at least as long as it computes; when exactly it was born
                 // between two ticks is not known.
-                let wall = cpu.max(snapshot.at_ns - thread.first_seen_ns);
+                let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
                 self.window
                     .add(node, labels, &[count, as_value(wall), as_value(cpu)]);
             }

@@ -1,6 +1,10 @@
 //! Sinks: where finished profiles go.
 #![forbid(unsafe_code)]
 
+#[cfg(unix)]
+pub mod directory;
+#[cfg(not(unix))]
+pub mod directory_plain;
 pub mod file;
 pub mod file_name;
 

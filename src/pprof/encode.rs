@@ -1,0 +1,214 @@
+//! From a profile to gzip-compressed pprof. Equal profiles give equal bytes.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::sync::Arc;
+
+use flate2::{Compression, GzBuilder};
+use prost::Message;
+use rustc_hash::FxHashMap;
+
+use super::proto;
+use crate::error::{Error, Result};
+use crate::fold::call_tree::NodeId;
+use crate::fold::profile::Profile;
+use crate::model::label::{Label, LabelValue};
+use crate::model::location::LocationId;
+use crate::model::sample_type::SampleType;
+
+/// zlib's own default: a third smaller than 1 at a cost that a writer once a minute can bear.
+const LEVEL: u32 = 6;
+
+/// Encodes and compresses.
+///
+/// # Errors
+/// Only if compressing in memory fails, which it does not for lack of anything but memory.
+pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
+    let message = encode_message(profile);
+    // No name and no time in the header: they would make equal profiles differ.
+    let mut compressor = GzBuilder::new()
+        .mtime(0)
+        .write(Vec::with_capacity(message.len() / 4), Compression::new(LEVEL));
+    compressor
+        .write_all(&message)
+        .and_then(|()| compressor.finish())
+        .map_err(|error| Error::os("cannot compress a profile", &error))
+}
+
+/// Encodes without compressing.
+#[must_use]
+pub fn encode_message(profile: &Profile) -> Vec<u8> {
+    let mut encoder = Encoder::new(profile);
+    let samples = encoder.samples();
+    let message = encoder.finish(samples);
+    message.encode_to_vec()
+}
+
+struct Encoder<'profile> {
+    profile: &'profile Profile,
+    strings: Vec<Vec<u8>>,
+    string_ids: FxHashMap<Arc<str>, i64>,
+    /// By the profile's location id: the id written, 0 while not written.
+    locations: Vec<u64>,
+    written_locations: Vec<proto::Location>,
+    functions: Vec<u64>,
+    written_functions: Vec<proto::Function>,
+}
+
+impl<'profile> Encoder<'profile> {
+    fn new(profile: &'profile Profile) -> Self {
+        Self {
+            profile,
+            strings: vec![Vec::new()],
+            string_ids: FxHashMap::default(),
+            locations: vec![0; profile.symbols.locations.len()],
+            written_locations: Vec::new(),
+            functions: vec![0; profile.symbols.functions.len()],
+            written_functions: Vec::new(),
+        }
+    }
+
+    fn string(&mut self, text: &Arc<str>) -> i64 {
+        if text.is_empty() {
+            return 0;
+        }
+        if let Some(&id) = self.string_ids.get(text) {
+            return id;
+        }
+        let id = as_i64(self.strings.len());
+        self.strings.push(text.as_bytes().to_vec());
+        self.string_ids.insert(text.clone(), id);
+        id
+    }
+
+    fn samples(&mut self) -> Vec<proto::Sample> {
+        let profile = self.profile;
+        let labels: Vec<Vec<proto::Label>> = profile
+            .label_sets
+            .iter()
+            .map(|set| set.iter().filter_map(|label| self.label(label)).collect())
+            .collect();
+        profile
+            .rows()
+            .filter(|(_, values)| values.iter().any(|value| *value != 0))
+            .map(|(sample, values)| proto::Sample {
+                location_id: self.path(sample.node),
+                value: values.to_vec(),
+                label: labels[sample.labels.0 as usize].clone(),
+            })
+            .collect()
+    }
+
+    fn path(&mut self, node: NodeId) -> Vec<u64> {
+        let tree = &self.profile.tree;
+        tree.path(node)
+            .map(|node| self.location(tree.location(node)))
+            .collect()
+    }
+
+    /// `None` for empty text, which the format cannot tell from the number 0.
+    fn label(&mut self, label: &Label) -> Option<proto::Label> {
+        let mut written = proto::Label::default();
+        match &label.value {
+            LabelValue::Text(text) if text.is_empty() => return None,
+            LabelValue::Text(text) => written.str = self.string(text),
+            LabelValue::Number(number, unit) => {
+                written.num = *number;
+                written.num_unit = self.string(unit);
+            }
+        }
+        written.key = self.string(&label.key);
+        Some(written)
+    }
+
+    fn location(&mut self, id: LocationId) -> u64 {
+        let index = id.0 as usize;
+        if self.locations[index] == 0 {
+            let location = self.profile.symbols.location(id);
+            let function_id = self.function(location.function.0 as usize);
+            let written = self.written_locations.len() as u64 + 1;
+            self.written_locations.push(proto::Location {
+                id: written,
+                mapping_id: 1,
+                address: 0,
+                line: vec![proto::Line {
+                    function_id,
+                    line: i64::from(location.line),
+                }],
+            });
+            self.locations[index] = written;
+        }
+        self.locations[index]
+    }
+
+    fn function(&mut self, index: usize) -> u64 {
+        if self.functions[index] == 0 {
+            let function = &self.profile.symbols.functions[index];
+            let written = self.written_functions.len() as u64 + 1;
+            let name = self.string(&function.name);
+            let filename = self.string(&function.file);
+            self.written_functions.push(proto::Function {
+                id: written,
+                name,
+                system_name: 0,
+                filename,
+                start_line: i64::from(function.first_line),
+            });
+            self.functions[index] = written;
+        }
+        self.functions[index]
+    }
+
+    fn value_type(&mut self, kind: &SampleType) -> proto::ValueType {
+        proto::ValueType {
+            r#type: self.string(&kind.name),
+            unit: self.string(&kind.unit),
+        }
+    }
+
+    fn finish(mut self, sample: Vec<proto::Sample>) -> proto::Profile {
+        let profile = self.profile;
+        let sample_type = profile
+            .sample_types
+            .iter()
+            .map(|kind| self.value_type(kind))
+            .collect();
+        let period_type = profile
+            .sample_types
+            .iter()
+            .find(|kind| &*kind.name == "wall")
+            .map(|kind| self.value_type(kind));
+        let comment = profile
+            .meta
+            .comments
+            .iter()
+            .map(|comment| self.string(&Arc::from(comment.as_str())))
+            .collect();
+        let filename = self.string(&Arc::from(profile.meta.program.as_str()));
+        let default_sample_type = self.string(&profile.default_sample_type);
+        proto::Profile {
+            sample_type,
+            sample,
+            mapping: vec![proto::Mapping {
+                id: 1,
+                filename,
+                has_functions: true,
+                has_filenames: true,
+                has_line_numbers: true,
+            }],
+            location: self.written_locations,
+            function: self.written_functions,
+            string_table: self.strings,
+            time_nanos: profile.meta.time_ns,
+            duration_nanos: profile.meta.duration_ns,
+            period_type,
+            period: profile.meta.period_ns,
+            comment,
+            default_sample_type,
+        }
+    }
+}
+
+fn as_i64(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,6 @@
+//! pprof: the messages of the public schema, writing them and reading them.
+#![forbid(unsafe_code)]
+
+pub mod decode;
+pub mod encode;
+pub mod proto;

@@ -1,0 +1,50 @@
+//! The collapsed format of Brendan Gregg's `flamegraph.pl`: one line for each stack,
+//! `thread;root;...;leaf value` (<https://github.com/brendangregg/FlameGraph>).
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use crate::fold::profile::Profile;
+use crate::model::label::thread_of;
+
+/// All stacks with a value, in alphabetical order.
+#[must_use]
+pub fn collapsed(profile: &Profile, column: usize) -> String {
+    let mut lines: BTreeMap<String, i64> = BTreeMap::new();
+    for (sample, values) in profile.rows() {
+        if values[column] == 0 {
+            continue;
+        }
+        let (id, name) = thread_of(&profile.label_sets[sample.labels.0 as usize]);
+        let mut line = match (name, id) {
+            ("", 0) => String::new(),
+            ("", id) => format!("thread {id}"),
+            (name, _) => clean(name),
+        };
+        let path: Vec<_> = profile.tree.path(sample.node).collect();
+        for node in path.into_iter().rev() {
+            if !line.is_empty() {
+                line.push(';');
+            }
+            let function = profile.symbols.function_of(profile.tree.location(node));
+            line.push_str(&clean(&function.name));
+        }
+        let sum = lines.entry(line).or_default();
+        *sum = sum.saturating_add(values[column]);
+    }
+    lines
+        .into_iter()
+        .map(|(line, value)| format!("{line} {value}\n"))
+        .collect()
+}
+
+/// A name without the characters that mean something in the format.
+fn clean(name: &str) -> String {
+    name.chars()
+        .map(|character| match character {
+            ';' => ':',
+            control if control.is_control() => ' ',
+            other => other,
+        })
+        .collect()
+}

@@ -1,0 +1,215 @@
+//! A directory held by its handle: whatever is renamed or linked meanwhile, files land in it.
+#![forbid(unsafe_code)]
+
+use std::fs::{DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
+
+use super::file_name::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
+use crate::error::{Error, Result};
+
+/// A file's name, when it was last written (seconds, ns), and its bytes.
+pub type Listed = (String, (i64, i64), u64);
+
+/// An open directory of this user.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Directory {
+    /// Opens a directory, made with its parents for this user alone if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made, is no directory, or belongs to somebody else.
+    pub fn create(path: &Path) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| {
+                Error::os(
+                    format!("cannot make the output directory {}", path.display()),
+                    &error,
+                )
+            })?;
+        let directory = Self::open(path)?;
+        let owner = fstat(&directory.handle).map_err(|error| directory.error("inspect", &error))?;
+        let user = rustix::process::geteuid().as_raw();
+        if owner.st_uid != user && owner.st_uid != 0 {
+            return Err(Error::os(
+                format!("refusing the output directory {}", path.display()),
+                &format!(
+                    "it belongs to user {}, who could read or replace what user {user} writes; \
+                     choose a directory of your own",
+                    owner.st_uid
+                ),
+            ));
+        }
+        Ok(directory)
+    }
+
+    /// Opens a directory that exists.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let handle = openat(
+            CWD,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|error| {
+            Error::os(
+                format!("cannot open the output directory {}", path.display()),
+                &error,
+            )
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            handle: File::from(handle),
+        })
+    }
+
+    /// Writes a file under a temporary name, makes it durable, and gives it its name.
+    ///
+    /// # Errors
+    /// When any of that fails; no part of the file is then visible.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        // A directory that was deleted still takes no files, but says so only as "not found".
+        let temporary = temporary_name();
+        let mut file = self.new_file(&temporary)?;
+        let written = file
+            .write_all(bytes)
+            .map_err(|error| self.error(&format!("write {name}"), &error))
+            .and_then(|()| {
+                fsync(&file).map_err(|error| self.error(&format!("write {name}"), &error))
+            })
+            .and_then(|()| {
+                renameat(&self.handle, temporary.as_str(), &self.handle, name)
+                    .map_err(|error| self.error(&format!("write {name}"), &error))
+            });
+        if written.is_err() {
+            self.remove(&temporary);
+        } else {
+            // The name is in place; that it also survives a power cut is as good as it gets, and
+            // some file systems refuse to sync a directory.
+            let _: std::result::Result<(), Errno> = fsync(&self.handle);
+        }
+        written
+    }
+
+    /// Shows that a file can be made here.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn probe(&self) -> Result<()> {
+        let temporary = temporary_name();
+        drop(self.new_file(&temporary)?);
+        self.remove(&temporary);
+        Ok(())
+    }
+
+    /// Removes temporaries whose writer is gone: a live one holds a lock on its file.
+    pub fn remove_leftovers(&self) {
+        for (name, _, _) in self.list() {
+            if !name.starts_with(TEMPORARY_PREFIX) || !name.ends_with(TEMPORARY_SUFFIX) {
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let Ok(file) = openat(&self.handle, name.as_str(), flags, Mode::empty()) else {
+                continue;
+            };
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                self.remove(&name);
+            }
+        }
+    }
+
+    /// Removes a file; it does not matter whether it was there.
+    pub fn remove(&self, name: &str) {
+        let _: std::result::Result<(), Errno> = unlinkat(&self.handle, name, AtFlags::empty());
+    }
+
+    /// The regular files in this directory; empty when it cannot be read.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed> {
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.handle) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().to_str().ok()?.to_owned();
+                let about = self.stat(&name)?;
+                let is_file = rustix::fs::FileType::from_raw_mode(about.st_mode)
+                    == rustix::fs::FileType::RegularFile;
+                #[allow(clippy::cast_lossless, clippy::unnecessary_cast, reason = "as libc has it")]
+                let written = (about.st_mtime as i64, about.st_mtime_nsec as i64);
+                is_file.then(|| (name, written, u64::try_from(about.st_size).unwrap_or(0)))
+            })
+            .collect()
+    }
+
+    /// The size of a file in bytes; 0 when it is not there.
+    #[must_use]
+    pub fn size(&self, name: &str) -> u64 {
+        self.stat(name)
+            .map_or(0, |about| u64::try_from(about.st_size).unwrap_or(0))
+    }
+
+    /// Whether a process with this id exists.
+    #[must_use]
+    pub fn is_alive(pid: u32) -> bool {
+        i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+    }
+
+    fn stat(&self, name: &str) -> Option<rustix::fs::Stat> {
+        statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).ok()
+    }
+
+    /// A new, locked file that only this user can read, whatever the umask.
+    fn new_file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC;
+        let file = openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| self.error("make a file", &error))?;
+        // Nobody else can hold a lock on a file that was not there before.
+        let _: std::result::Result<(), Errno> =
+            flock(&file, FlockOperation::NonBlockingLockExclusive);
+        rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| self.error("make a file", &error))?;
+        Ok(File::from(file))
+    }
+
+    fn error(&self, doing: &str, source: &dyn std::fmt::Display) -> Error {
+        Error::os(
+            format!("cannot {doing} in {}", self.path.display()),
+            source,
+        )
+    }
+}
+
+fn temporary_name() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let pid = std::process::id();
+    // The time keeps a process apart from an earlier one of the same id.
+    let time = crate::clock::cpu::monotonic_ns();
+    format!("{TEMPORARY_PREFIX}{pid}-{time:x}-{number}{TEMPORARY_SUFFIX}")
+}
