@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 
 from .errors import RprofTypeError, RprofValueError
 
-__all__ = ["OPTIONS", "Config", "ThreadInfo", "program_name", "resolve"]
+__all__ = ["OPTIONS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"]
+
+
+# Tells an option that was not given from one that was given as None.
+UNSET: Any = type("Unset", (), {"__repr__": lambda _: "<from the environment, or the default>"})()
 
 
 class ThreadInfo(NamedTuple):
@@ -144,6 +148,11 @@ OPTIONS: Mapping[str, Option] = {
     "max_depth": Option(512, int, _integer(8, 100_000, "frames")),
     "threads": Option("all", _parse_threads, _check_threads),
 }
+
+
+def given_options(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not UNSET}
 
 
 def resolve(

@@ -11,12 +11,21 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ._config import Config, import_roots, native_threads, program_name, resolve
+from ._config import (
+    UNSET,
+    Config,
+    ThreadInfo,
+    given_options,
+    import_roots,
+    native_threads,
+    program_name,
+    resolve,
+)
 from .errors import RprofError, RprofStateError, RprofValueError
 
 if TYPE_CHECKING:
@@ -262,18 +271,40 @@ def _report_trouble(state: _State) -> None:
         _log().warning("%s", error)
 
 
-def start(output: str | os.PathLike[str] | None = "rprof/", **options: Any) -> None:
+def start(
+    output: str | os.PathLike[str] | None = UNSET,
+    *,
+    rate: float = UNSET,
+    window: float = UNSET,
+    engine: str = UNSET,
+    max_overhead: float = UNSET,
+    keep_files: int = UNSET,
+    keep_bytes: int = UNSET,
+    max_nodes: int = UNSET,
+    max_depth: int = UNSET,
+    threads: str | Sequence[str] = UNSET,
+    **unknown: Any,
+) -> None:
     """Profile this process continuously, until ``stop()`` or the end of the process.
 
+    What is not given is taken from the variable ``RPROF_<OPTION>``, else from the default.
+
     Args:
-        output: A directory, which gets a file for each window; a path ending in ``.pb.gz``, which
-            is written once at the end; or ``None`` to keep the profile in memory for ``stop()``.
-            ``{program}``, ``{pid}``, ``{time}`` and ``{seq}`` in a file name are filled in.
-        **options: ``rate`` (Hz, default 100), ``window`` (seconds, 60), ``engine`` (``"auto"``),
-            ``max_overhead`` (fraction of one core, 0.01), ``keep_files`` (60), ``keep_bytes``
-            (256 MiB), ``max_nodes`` (200,000), ``max_depth`` (512), ``threads`` (``"all"``,
-            ``"current"`` or a list of names with ``*`` and ``?``). What is not given is taken from
-            the variable ``RPROF_<OPTION>``.
+        output: A directory, which gets a file for each window (default ``"rprof/"``); a path
+            ending in ``.pb.gz``, which is written once at the end; or ``None`` to keep the profile
+            in memory for ``stop()``. ``{program}``, ``{pid}``, ``{time}`` and ``{seq}`` in a file
+            name are filled in; with ``{seq}`` there is a file for each window.
+        rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
+        window: Length of a window, 0.005 s to a year (default 60).
+        engine: ``"auto"`` (default) or ``"gil"``.
+        max_overhead: CPU time rprof may use, as a fraction of one core (default 0.01); the rate is
+            lowered to keep it. 0 is no limit.
+        keep_files: Files kept of this process, and of its dead predecessors (default 60).
+        keep_bytes: Bytes kept of all processes of this program (default 256 MiB).
+        max_nodes: Nodes of one window's call tree (default 200,000).
+        max_depth: Frames of one stack; the middle of a deeper one is left out (default 512).
+        threads: ``"all"`` (default), ``"current"`` or a list of names with ``*`` and ``?``.
+        **unknown: Refused, with a list of the options.
 
     Raises:
         RprofTypeError: An unknown option or a value of the wrong type.
@@ -281,9 +312,19 @@ def start(output: str | os.PathLike[str] | None = "rprof/", **options: Any) -> N
         RprofStateError: Profiling is on already with other options.
         RprofOSError: The output cannot be written.
     """
-    given: dict[str, Any] = dict(options)
-    if output != "rprof/":
-        given["output"] = output
+    given = given_options(
+        output=output,
+        rate=rate,
+        window=window,
+        engine=engine,
+        max_overhead=max_overhead,
+        keep_files=keep_files,
+        keep_bytes=keep_bytes,
+        max_nodes=max_nodes,
+        max_depth=max_depth,
+        threads=threads,
+        **unknown,
+    )
     config = resolve(given)
     if callable(config.threads):
         raise RprofValueError(
@@ -417,19 +458,42 @@ class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
     Args:
         output: A path ending in ``.pb.gz`` to write at the end of the block, with ``{program}``,
             ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``.
-        **options: ``rate`` (Hz, default 100), ``max_overhead`` (fraction of one core, default 0.1
-            because a block is short and was asked for), ``engine``, ``max_nodes``, ``max_depth``,
-            ``threads`` (as for ``start``, or a callable that takes a ``ThreadInfo`` and says
-            whether to keep that thread).
+        rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
+        engine: As for ``start``.
+        max_overhead: As for ``start``; default 0.1, because a block is short and was asked for.
+        max_nodes: As for ``start``.
+        max_depth: As for ``start``.
+        threads: As for ``start``, or a callable that takes a ``ThreadInfo`` and says whether to
+            keep that thread.
+        **unknown: Refused, with a list of the options.
 
     Raises:
         RprofTypeError: An unknown option or a value of the wrong type.
         RprofValueError: A value out of range, or an output that is no ``.pb.gz`` file.
     """
 
-    def __init__(self, output: str | os.PathLike[str] | None = None, **options: Any) -> None:
-        given = dict(options)
-        given["output"] = output
+    def __init__(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        rate: float = UNSET,
+        engine: str = UNSET,
+        max_overhead: float = UNSET,
+        max_nodes: int = UNSET,
+        max_depth: int = UNSET,
+        threads: str | Sequence[str] | Callable[[ThreadInfo], bool] = UNSET,
+        **unknown: Any,
+    ) -> None:
+        given = given_options(
+            output=output,
+            rate=rate,
+            engine=engine,
+            max_overhead=max_overhead,
+            max_nodes=max_nodes,
+            max_depth=max_depth,
+            threads=threads,
+            **unknown,
+        )
         unsuited = sorted({"window", "keep_files", "keep_bytes"} & set(given))
         if unsuited:
             raise RprofValueError(

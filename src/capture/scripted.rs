@@ -96,10 +96,10 @@ impl Engine for Scripted {
                 }
             };
             let newborn = previous_tick_ns > 0 && thread.cpu_ns <= at_ns - previous_tick_ns;
-            let (first_seen_ns, cpu_from_ns) = known.map_or(
-                (at_ns, if newborn { 0 } else { thread.cpu_ns }),
-                |known| (known.first_seen_ns, known.cpu_from_ns),
-            );
+            let (first_seen_ns, cpu_from_ns) = known
+                .map_or((at_ns, if newborn { 0 } else { thread.cpu_ns }), |known| {
+                    (known.first_seen_ns, known.cpu_from_ns)
+                });
             alive.push(ThreadSample {
                 key: ThreadKey(thread.id),
                 thread_id: thread.id,

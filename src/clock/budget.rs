@@ -52,7 +52,10 @@ mod tests {
             budget.spend(400_000);
         }
         let stretched = budget.period_ns(10_000_000, 0.01);
-        assert!((39_000_000..=42_000_000).contains(&stretched), "{stretched}");
+        assert!(
+            (39_000_000..=42_000_000).contains(&stretched),
+            "{stretched}"
+        );
         for _ in 0..200 {
             budget.spend(20_000);
         }

@@ -8,7 +8,9 @@ pub use imp::{monotonic_ns, own_cpu_ns, thread_cpu_ns, thread_id};
 pub fn unix_time_ns() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |elapsed| i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX))
+        .map_or(0, |elapsed| {
+            i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX)
+        })
 }
 
 #[cfg(target_os = "linux")]
@@ -43,6 +45,11 @@ mod imp {
     /// reads the memory of a `pthread_t`, which is gone once the thread has ended.
     #[must_use]
     pub fn thread_cpu_ns(thread_id: u64) -> Option<u64> {
+        // `PID_MAX_LIMIT` of include/linux/threads.h. Zero would mean the calling thread.
+        const LARGEST: u64 = 4 << 20;
+        if !(1..=LARGEST).contains(&thread_id) {
+            return None;
+        }
         let thread_id = libc::clockid_t::try_from(thread_id).ok()?;
         // 4 selects a thread's clock rather than a process's, 2 its scheduler time in ns.
         read((!thread_id << 3) | 4 | 2)
@@ -215,5 +222,6 @@ mod tests {
     fn an_impossible_thread_has_no_clock() {
         assert_eq!(thread_cpu_ns(u64::MAX), None);
         assert_eq!(thread_cpu_ns(1 << 30), None);
+        assert_eq!(thread_cpu_ns(0), None);
     }
 }

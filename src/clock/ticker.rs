@@ -110,7 +110,11 @@ mod tests {
         }
         phases.sort_unstable();
         phases.dedup();
-        assert!(phases.len() > 900, "jitter repeats: {} phases", phases.len());
+        assert!(
+            phases.len() > 900,
+            "jitter repeats: {} phases",
+            phases.len()
+        );
     }
 
     #[test]

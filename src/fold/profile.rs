@@ -79,7 +79,9 @@ impl Profile {
     /// The column of the sample type called `name`.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
-        self.sample_types.iter().position(|kind| &*kind.name == name)
+        self.sample_types
+            .iter()
+            .position(|kind| &*kind.name == name)
     }
 
     /// The sum of each sample type over all samples.

@@ -59,7 +59,11 @@ impl Window {
     /// An empty window for what the sampler measures.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self::with_types(limits, sample_type::sampled(), Arc::from(sample_type::DEFAULT))
+        Self::with_types(
+            limits,
+            sample_type::sampled(),
+            Arc::from(sample_type::DEFAULT),
+        )
     }
 
     /// An empty window for other sample types.
@@ -149,7 +153,8 @@ impl Window {
 
     /// Names a thread that was recorded before its name was known.
     pub fn name_thread(&mut self, labels: LabelSetId, thread_id: u64, name: &str) -> LabelSetId {
-        self.interner.relabel(labels, thread_labels(thread_id, name))
+        self.interner
+            .relabel(labels, thread_labels(thread_id, name))
     }
 
     /// The id of `labels`, or of `<other>` when there are too many.
@@ -163,7 +168,8 @@ impl Window {
     /// Adds `values` to the sample of `node` and `labels`.
     pub fn add(&mut self, node: NodeId, labels: LabelSetId, values: &[i64]) {
         let mut sample = Sample { node, labels };
-        if !self.sample_rows.contains_key(&sample) && self.samples.len() >= 2 * self.limits.max_nodes
+        if !self.sample_rows.contains_key(&sample)
+            && self.samples.len() >= 2 * self.limits.max_nodes
         {
             self.overflowed += 1;
             sample = Sample {
@@ -296,7 +302,9 @@ impl Window {
 /// When the sample types differ, naming both lists.
 pub fn merge(profiles: &[&Profile], limits: Limits) -> crate::error::Result<Profile> {
     let Some(first) = profiles.first() else {
-        return Err(crate::error::Error::value("merge needs at least one profile, got none"));
+        return Err(crate::error::Error::value(
+            "merge needs at least one profile, got none",
+        ));
     };
     let mut window = Window::with_types(
         limits,
@@ -323,7 +331,12 @@ pub fn merge(profiles: &[&Profile], limits: Limits) -> crate::error::Result<Prof
         }
         window.absorb(profile);
         meta.time_ns = meta.time_ns.min(profile.meta.time_ns);
-        end_ns = end_ns.max(profile.meta.time_ns.saturating_add(profile.meta.duration_ns));
+        end_ns = end_ns.max(
+            profile
+                .meta
+                .time_ns
+                .saturating_add(profile.meta.duration_ns),
+        );
         for comment in &profile.meta.comments {
             if !meta.comments.contains(comment) && meta.comments.len() < 100 {
                 meta.comments.push(comment.clone());
@@ -332,8 +345,10 @@ pub fn merge(profiles: &[&Profile], limits: Limits) -> crate::error::Result<Prof
     }
     meta.duration_ns = end_ns.saturating_sub(meta.time_ns);
     if window.overflowed() > 0 {
-        meta.comments
-            .push(format!("merge: {} stacks folded into {OVERFLOW}", window.overflowed()));
+        meta.comments.push(format!(
+            "merge: {} stacks folded into {OVERFLOW}",
+            window.overflowed()
+        ));
     }
     Ok(window.finish(meta))
 }

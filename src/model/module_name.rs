@@ -69,7 +69,9 @@ mod tests {
         let file = "/lib/python3.12/site-packages/flask/app.py";
         assert_eq!(roots().module_of(file).as_deref(), Some("flask.app"));
         assert_eq!(
-            roots().module_of("/lib/python3.12/json/__init__.py").as_deref(),
+            roots()
+                .module_of("/lib/python3.12/json/__init__.py")
+                .as_deref(),
             Some("json")
         );
     }
@@ -77,12 +79,17 @@ mod tests {
     #[test]
     fn frozen_and_unknown_files() {
         assert_eq!(
-            roots().module_of("<frozen importlib._bootstrap>").as_deref(),
+            roots()
+                .module_of("<frozen importlib._bootstrap>")
+                .as_deref(),
             Some("importlib._bootstrap")
         );
         assert_eq!(roots().module_of("<string>"), None);
         assert_eq!(roots().module_of("/application/x.py"), None);
-        assert_eq!(roots().qualify("/app/shop.py", "Cart.total"), "shop.Cart.total");
+        assert_eq!(
+            roots().qualify("/app/shop.py", "Cart.total"),
+            "shop.Cart.total"
+        );
         assert_eq!(roots().qualify("/elsewhere/x.py", "f"), "f");
     }
 }

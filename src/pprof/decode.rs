@@ -46,7 +46,10 @@ impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(out, "it is empty; was the program still writing it?"),
-            Self::Zstd => write!(out, "it is compressed with zstd; unpack it with `zstd -d` first"),
+            Self::Zstd => write!(
+                out,
+                "it is compressed with zstd; unpack it with `zstd -d` first"
+            ),
             Self::Gzip(error) => write!(
                 out,
                 "its gzip data is damaged or cut short ({error}); copy it again from where it was \

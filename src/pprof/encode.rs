@@ -26,9 +26,10 @@ const LEVEL: u32 = 6;
 pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
     let message = encode_message(profile);
     // No name and no time in the header: they would make equal profiles differ.
-    let mut compressor = GzBuilder::new()
-        .mtime(0)
-        .write(Vec::with_capacity(message.len() / 4), Compression::new(LEVEL));
+    let mut compressor = GzBuilder::new().mtime(0).write(
+        Vec::with_capacity(message.len() / 4),
+        Compression::new(LEVEL),
+    );
     compressor
         .write_all(&message)
         .and_then(|()| compressor.finish())

@@ -57,7 +57,9 @@ pub(crate) fn quiet_panics() {
         let thread = std::thread::current();
         match thread.name() {
             Some(name) if name.starts_with("rprof") => {
-                session().health().set_error(format!("{name} panicked: {panic}"));
+                session()
+                    .health()
+                    .set_error(format!("{name} panicked: {panic}"));
             }
             _ => previous(panic),
         }

@@ -18,8 +18,9 @@ mod _native {
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
-        age_ns, counters, dump_threads, expand_output, inject_panic, kept_files, last_error, output_rotates,
-        pause_recording, resume_recording, rotate_recording, start_recording, stop_recording,
+        age_ns, counters, dump_threads, expand_output, inject_panic, kept_files, last_error,
+        output_rotates, pause_recording, resume_recording, rotate_recording, start_recording,
+        stop_recording,
     };
     use pyo3::prelude::*;
 

@@ -15,6 +15,9 @@ use crate::pprof::{decode::decode, encode::encode};
 use crate::report::{collapsed, threads, top, tree};
 use crate::sink::file::write_file;
 
+/// Name, file, first line, self, total.
+type FunctionRow = (String, String, u32, i64, i64);
+
 /// A finished, immutable profile.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct Profile {
@@ -54,11 +57,19 @@ impl Profile {
     /// One profile from several.
     #[staticmethod]
     fn merge(py: Python<'_>, profiles: Vec<PyRef<'_, Self>>) -> PyResult<Self> {
-        let inner: Vec<Arc<Finished>> =
-            profiles.iter().map(|profile| profile.profile.clone()).collect();
+        let inner: Vec<Arc<Finished>> = profiles
+            .iter()
+            .map(|profile| profile.profile.clone())
+            .collect();
         let merged = py.detach(|| {
             let borrowed: Vec<&Finished> = inner.iter().map(AsRef::as_ref).collect();
-            merge(&borrowed, Limits { max_nodes: 2_000_000, ..Limits::default() })
+            merge(
+                &borrowed,
+                Limits {
+                    max_nodes: 2_000_000,
+                    ..Limits::default()
+                },
+            )
         })?;
         Ok(Self::new(Arc::new(merged)))
     }
@@ -70,7 +81,6 @@ impl Profile {
     }
 
     /// Writes gzip pprof to `path`, whole or not at all.
-    #[expect(clippy::needless_pass_by_value, reason = "converted from a Python path")]
     fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
         py.detach(|| {
             let bytes = encode(&self.profile)?;
@@ -108,11 +118,7 @@ impl Profile {
     }
 
     /// (name, file, first line, self, total) of each function, heaviest first.
-    fn top(
-        &self,
-        py: Python<'_>,
-        sample_type: &str,
-    ) -> PyResult<Vec<(String, String, u32, i64, i64)>> {
+    fn top(&self, py: Python<'_>, sample_type: &str) -> PyResult<Vec<FunctionRow>> {
         let column = self.column(sample_type)?;
         let rows = py.detach(|| top::top(&self.profile, column));
         Ok(rows
@@ -146,7 +152,6 @@ impl Profile {
     }
 
     /// The same profile with only these (thread id, thread name) pairs.
-    #[expect(clippy::needless_pass_by_value, reason = "converted from a Python list")]
     fn only_threads(&self, threads: Vec<(i64, String)>) -> Self {
         let filtered = self.profile.filtered(|labels| {
             let (id, name) = thread_of(labels);

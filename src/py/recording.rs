@@ -42,7 +42,10 @@ fn outcome(finished: Finished) -> Outcome {
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
     output, keep_files, keep_bytes, import_roots, own_directory, tracing_possible))]
-#[expect(clippy::too_many_arguments, reason = "the door passes plain values, by keyword")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the door passes plain values, by keyword"
+)]
 pub(crate) fn start_recording(
     py: Python<'_>,
     period_ns: u64,
@@ -182,7 +185,10 @@ pub(crate) fn expand_output(
 
 /// Every thread with its stack, leaf first: kernel id, name, (function, file, line) of each frame.
 #[pyfunction]
-#[expect(clippy::type_complexity, reason = "plain values for the Python side to format")]
+#[expect(
+    clippy::type_complexity,
+    reason = "plain values for the Python side to format"
+)]
 pub(crate) fn dump_threads(
     py: Python<'_>,
     import_roots: Vec<String>,

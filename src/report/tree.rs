@@ -132,7 +132,10 @@ impl Printer<'_> {
         self.push_children(0, "", true, &mut pending);
         while let Some(next) = pending.pop() {
             if self.rows_left == 0 {
-                let _ = writeln!(self.text, "... cut here: too many lines; raise min_fraction");
+                let _ = writeln!(
+                    self.text,
+                    "... cut here: too many lines; raise min_fraction"
+                );
                 return;
             }
             self.rows_left -= 1;
@@ -198,7 +201,13 @@ impl Printer<'_> {
         let printable: String = function
             .name
             .chars()
-            .map(|character| if character.is_control() { ' ' } else { character })
+            .map(|character| {
+                if character.is_control() {
+                    ' '
+                } else {
+                    character
+                }
+            })
             .collect();
         let file = function.file.rsplit(['/', '\\']).next().unwrap_or("");
         if file.is_empty() {

@@ -197,7 +197,9 @@ impl Session {
                 limits,
             };
             if self.jobs.send_timeout(open, REPLY_PATIENCE).is_err() {
-                return Err(Error::state("the writer does not answer; is the disk stuck?"));
+                return Err(Error::state(
+                    "the writer does not answer; is the disk stuck?",
+                ));
             }
         }
         // Nothing is ever sent: the sender's drop tells that the first snapshot was taken, and a
@@ -215,7 +217,10 @@ impl Session {
         let written = self.write(id, profile.clone());
         if self.has_output(id) {
             // A full queue means a stuck disk; the outlet then stays until the process ends.
-            drop(self.jobs.send_timeout(Job::Close(id), Duration::from_secs(1)));
+            drop(
+                self.jobs
+                    .send_timeout(Job::Close(id), Duration::from_secs(1)),
+            );
         }
         let mut state = self.settled();
         state.recordings.retain(|other| *other != id);
@@ -361,11 +366,15 @@ impl Session {
             reply: Some(reply),
         };
         if self.jobs.send_timeout(job, REPLY_PATIENCE).is_err() {
-            return Some(Err(Error::state("the writer does not answer; is the disk stuck?")));
+            return Some(Err(Error::state(
+                "the writer does not answer; is the disk stuck?",
+            )));
         }
         match answer.recv_timeout(REPLY_PATIENCE) {
             Ok(outcome) => outcome.transpose(),
-            Err(_) => Some(Err(Error::state("the writer does not answer; is the disk stuck?"))),
+            Err(_) => Some(Err(Error::state(
+                "the writer does not answer; is the disk stuck?",
+            ))),
         }
     }
 

@@ -70,9 +70,7 @@ impl<T: Send + 'static> NativeThread<T> {
     /// The thread, still running.
     pub fn join(self, patience: Duration) -> std::result::Result<Option<T>, Self> {
         // Nothing is ever sent: the wait ends with a disconnection or the deadline.
-        if self.ended.recv_timeout(patience)
-            == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-        {
+        if self.ended.recv_timeout(patience) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             return Err(self);
         }
         let id = self.thread_id.try_recv().ok();

@@ -157,12 +157,7 @@ impl Recording {
     }
 
     /// Ends the open window and begins the next.
-    pub fn take_window(
-        &mut self,
-        wall_ns: u64,
-        unix_ns: i64,
-        engine: &str,
-    ) -> (Profile, u64) {
+    pub fn take_window(&mut self, wall_ns: u64, unix_ns: i64, engine: &str) -> (Profile, u64) {
         let window = std::mem::replace(&mut self.window, Window::new(self.config.limits));
         let overflowed = window.overflowed();
         let duration_ns = wall_ns.saturating_sub(self.window_started_ns);
@@ -205,7 +200,9 @@ impl Recording {
         }
         if self.counters.gap_ns > 0 {
             let seconds = self.counters.gap_ns as f64 / 1e9;
-            comments.push(format!("process stood still: {seconds:.3} s, credited to no stack"));
+            comments.push(format!(
+                "process stood still: {seconds:.3} s, credited to no stack"
+            ));
         }
         if overflowed > 0 {
             comments.push(format!(

@@ -247,7 +247,11 @@ impl Sampler {
 
     /// Chooses the tick for the fastest active recording within the overhead it allows.
     fn schedule(&mut self) {
-        let active = || self.recordings.iter().filter(|recording| recording.is_active());
+        let active = || {
+            self.recordings
+                .iter()
+                .filter(|recording| recording.is_active())
+        };
         let Some(asked_ns) = active().map(|recording| recording.config().period_ns).min() else {
             self.ticker = None;
             return;

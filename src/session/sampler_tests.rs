@@ -1,0 +1,249 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::{Flow, Sampler};
+use crate::capture::scripted::{Scripted, ScriptedThread, ScriptedTick};
+use crate::clock::ticker::Ticker;
+use crate::fold::profile::Profile;
+use crate::fold::window::Limits;
+use crate::model::sample_type::{CPU, SAMPLES, WALL};
+use crate::report::collapsed::collapsed;
+use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::control::{Control, RecordingId};
+use crate::session::health::Health;
+use crate::session::recording::Recording;
+use crate::session::writer::Job;
+
+const MS: u64 = 1_000_000;
+
+struct Rig {
+    sampler: Sampler,
+    health: Arc<Health>,
+    jobs: Receiver<Job>,
+    _control: Sender<Control>,
+}
+
+/// A sampler that plays `ticks`; the first of them is the baseline of the first recording.
+fn rig(ticks: impl IntoIterator<Item = ScriptedTick>) -> Rig {
+    let (control, control_receiver) = unbounded();
+    let (windows, jobs) = bounded(1);
+    let health = Arc::new(Health::default());
+    let engine = Box::new(Scripted::new(ticks));
+    Rig {
+        sampler: Sampler::new(engine, control_receiver, windows, health.clone()),
+        health,
+        jobs,
+        _control: control,
+    }
+}
+
+fn config() -> RecordingConfig {
+    RecordingConfig {
+        period_ns: 10 * MS,
+        max_overhead: 0.0,
+        limits: Limits::default(),
+        threads: ThreadFilter::All,
+        window_ns: None,
+        program: "script".to_owned(),
+    }
+}
+
+impl Rig {
+    fn start(&mut self, id: u64, config: RecordingConfig) {
+        let (started, _) = bounded(1);
+        let recording = Recording::new(RecordingId(id), config, 0, 0);
+        let message = Control::Start(Box::new(recording), started);
+        assert_eq!(self.sampler.handle(message), Flow::Continue);
+    }
+
+    fn tick(&mut self) {
+        let now_ns = self
+            .sampler
+            .ticker
+            .as_ref()
+            .map(Ticker::deadline_ns)
+            .unwrap();
+        assert_eq!(self.sampler.tick(now_ns), Flow::Continue);
+    }
+
+    fn stop(&mut self, id: u64) -> Profile {
+        let (reply, answer) = bounded(1);
+        self.sampler.handle(Control::Stop(RecordingId(id), reply));
+        *answer.try_recv().unwrap()
+    }
+}
+
+fn thread(id: u64, cpu_ns: u64, stack: &[&'static str]) -> ScriptedThread {
+    ScriptedThread {
+        id,
+        name: if id == 1 { "main" } else { "worker" },
+        cpu_ns,
+        stack: stack.to_vec(),
+    }
+}
+
+#[test]
+fn values_are_deltas_charged_to_the_stack_now_seen() {
+    let mut rig = rig([
+        (100 * MS, vec![thread(1, 7 * MS, &["a", "main"])]),
+        (110 * MS, vec![thread(1, 12 * MS, &["a", "main"])]),
+        // A late tick loses nothing.
+        (140 * MS, vec![thread(1, 15 * MS, &["b", "main"])]),
+    ]);
+    rig.start(1, config());
+    rig.tick();
+    rig.tick();
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU),
+        format!("main;main;a {}\nmain;main;b {}\n", 5 * MS, 3 * MS)
+    );
+    assert_eq!(
+        collapsed(&profile, WALL),
+        format!("main;main;a {}\nmain;main;b {}\n", 10 * MS, 30 * MS)
+    );
+}
+
+#[test]
+fn a_thread_born_in_between_is_accounted_from_birth() {
+    let mut rig = rig([
+        (100 * MS, vec![thread(1, 0, &["main"])]),
+        (
+            110 * MS,
+            vec![thread(1, 0, &["main"]), thread(2, 4 * MS, &["w"])],
+        ),
+        (
+            120 * MS,
+            vec![thread(1, 0, &["main"]), thread(2, 14 * MS, &["w"])],
+        ),
+        // Thread 3 shows more CPU time than passed since the last look: it is older than that.
+        (
+            130 * MS,
+            vec![thread(1, 0, &["main"]), thread(3, 900 * MS, &["x"])],
+        ),
+    ]);
+    rig.start(1, config());
+    for _ in 0..3 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    assert_eq!(collapsed(&profile, CPU), format!("worker;w {}\n", 14 * MS));
+}
+
+#[test]
+fn recordings_have_their_own_rate_filter_and_tree() {
+    let script = (0..=8).map(|tick: u64| {
+        let at = (100 + 10 * tick) * MS;
+        (
+            at,
+            vec![
+                thread(1, tick * MS, &["a"]),
+                thread(2, 2 * tick * MS, &["b"]),
+            ],
+        )
+    });
+    // The second recording's baseline repeats the first tick's state.
+    let mut script: Vec<ScriptedTick> = script.collect();
+    script.insert(1, script[0].clone());
+    let mut rig = rig(script);
+    rig.start(1, config());
+    rig.start(
+        2,
+        RecordingConfig {
+            period_ns: 40 * MS,
+            threads: ThreadFilter::Names(vec!["work*".to_owned()]),
+            ..config()
+        },
+    );
+    for _ in 0..8 {
+        rig.tick();
+    }
+    let slow = rig.stop(2);
+    let fast = rig.stop(1);
+    assert_eq!(fast.totals()[CPU], i64::try_from(24 * MS).unwrap());
+    assert_eq!(slow.totals()[CPU], i64::try_from(16 * MS).unwrap());
+    assert_eq!(slow.totals()[WALL], i64::try_from(80 * MS).unwrap());
+    assert!(slow.totals()[SAMPLES] < fast.totals()[SAMPLES] / 2);
+}
+
+#[test]
+fn a_full_writer_queue_makes_the_window_go_on() {
+    let mut rig =
+        rig((0..=30).map(|tick: u64| ((100 + 10 * tick) * MS, vec![thread(1, tick * MS, &["a"])])));
+    rig.start(
+        1,
+        RecordingConfig {
+            window_ns: Some(50 * MS),
+            ..config()
+        },
+    );
+    for _ in 0..30 {
+        rig.tick();
+    }
+    let in_queue = match rig.jobs.try_recv().unwrap() {
+        Job::Write { profile, .. } => profile.totals()[CPU],
+        _ => 0,
+    };
+    let rest = rig.stop(1).totals()[CPU];
+    assert!(in_queue > 0);
+    assert_eq!(in_queue + rest, i64::try_from(30 * MS).unwrap());
+    let counters = rig.health.counters();
+    let merged = counters.iter().find(|(name, _)| *name == "merged_windows");
+    assert!(merged.unwrap().1 > 0);
+}
+
+#[test]
+fn a_gap_is_counted_and_credited_to_nobody() {
+    let mut rig = rig([
+        (0, vec![thread(1, 0, &["a"])]),
+        (3_000 * MS, vec![thread(1, MS, &["a"])]),
+        (3_010 * MS, vec![thread(1, 2 * MS, &["a"])]),
+    ]);
+    rig.start(1, config());
+    let late = 3_000 * MS;
+    assert_eq!(rig.sampler.tick(late), Flow::Continue);
+    rig.tick();
+    let profile = rig.stop(1);
+    assert!(profile.totals()[WALL] <= i64::try_from(30 * MS).unwrap());
+    assert!(
+        profile
+            .meta
+            .comments
+            .iter()
+            .any(|line| line.contains("stood still"))
+    );
+}
+
+#[test]
+fn paused_recordings_see_nothing_and_need_no_tick() {
+    let mut rig = rig([
+        (100 * MS, vec![thread(1, 0, &["a"])]),
+        (110 * MS, vec![thread(1, 5 * MS, &["a"])]),
+        (200 * MS, vec![thread(1, 90 * MS, &["b"])]),
+        (210 * MS, vec![thread(1, 93 * MS, &["c"])]),
+    ]);
+    rig.start(1, config());
+    rig.tick();
+    rig.sampler.handle(Control::Pause(RecordingId(1)));
+    assert!(rig.sampler.ticker.is_none());
+    rig.sampler.handle(Control::Resume(RecordingId(1)));
+    rig.tick();
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU),
+        format!("main;a {}\nmain;c {}\n", 5 * MS, 3 * MS)
+    );
+}
+
+#[test]
+fn a_missed_snapshot_is_counted() {
+    let mut rig = rig([(100 * MS, vec![thread(1, 0, &["a"])])]);
+    rig.start(1, config());
+    rig.tick();
+    let counters = rig.health.counters();
+    assert!(counters.contains(&("skipped", 1)));
+    assert_eq!(rig.stop(1).totals()[CPU], 0);
+}

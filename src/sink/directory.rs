@@ -153,7 +153,11 @@ impl Directory {
                 let about = self.stat(&name)?;
                 let is_file = rustix::fs::FileType::from_raw_mode(about.st_mode)
                     == rustix::fs::FileType::RegularFile;
-                #[allow(clippy::cast_lossless, clippy::unnecessary_cast, reason = "as libc has it")]
+                #[allow(
+                    clippy::cast_lossless,
+                    clippy::unnecessary_cast,
+                    reason = "as libc has it"
+                )]
                 let written = (about.st_mtime as i64, about.st_mtime_nsec as i64);
                 is_file.then(|| (name, written, u64::try_from(about.st_size).unwrap_or(0)))
             })
@@ -182,11 +186,8 @@ impl Directory {
 
     /// A new, locked file that only this user can read, whatever the umask.
     fn new_file(&self, name: &str) -> Result<File> {
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| self.error("make a file", &error))?;
         // Nobody else can hold a lock on a file that was not there before.
@@ -198,10 +199,7 @@ impl Directory {
     }
 
     fn error(&self, doing: &str, source: &dyn std::fmt::Display) -> Error {
-        Error::os(
-            format!("cannot {doing} in {}", self.path.display()),
-            source,
-        )
+        Error::os(format!("cannot {doing} in {}", self.path.display()), source)
     }
 }
 

@@ -112,7 +112,10 @@ impl FileSink {
         }
         // (is own, name, bytes), oldest first.
         let mut files: Vec<(bool, String, u64)> = Vec::new();
-        let own_names = self.written.iter().filter_map(|path| path.file_name()?.to_str());
+        let own_names = self
+            .written
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str());
         if self.is_shared {
             let mut listed = self.directory.list();
             listed.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));

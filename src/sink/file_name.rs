@@ -83,7 +83,9 @@ pub fn safe_program(program: &str) -> String {
 /// The process id in the name of a window of `program`; `None` for any other name.
 #[must_use]
 pub fn pid_of_window(name: &str, program: &str) -> Option<u32> {
-    let rest = name.strip_prefix(&safe_program(program))?.strip_prefix('-')?;
+    let rest = name
+        .strip_prefix(&safe_program(program))?
+        .strip_prefix('-')?;
     let mut parts = rest.strip_suffix(SUFFIX)?.split('-');
     let pid = parts.next()?;
     let time = parts.next()?;
@@ -137,7 +139,10 @@ mod tests {
         assert_eq!(name, "my_app-42-20261121T012345Z-000007.pb.gz");
         assert_eq!(pid_of_window(&name, "my app"), Some(42));
         assert_eq!(pid_of_window(&name, "my"), None);
-        assert_eq!(pid_of_window("my_app-x-20261121T012345Z-000007.pb.gz", "my app"), None);
+        assert_eq!(
+            pid_of_window("my_app-x-20261121T012345Z-000007.pb.gz", "my app"),
+            None
+        );
         assert_eq!(expand("plain.pb.gz", &FIELDS)?, "plain.pb.gz");
         for wrong in ["{host}.pb.gz", "{pid.pb.gz", "a}.pb.gz"] {
             let message = expand(wrong, &FIELDS).err().map(|error| error.to_string());

@@ -1,1 +1,8 @@
-//! Integration tests of the pure rooms.
+//! Tests of the pure rooms through their public interface; no Python is needed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fold;
+mod pprof;
+mod report;
+mod sink;
+mod support;

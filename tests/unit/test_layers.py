@@ -351,7 +351,8 @@ def _imports(node: ast.AST, package: list[str]) -> Iterator[tuple[str, set[str],
         for alias in node.names:
             if f"{base}.{alias.name}" in (NATIVE, CLI):
                 yield f"{base}.{alias.name}", set(), node.lineno
-    elif isinstance(node, ast.Attribute) and node.attr == NATIVE.rpartition(".")[2]:
+    elif isinstance(node, ast.Attribute) and ast.unparse(node) == NATIVE:
+        # `import rprof` and then `rprof._native`; an attribute of that name elsewhere is free.
         yield NATIVE, set(), node.lineno
     elif isinstance(node, ast.Call) and node.args:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
@@ -502,6 +503,7 @@ def test_a_python_violation_is_found(relative: str, source: str, rule: str) -> N
         ("__init__.py", "from rprof._native import Profile\nfrom ._session import start"),
         ("cli/top.py", "from . import tree\nfrom rprof.cli.arguments import parse"),
         ("auto.py", "from rprof import _native_helper, client"),
+        ("_profile.py", "def top(self):\n    return self._native.top()"),
     ],
 )
 def test_lawful_python_passes(relative: str, source: str) -> None:

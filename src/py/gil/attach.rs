@@ -58,8 +58,7 @@ impl Attachment {
         // SAFETY: the GIL is held.
         let interpreter = unsafe { ffi::PyInterpreterState_Get() };
         // SAFETY: the GIL is held; a null result (no memory) is checked where it is used.
-        let tracemalloc_name =
-            unsafe { ffi::PyUnicode_InternFromString(c"_tracemalloc".as_ptr()) };
+        let tracemalloc_name = unsafe { ffi::PyUnicode_InternFromString(c"_tracemalloc".as_ptr()) };
         let kept = if tracing_possible {
             // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
             unsafe { ffi::PyThreadState_New(interpreter) }

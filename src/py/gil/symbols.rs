@@ -22,17 +22,16 @@ pub(crate) struct Allocator {
 /// The functions; those that some version lacks are optional.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Symbols {
-    pub(crate) thread_head: unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState,
-    pub(crate) thread_next: unsafe extern "C" fn(*mut PyThreadState) -> *mut PyThreadState,
-    pub(crate) frame_back: unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject,
-    pub(crate) delete_current: unsafe extern "C" fn(),
+    pub(crate) thread_head: ThreadHead,
+    pub(crate) thread_next: ThreadNext,
+    pub(crate) frame_back: FrameBack,
+    pub(crate) delete_current: DeleteCurrent,
     /// 3.11 and later.
-    pub(crate) frame_lasti: Option<unsafe extern "C" fn(*mut PyFrameObject) -> c_int>,
+    pub(crate) frame_lasti: Option<FrameLasti>,
     /// 3.13 and later; before that `PyWeakref_GetObject` serves.
-    pub(crate) weakref_get:
-        Option<unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int>,
-    is_finalizing: Option<unsafe extern "C" fn() -> c_int>,
-    get_allocator: Option<unsafe extern "C" fn(c_int, *mut Allocator)>,
+    pub(crate) weakref_get: Option<WeakrefGet>,
+    is_finalizing: Option<IsFinalizing>,
+    get_allocator: Option<GetAllocator>,
 }
 
 /// The address of an exported function, or null.
@@ -41,15 +40,24 @@ fn find(name: &CStr) -> *mut c_void {
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
 }
 
+type ThreadHead = unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState;
+type ThreadNext = unsafe extern "C" fn(*mut PyThreadState) -> *mut PyThreadState;
+type FrameBack = unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject;
+type DeleteCurrent = unsafe extern "C" fn();
+type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
+type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
+type IsFinalizing = unsafe extern "C" fn() -> c_int;
+type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
+
 macro_rules! function {
-    ($name:literal) => {{
+    ($name:literal, $signature:ty) => {{
         let address = find($name);
         if address.is_null() {
             None
         } else {
             // SAFETY: the symbol is CPython's function of this name, whose C signature is the type
             // of the field it is stored in and has not changed between 3.10 and 3.15.
-            Some(unsafe { std::mem::transmute::<*mut c_void, _>(address) })
+            Some(unsafe { std::mem::transmute::<*mut c_void, $signature>(address) })
         }
     }};
 }
@@ -58,16 +66,18 @@ impl Symbols {
     /// Finds the functions; the error names the first that is missing.
     pub(crate) fn find() -> Result<Self, &'static str> {
         Ok(Self {
-            thread_head: function!(c"PyInterpreterState_ThreadHead")
+            thread_head: function!(c"PyInterpreterState_ThreadHead", ThreadHead)
                 .ok_or("PyInterpreterState_ThreadHead")?,
-            thread_next: function!(c"PyThreadState_Next").ok_or("PyThreadState_Next")?,
-            frame_back: function!(c"PyFrame_GetBack").ok_or("PyFrame_GetBack")?,
-            delete_current: function!(c"PyThreadState_DeleteCurrent")
+            thread_next: function!(c"PyThreadState_Next", ThreadNext)
+                .ok_or("PyThreadState_Next")?,
+            frame_back: function!(c"PyFrame_GetBack", FrameBack).ok_or("PyFrame_GetBack")?,
+            delete_current: function!(c"PyThreadState_DeleteCurrent", DeleteCurrent)
                 .ok_or("PyThreadState_DeleteCurrent")?,
-            frame_lasti: function!(c"PyFrame_GetLasti"),
-            weakref_get: function!(c"PyWeakref_GetRef"),
-            is_finalizing: function!(c"Py_IsFinalizing").or(function!(c"_Py_IsFinalizing")),
-            get_allocator: function!(c"PyMem_GetAllocator"),
+            frame_lasti: function!(c"PyFrame_GetLasti", FrameLasti),
+            weakref_get: function!(c"PyWeakref_GetRef", WeakrefGet),
+            is_finalizing: function!(c"Py_IsFinalizing", IsFinalizing)
+                .or(function!(c"_Py_IsFinalizing", IsFinalizing)),
+            get_allocator: function!(c"PyMem_GetAllocator", GetAllocator),
         })
     }
 

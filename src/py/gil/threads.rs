@@ -27,8 +27,11 @@ impl IdOffsets {
     pub(crate) fn find(_py: Python<'_>, ident: usize, has_native: bool) -> Option<Self> {
         // SAFETY: the GIL is held, so the calling thread has a thread state, and each CPython
         // version's thread state is larger than what is read.
-        let words: [usize; SEARCHED_BYTES / WORD] =
-            unsafe { ffi::PyThreadState_Get().cast::<[usize; SEARCHED_BYTES / WORD]>().read() };
+        let words: [usize; SEARCHED_BYTES / WORD] = unsafe {
+            ffi::PyThreadState_Get()
+                .cast::<[usize; SEARCHED_BYTES / WORD]>()
+                .read()
+        };
         let native = thread_id() as usize;
         let mut places = (0..words.len() - 1)
             .filter(|&at| words[at] == ident && (!has_native || words[at + 1] == native));
@@ -52,6 +55,9 @@ impl IdOffsets {
             // one; both fields are aligned words that are written once.
             unsafe { state.cast::<u8>().add(offset).cast::<usize>().read() }
         };
-        (word(self.ident), self.native.map_or(0, |at| word(at) as u64))
+        (
+            word(self.ident),
+            self.native.map_or(0, |at| word(at) as u64),
+        )
     }
 }

@@ -1,0 +1,100 @@
+use proptest::prelude::*;
+use rprof::fold::profile::ProfileMeta;
+use rprof::fold::window::{Limits, merge};
+use rprof::model::function::{Function, MAX_NAME_BYTES, OTHER, OVERFLOW};
+use rprof::model::label::thread_of;
+use rprof::model::stack::elide;
+use rprof::report::collapsed::collapsed;
+
+use crate::support::{any_rows, build, meaning, profile, row, sampled_columns};
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_whatever_the_limits(rows in any_rows(), max_nodes in 1..60_usize) {
+        let limits = Limits { max_nodes, max_depth: 4 };
+        let folded = build(&rows, limits).finish(ProfileMeta::default());
+        let mut expected = vec![0_i64; sampled_columns()];
+        for (_, _, values) in &rows {
+            for (sum, value) in expected.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+        prop_assert_eq!(folded.totals(), expected);
+        // The root and <overflow> come on top of the limit.
+        prop_assert!(folded.tree.len() <= max_nodes + 2);
+    }
+
+    #[test]
+    fn merging_adds_up(left in any_rows(), right in any_rows()) {
+        let (one, two) = (profile(&left), profile(&right));
+        let merged = merge(&[&one, &two], Limits::default()).unwrap();
+        let both: Vec<_> = left.into_iter().chain(right).collect();
+        prop_assert_eq!(meaning(&merged), meaning(&profile(&both)));
+    }
+
+    #[test]
+    fn an_elided_stack_fits_and_says_what_is_missing(depth in 0..200_000_usize, max in 8..2_000_usize) {
+        match elide(depth, max) {
+            None => prop_assert!(depth <= max),
+            Some(cut) => {
+                let kept = depth - cut.omitted;
+                prop_assert!(kept <= max && kept >= max / 2 && cut.leaf <= kept);
+                prop_assert!(cut.omitted > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn new_stacks_beyond_the_limit_overflow_visibly() {
+    let rows: Vec<_> = (0..500)
+        .map(|number| row(&format!("main;f{number}"), 1, [1, 10, 5]))
+        .collect();
+    let limits = Limits {
+        max_nodes: 100,
+        max_depth: 512,
+    };
+    let window = build(&rows, limits);
+    assert!(window.overflowed() >= 400);
+    let folded = window.finish(ProfileMeta::default());
+    let text = collapsed(&folded, 0);
+    assert!(text.contains(&format!("t1;{OVERFLOW} ")), "{text}");
+    assert!(
+        !text.contains(&format!("main;{OVERFLOW}")),
+        "an invented edge"
+    );
+}
+
+#[test]
+fn threads_beyond_the_limit_share_a_label() {
+    let rows: Vec<_> = (0..10_100).map(|id| row("main", id, [1, 1, 1])).collect();
+    let folded = build(&rows, Limits::default()).finish(ProfileMeta::default());
+    assert!(folded.label_sets.len() <= 10_001);
+    let other = folded
+        .label_sets
+        .iter()
+        .position(|labels| thread_of(labels).1 == OTHER);
+    assert!(other.is_some());
+    assert_eq!(folded.totals()[0], 10_100);
+}
+
+#[test]
+fn generated_names_are_cut_at_a_character() {
+    let cut = Function::new(&"é".repeat(5_000), "x", 1);
+    assert!(cut.name.len() <= MAX_NAME_BYTES);
+    assert!(cut.name.ends_with('…'));
+}
+
+#[test]
+fn profiles_of_different_kinds_do_not_merge() {
+    let one = profile(&[row("a", 1, [1, 1, 1])]);
+    let mut two = one.clone();
+    two.sample_types.pop();
+    let message = merge(&[&one, &two], Limits::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("samples/count, wall/nanoseconds"),
+        "{message}"
+    );
+}
