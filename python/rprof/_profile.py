@@ -203,7 +203,7 @@ class Profile:
         return self._native.encode()
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write gzip pprof (mode 0600) and return the path; the file appears complete or not at all.
+        """Write gzip pprof (mode 0600), complete or not at all, and return the path.
 
         Raises:
             RprofOSError: The file cannot be written.
@@ -216,9 +216,7 @@ class Profile:
         Raises:
             RprofValueError: Their sample types differ.
         """
-        return Profile(
-            _native.Profile.merge([self._native, *(other._native for other in others)])
-        )
+        return Profile(_native.Profile.merge([self._native, *(other._native for other in others)]))
 
     def only_threads(self, accept: Callable[[ThreadInfo], bool]) -> Profile:
         """Return the profile of those threads for which ``accept`` is true."""

@@ -6,6 +6,7 @@ The native module is loaded on first use, so that ``import rprof`` only defines 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import inspect
 import os
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Status", "dump", "flush", "is_running", "profile", "start", "status", "stop"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_B = TypeVar("_B", bound="profile")
 
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _BLOCK_DEFAULTS = {"output": None, "max_overhead": 0.1}
@@ -141,12 +143,11 @@ def _install_hooks() -> None:
             after_in_parent=_after_fork_in_parent,
             after_in_child=_after_fork_in_child,
         )
-    try:
-        # Children of multiprocessing end by os._exit, without atexit (multiprocessing.popen_fork).
+    # A private function of CPython 3.9 and later, refused once shutdown has begun. Without it only
+    # the children of multiprocessing lose their last window: they end by os._exit, without atexit
+    # (multiprocessing.popen_fork).
+    with contextlib.suppress(AttributeError, RuntimeError):
         threading._register_atexit(_at_threading_exit)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):
-        # A private function of CPython 3.9 and later, refused once shutdown has begun.
-        pass
 
 
 def _at_threading_exit() -> None:
@@ -447,7 +448,7 @@ def dump() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
+class profile:
     """Profile a block of code, or each call of a function.
 
     As a context manager (``with`` or ``async with``) the result is in ``.profile`` afterwards, and
@@ -499,13 +500,12 @@ class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
             raise RprofValueError(
                 f"{', '.join(unsuited)} is for rprof.start(); a block has one window and one file"
             )
-        self._config = resolve(
-            given, defaults=_BLOCK_DEFAULTS, from_environment=_BLOCK_VARIABLES
-        )
+        self._config = resolve(given, defaults=_BLOCK_DEFAULTS, from_environment=_BLOCK_VARIABLES)
         target = self._config.output
         if target is not None and not target.endswith(".pb.gz"):
             raise RprofValueError(
-                f"output={target!r} is not a .pb.gz file; use for example {target.rstrip('/')}.pb.gz"
+                f"output={target!r} is not a .pb.gz file; use for example "
+                f"output='{target.rstrip('/')}.pb.gz'"
             )
         self._recording: int | None = None
         self._pid = 0
@@ -526,7 +526,7 @@ class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
             )
         return self._result
 
-    def __enter__(self) -> profile:
+    def __enter__(self: _B) -> _B:
         if self._recording is not None and self._pid == os.getpid():
             raise RprofStateError(
                 "this block is being recorded already; make another rprof.profile() to nest"
@@ -569,7 +569,7 @@ class profile:  # noqa: N801 - used like a function: with rprof.profile(...)
         except RprofError as problem:
             _log().warning("the block's profile could not be written: %s", problem)
 
-    async def __aenter__(self) -> profile:
+    async def __aenter__(self: _B) -> _B:
         return self.__enter__()
 
     async def __aexit__(
@@ -653,7 +653,7 @@ class _Call(profile):
 
 
 def _profiled_generator(
-    block: profile, generator: Generator[Any, Any, Any]
+    block: _Call, generator: Generator[Any, Any, Any]
 ) -> Generator[Any, Any, Any]:
     """Run a generator, recording only while it runs itself."""
     step: Callable[[Any], Any] = generator.send
@@ -680,7 +680,7 @@ def _profiled_generator(
 
 
 async def _profiled_async_generator(
-    block: profile, generator: AsyncGenerator[Any, Any]
+    block: _Call, generator: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
     """Run an asynchronous generator, recording only while it runs itself."""
     step: Callable[[Any], Any] = generator.asend
@@ -704,4 +704,3 @@ async def _profiled_async_generator(
                     block._resume()
         finally:
             await generator.aclose()
-

@@ -326,9 +326,7 @@ def _merged(by_test: Mapping[str, Path]) -> Profile:
     return first.merge(*others)
 
 
-def pytest_terminal_summary(
-    terminalreporter: Any, exitstatus: int, config: pytest.Config  # noqa: ARG001
-) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print where the profiles are and, with ``--rprof-top``, what is heavy."""
     by_test = config.stash[_SESSION].by_test
     if not by_test:
