@@ -70,7 +70,7 @@ def start_recording(
     keep_bytes: int,
     import_roots: list[str],
     own_directory: str,
-    tracing_possible: bool,
+    keep_thread_state: bool,
 ) -> int:
     """Begin a recording and returns its id. Values are expected to have been checked."""
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import _native
 from ._config import ThreadInfo
+from ._native import Profile as NativeProfile
 from .errors import RprofOSError, RprofTypeError, RprofValueError
 
 __all__ = ["FunctionRow", "Profile", "SampleType", "ThreadTotals", "TopTable", "load"]
@@ -97,7 +97,7 @@ class Profile:
 
     __slots__ = ("_native",)
 
-    def __init__(self, native: _native.Profile) -> None:
+    def __init__(self, native: NativeProfile) -> None:
         self._native = native
 
     def __repr__(self) -> str:
@@ -216,7 +216,7 @@ class Profile:
         Raises:
             RprofValueError: Their sample types differ.
         """
-        return Profile(_native.Profile.merge([self._native, *(other._native for other in others)]))
+        return Profile(NativeProfile.merge([self._native, *(other._native for other in others)]))
 
     def only_threads(self, accept: Callable[[ThreadInfo], bool]) -> Profile:
         """Return the profile of those threads for which ``accept`` is true."""
@@ -253,7 +253,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
         raise RprofOSError(f"cannot read {name}: {error.strerror or error}") from error
     if len(data) > _MAX_FILE_BYTES:
         raise RprofValueError(f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB; split it first")
-    return Profile(_native.Profile.decode(data, str(name)))
+    return Profile(NativeProfile.decode(data, str(name)))
 
 
 # Compressed; the decoder bounds what comes out of it.

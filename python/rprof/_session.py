@@ -8,13 +8,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import inspect
 import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._config import (
@@ -30,6 +27,9 @@ from ._config import (
 from .errors import RprofError, RprofStateError, RprofValueError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
     from . import _native
     from ._profile import Profile
 
@@ -101,14 +101,24 @@ class _State:
         self.reported_error: str | None = None
 
 
+# Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
+# with "thread state already initialized" when a thread state is made while there is no other
+# (Python/pystate.c, new_threadstate), as in such a child when that thread ends; the sampler then
+# makes one beforehand and keeps it.
+_forked_from_thread = False
 _state = _State()
+_forker_is_main = True
 _hooks_installed = False
 
 
 def _log() -> Any:
     import logging
 
-    return logging.getLogger("rprof")
+    logger = logging.getLogger("rprof")
+    if not logger.handlers:
+        # Where the application has set up no logging, Python would print warnings to stderr.
+        logger.addHandler(logging.NullHandler())
+    return logger
 
 
 def _load_native() -> Any:
@@ -117,8 +127,8 @@ def _load_native() -> Any:
         from . import _native
     except ImportError as error:
         raise RprofStateError(
-            f"rprof's native module cannot be loaded here ({error}); in a sub-interpreter start "
-            "rprof from the main interpreter, which samples the whole process's main interpreter"
+            f"rprof's native module cannot be loaded here ({error}); in a sub-interpreter there "
+            "is no profiling: call rprof.start() in the main interpreter"
         ) from error
     return _native
 
@@ -175,6 +185,8 @@ def _at_exit() -> None:
 
 
 def _before_fork() -> None:
+    global _forker_is_main
+    _forker_is_main = threading.get_ident() == threading.main_thread().ident
     if _current().recordings:
         _load_native().before_fork()
 
@@ -192,7 +204,8 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _state
+    global _state, _forked_from_thread
+    _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
     if not parent.recordings:
         _state = _State()
@@ -246,7 +259,7 @@ def _begin(config: Config, *, window_ns: int | None, output: str | None) -> int:
         keep_bytes=config.keep_bytes,
         import_roots=import_roots(),
         own_directory=_PACKAGE_DIRECTORY,
-        tracing_possible=_tracing_possible(),
+        keep_thread_state=_forked_from_thread or _tracing_possible(),
     )
     _current().recordings.add(recording)
     return recording
@@ -379,10 +392,11 @@ def flush() -> Path | None:
     continuous = state.continuous
     if continuous is None:
         raise RprofStateError("profiling is not on; call rprof.start() first")
+    path: Path | None
     _, path, problem = _load_native().rotate_recording(continuous.recording)
     if problem is not None:
         _report_trouble(state)
-    return Path(path) if path is not None else None
+    return path
 
 
 def _finish(outcome: tuple[_native.Profile, Any, Exception | None]) -> Profile:
@@ -582,6 +596,8 @@ class profile:
 
     def __call__(self, function: _F) -> _F:
         """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
+        import inspect
+
         wrapper: Any
         if inspect.isasyncgenfunction(function):
 

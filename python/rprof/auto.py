@@ -12,20 +12,17 @@ sub-interpreter, an unwritable directory) the program goes on unprofiled, with a
 
 from __future__ import annotations
 
-import logging
 import os
 
 from ._config import unknown_variables
-from ._session import is_running, start
+from ._session import _log, is_running, start
 from .errors import RprofOSError, RprofStateError
 
-_log = logging.getLogger("rprof")
-
 for _name in unknown_variables(os.environ):
-    _log.warning("the environment variable %s is no option of rprof", _name)
+    _log().warning("the environment variable %s is no option of rprof", _name)
 
 if not is_running():
     try:
         start()
     except (RprofStateError, RprofOSError, NotImplementedError) as _error:
-        _log.warning("not profiling this process: %s", _error)
+        _log().warning("not profiling this process: %s", _error)

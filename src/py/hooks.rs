@@ -50,6 +50,19 @@ pub(crate) fn after_fork_in_child() {
     attach::forget_parent();
 }
 
+/// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the
+/// main interpreter's threads. CPython 3.12 and later refuse by themselves.
+pub(crate) fn require_main_interpreter() -> PyResult<()> {
+    // SAFETY: called by the import machinery with the GIL held; the main interpreter has id 0.
+    let id = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    if id == 0 {
+        return Ok(());
+    }
+    Err(pyo3::exceptions::PyImportError::new_err(
+        "module rprof._native does not support loading in subinterpreters",
+    ))
+}
+
 /// Keeps a panic of our own threads off the application's stderr; `status().last_error` tells it.
 pub(crate) fn quiet_panics() {
     let previous = std::panic::take_hook();

@@ -26,6 +26,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::hooks::require_main_interpreter()?;
         super::hooks::quiet_panics();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

@@ -41,7 +41,7 @@ fn outcome(finished: Finished) -> Outcome {
 /// Begins a recording and returns its id. Values are expected to have been checked.
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
-    output, keep_files, keep_bytes, import_roots, own_directory, tracing_possible))]
+    output, keep_files, keep_bytes, import_roots, own_directory, keep_thread_state))]
 #[expect(
     clippy::too_many_arguments,
     reason = "the door passes plain values, by keyword"
@@ -60,13 +60,13 @@ pub(crate) fn start_recording(
     keep_bytes: u64,
     import_roots: Vec<String>,
     own_directory: String,
-    tracing_possible: bool,
+    keep_thread_state: bool,
 ) -> PyResult<u64> {
     let engine: Option<Box<dyn Engine>> = if py.detach(|| session().needs_engine()) {
         let options = EngineOptions {
             import_roots,
             own_directory,
-            tracing_possible,
+            keep_thread_state,
         };
         Some(Box::new(GilEngine::new(py, options)?))
     } else {
@@ -197,7 +197,7 @@ pub(crate) fn dump_threads(
     let options = EngineOptions {
         import_roots,
         own_directory,
-        tracing_possible: false,
+        keep_thread_state: false,
     };
     let snapshot = GilEngine::new(py, options)?.snapshot_once(py);
     let threads = snapshot.threads.iter().map(|thread| {

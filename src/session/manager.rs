@@ -336,8 +336,8 @@ impl Session {
         loop {
             match answer.recv_timeout(Duration::from_millis(200)) {
                 Ok(profile) => return Ok(Arc::from(profile)),
-                Err(RecvTimeoutError::Timeout) => self.check_failure()?,
-                Err(RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Timeout) if !self.sampler_has_ended() => {}
+                Err(_) => {
                     self.check_failure()?;
                     return Err(Error::state("the sampler has ended with the interpreter"));
                 }
@@ -348,6 +348,13 @@ impl Session {
                     "the sampler does not answer: does a C extension hold the GIL?",
                 ));
             }
+        }
+    }
+
+    fn sampler_has_ended(&self) -> bool {
+        match &self.state.lock().sampler {
+            SamplerPhase::Running(thread) => thread.has_ended(),
+            _ => false,
         }
     }
 

@@ -124,7 +124,10 @@ impl Sampler {
                 Health::add(&self.health.skipped, 1);
                 counters.skipped = 1;
             }
-            Err(Missed::Finalizing) => return Flow::Quit,
+            Err(Missed::Finalizing) => {
+                self.end_with_interpreter();
+                return Flow::Quit;
+            }
         }
         for recording in &mut self.recordings {
             recording.count(counters);
@@ -209,6 +212,24 @@ impl Sampler {
         for recording in &mut self.recordings {
             recording.settle(&self.snapshot, wall_ns);
         }
+    }
+
+    /// Hands every open window over and ends the writer: nobody will ask for them any more, and a
+    /// native thread that went on would keep the process from ending.
+    fn end_with_interpreter(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.settle();
+        for index in 0..self.recordings.len() {
+            let job = Job::Write {
+                recording: self.recordings[index].id(),
+                profile: Arc::from(self.take_window(index)),
+                reply: None,
+            };
+            // A writer that is stuck cannot be helped any more.
+            drop(self.windows.send_timeout(job, PATIENCE));
+        }
+        self.recordings.clear();
+        drop(self.windows.send_timeout(Job::End, PATIENCE));
     }
 
     fn take_window(&mut self, index: usize) -> Box<Profile> {

@@ -45,6 +45,8 @@ pub enum Job {
     Close(RecordingId),
     /// Look whether the thread should end.
     Wake,
+    /// End: the interpreter has.
+    End,
 }
 
 /// One recording's destination and what could not be stored there yet.
@@ -119,6 +121,7 @@ impl Writer {
                     self.outlets.remove(&recording);
                 }
                 Job::Wake => {}
+                Job::End => break,
             }
             let cpu_ns = own_cpu_ns();
             let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);

@@ -52,7 +52,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -80,7 +80,8 @@ DEFAULT_MODULES = (
     "test_multiprocessing_forkserver",
 )
 
-SWITCH = "RPROF_COMPARE"
+# Not RPROF_something: rprof would warn of an option that it does not know.
+SWITCH = "COMPARE_WITH_RPROF"
 PTH_LINE = f'import os; os.environ.get("{SWITCH}") == "1" and __import__("rprof.auto")\n'
 
 PASSED = "passed"
@@ -195,6 +196,9 @@ class Suite:
             for name, value in os.environ.items()
             if not name.startswith(("PYTHON", "RPROF_")) and name != "VIRTUAL_ENV"
         }
+        self.running: set[int] = set()
+        self.ended = False
+        self.lock = Lock()
         self.python = self._make_environment(python, wheel)
         self.version = self._ask("import platform; print(platform.python_version())")
 
@@ -271,23 +275,40 @@ class Suite:
         self, command: list[str], environment: dict[str, str], place: Path, output: int
     ) -> int | None:
         """Runs a command in a session of its own and ends whatever is left of it."""
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=place,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self.lock:
+            if self.ended:
+                raise CancelledError
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=place,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self.running.add(process.pid)
         try:
             return process.wait(self.timeout)
         except subprocess.TimeoutExpired:
             return None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            with self.lock:
+                self.running.discard(process.pid)
+                end_group(process.pid)
             process.wait()
+
+    def end(self) -> None:
+        """Ends what runs, for a comparison that is broken off; nothing starts afterwards."""
+        with self.lock:
+            self.ended = True
+            for group in self.running:
+                end_group(group)
+
+
+def end_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 class SystemExit2(SystemExit):
@@ -489,6 +510,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
+    signal.signal(signal.SIGTERM, break_off)
     python = shutil.which(options.python)
     if python is None:
         raise SystemExit2(f"no interpreter {options.python}")
@@ -547,7 +569,13 @@ def compare_all(
         except BaseException:
             for future in futures:
                 future.cancel()
+            suite.end()
             raise
+
+
+def break_off(number: int, _frame: object) -> None:
+    """Lets SIGTERM end the test processes too: they are in sessions of their own."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ SAFETY_REACH = 3
 # Python: the only module that drives the extension, and the one name that is open to all.
 NATIVE_DRIVER = "rprof._session"
 NATIVE = "rprof._native"
-NATIVE_OPEN_NAMES = {"Profile"}
+NATIVE_OPEN_NAMES = {"Profile", "__version__"}
 CLI = "rprof.cli"
 
 REPOSITORY = Path(__file__).resolve().parents[2]

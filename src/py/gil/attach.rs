@@ -53,13 +53,14 @@ pub(crate) struct Attachment {
 unsafe impl Send for Attachment {}
 
 impl Attachment {
-    /// `tracing_possible`: whether `tracemalloc` is imported or was switched on at start-up.
-    pub(crate) fn new(_py: Python<'_>, symbols: Symbols, tracing_possible: bool) -> Self {
+    /// `keep`: make the thread state now and keep it, because `tracemalloc` may trace already or
+    /// because the interpreter's other thread states may all go.
+    pub(crate) fn new(_py: Python<'_>, symbols: Symbols, keep: bool) -> Self {
         // SAFETY: the GIL is held.
         let interpreter = unsafe { ffi::PyInterpreterState_Get() };
         // SAFETY: the GIL is held; a null result (no memory) is checked where it is used.
         let tracemalloc_name = unsafe { ffi::PyUnicode_InternFromString(c"_tracemalloc".as_ptr()) };
-        let kept = if tracing_possible {
+        let kept = if keep {
             // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
             unsafe { ffi::PyThreadState_New(interpreter) }
         } else {
@@ -71,7 +72,7 @@ impl Attachment {
             interpreter,
             tracemalloc_name,
             kept,
-            keep: tracing_possible,
+            keep,
             asked: false,
         }
     }
@@ -95,6 +96,10 @@ impl Attachment {
             if self.keep || self.symbols.raw_allocator() != self.untraced {
                 self.ask_for_a_state();
                 return Err(Missed::NotNow);
+            }
+            // SAFETY: reads the head of the list of thread states.
+            if unsafe { (self.symbols.thread_head)(self.interpreter) }.is_null() {
+                return Err(Missed::Finalizing);
             }
             // SAFETY: the interpreter is alive (not finalizing), and nobody traces raw memory.
             state = unsafe { ffi::PyThreadState_New(self.interpreter) };

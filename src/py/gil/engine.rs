@@ -58,8 +58,8 @@ pub(crate) struct EngineOptions {
     pub(crate) import_roots: Vec<String>,
     /// Directory of rprof's Python files.
     pub(crate) own_directory: String,
-    /// `tracemalloc` is imported or was switched on at start-up.
-    pub(crate) tracing_possible: bool,
+    /// Whether the sampler's thread state is made now and kept; see [`super::attach`].
+    pub(crate) keep_thread_state: bool,
 }
 
 /// See the module's documentation.
@@ -112,7 +112,7 @@ impl GilEngine {
         let ident: usize = threading.call_method0("get_ident")?.extract()?;
         let offsets = IdOffsets::find(py, ident, at_least(11))
             .ok_or_else(|| unsupported("its thread states have an unknown layout"))?;
-        let attachment = Attachment::new(py, symbols, options.tracing_possible);
+        let attachment = Attachment::new(py, symbols, options.keep_thread_state);
         let walker = Walker {
             interpreter: attachment.interpreter(),
             names: Names::new(&threading.getattr("_active")?),
@@ -419,6 +419,11 @@ impl Engine for GilEngine {
             let complete =
                 unsafe { walker.hold(snapshot, attached.state(), MAX_HOLD_NS, &mut taken) };
             drop(attached);
+            if walker.listed.is_empty() {
+                // The last Python thread has ended without the interpreter being shut down: a
+                // child forked from a thread ends when that thread does.
+                return Err(Missed::Finalizing);
+            }
             if complete {
                 walker.drop_ended(snapshot);
                 break;

@@ -1,0 +1,81 @@
+"""What the integration tests share: programs that run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+WORKLOADS = Path(__file__).parent.parent / "workloads"
+
+
+class Done(NamedTuple):
+    """How a program ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Programs:
+    """Runs Python programs in a scratch directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """Return a plain environment with the workloads importable."""
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("RPROF_")}
+        return {**kept, "PYTHONPATH": str(WORKLOADS), "PYTHONFAULTHANDLER": "1", **variables}
+
+    def command(self, code: str, *options: str) -> list[str]:
+        """Return the command line of a program given as text."""
+        path = self.directory / "program.py"
+        path.write_text(textwrap.dedent(code), encoding="utf-8")
+        return [sys.executable, *options, str(path)]
+
+    def run(self, code: str, *options: str, timeout: float = 120, **variables: str) -> Done:
+        """Run a program to its end."""
+        done = subprocess.run(
+            self.command(code, *options),
+            cwd=self.directory,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def check(self, code: str, *options: str, timeout: float = 120, **variables: str) -> str:
+        """Run a program that must end well and say nothing on stderr; return what it printed."""
+        done = self.run(code, *options, timeout=timeout, **variables)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, code: str, *options: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a program; its stdout is a pipe."""
+        return subprocess.Popen(
+            self.command(code, *options),
+            cwd=self.directory,
+            env=self.environment(**variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def profiles(self, directory: str = "rprof") -> list[Path]:
+        """Return the profiles a program has written, by name."""
+        return sorted((self.directory / directory).glob("*.pb.gz"))
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Programs:
+    """Programs that run in this test's scratch directory."""
+    return Programs(tmp_path)

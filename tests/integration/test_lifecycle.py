@@ -1,0 +1,307 @@
+"""Starting, stopping, ending: in any order, any number of times, by any route."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+import rprof
+from support import LONG
+
+SPIN = """
+import threading
+def spin():
+    while True:
+        sum(range(100))
+for _ in range(4):
+    threading.Thread(target=spin, daemon=True).start()
+"""
+
+
+def test_a_thousand_starts_leave_nothing_behind(programs):
+    cycles = 1000 if LONG else 300
+    found = json.loads(
+        programs.check(
+            f"""
+            import json, os, rprof
+            def resources():
+                with open("/proc/self/statm") as file:
+                    pages = int(file.read().split()[1])
+                return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), pages
+            def cycle():
+                rprof.start("out/", rate=1000, keep_files=2)
+                sum(range(2000))
+                rprof.stop()
+            for _ in range(100): cycle()
+            before = resources()
+            for _ in range({cycles}): cycle()
+            print(json.dumps([before, resources(), len(os.listdir("out"))]))
+            """
+        )
+    )
+    (threads, descriptors, pages), after, files = found
+    assert after[:2] == [threads, descriptors]
+    assert (after[2] - pages) * os.sysconf("SC_PAGESIZE") <= 1 << 20
+    assert files == 2
+
+
+@pytest.mark.parametrize("attempt", range(100 if LONG else 8))
+def test_an_exit_among_spinning_threads_is_clean(programs, attempt):
+    programs.check(
+        f"""
+        import rprof
+        class Slow:
+            def __del__(self):
+                sum(range(20_000))
+        rprof.start("out/", rate=[1000, 5000][{attempt} % 2], max_overhead=1.0)
+        keep = [Slow() for _ in range(20)]
+        exec({SPIN!r})
+        sum(range(200_000))
+        """,
+        timeout=30,
+    )
+    assert len(programs.profiles("out")) == 1
+
+
+EXITS = {
+    "normal": ("", 0, True),
+    "sys.exit": ("sys.exit(3)", 3, True),
+    "exception": ("raise ValueError('mine')", 1, True),
+    "sigint": ("os.kill(os.getpid(), signal.SIGINT); signal.pause()", None, True),
+    "handled sigterm": (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5));"
+        "os.kill(os.getpid(), signal.SIGTERM); signal.pause()",
+        5,
+        True,
+    ),
+    "sigterm": ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", -15, False),
+    "os._exit": ("os._exit(4)", 4, False),
+    "execv": ("os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(6)'])", 6, False),
+    "abort": ("os.abort()", -6, False),
+    "kill": ("os.kill(os.getpid(), signal.SIGKILL)", -9, False),
+}
+
+
+@pytest.mark.parametrize("route", EXITS)
+def test_every_exit_ends_as_it_would_without(programs, route):
+    ending, returncode, is_written = EXITS[route]
+    code = """
+        import atexit, os, signal, sys
+        atexit.register(lambda: print("before"))
+        if {profiled}:
+            import rprof
+            rprof.start("out/", rate=1000)
+        atexit.register(lambda: print("after"))
+        from burning import burn
+        burn(0.05)
+        {ending}
+        """
+    plain = programs.run(code.format(profiled=False, ending=ending), PYTHONFAULTHANDLER="")
+    profiled = programs.run(code.format(profiled=True, ending=ending), PYTHONFAULTHANDLER="")
+    assert profiled == plain
+    if returncode is not None:
+        assert profiled.returncode == returncode
+    files = programs.profiles("out")
+    assert len(files) == is_written
+    if is_written:
+        assert rprof.load(files[0]).totals["cpu"] > 30e6
+
+
+def test_work_after_the_main_thread_is_recorded(programs):
+    programs.check(
+        """
+        import threading, rprof
+        from burning import burn
+        rprof.start("out/")
+        threading.Thread(target=burn, args=(0.3,), name="last").start()
+        """
+    )
+    (file,) = programs.profiles("out")
+    threads = {t.name: t.totals for t in rprof.load(file).threads}
+    assert threads["last"]["cpu"] > 200e6
+
+
+def test_start_and_stop_out_of_turn(programs):
+    out = programs.check(
+        """
+        import io, logging, rprof
+        log = io.StringIO()
+        logging.getLogger("rprof").addHandler(logging.StreamHandler(log))
+        for call in (rprof.stop, rprof.flush):
+            try: call()
+            except rprof.RprofStateError as error: print(error)
+        rprof.start(None, rate=50)
+        rprof.start(None, rate=50)
+        print(log.getvalue().strip())
+        try: rprof.start(None, rate=60)
+        except rprof.RprofStateError as error: print(error)
+        print(rprof.is_running(), rprof.flush())
+        profile = rprof.stop()
+        print(rprof.is_running(), profile.sample_types[0].type)
+        """
+    )
+    assert out.count("profiling is not on; call rprof.start() first") == 2
+    assert "on already with this configuration" in out
+    assert "rate=50.0" in out
+    assert "rate=60.0" in out
+    assert "True None" in out
+    assert "False samples" in out
+
+
+def test_status_tells_how_it_goes(programs):
+    status = json.loads(
+        programs.check(
+            """
+            import json, rprof
+            from burning import burn
+            rprof.start("out/", rate=100)
+            burn(0.3)
+            path = rprof.flush()
+            status = rprof.status()
+            assert str(path) == status.files[0], (path, status.files)
+            print(json.dumps(status._asdict()))
+            """
+        )
+    )
+    assert status["running"]
+    assert status["engine"] == "gil"
+    assert status["rate"] == 100
+    assert 10 < status["achieved_rate"] <= 130
+    assert status["windows"] == 1
+    assert status["last_error"] is None
+    assert 0 < status["own_cpu_seconds"] < 0.3
+    assert status["own_bytes"] > 0
+
+
+def test_import_starts_nothing_and_auto_starts_from_the_environment(programs):
+    programs.check(
+        """
+        import os, sys, threading
+        import rprof
+        assert "rprof._native" not in sys.modules
+        assert len(os.listdir("/proc/self/task")) == 1
+        """
+    )
+    out = programs.check(
+        """
+        import rprof.auto
+        print(rprof.is_running(), rprof.status().rate)
+        """,
+        RPROF_OUTPUT="elsewhere/{program}-{seq}.pb.gz",
+        RPROF_RATE="37",
+        RPROF_RTE="1",
+    )
+    assert out == "True 37.0\n"
+    assert [path.name for path in programs.profiles("elsewhere")] == ["program-000001.pb.gz"]
+
+
+@pytest.mark.parametrize("way", ["sitecustomize", "pth", "circular"])
+def test_starting_in_the_middle_of_an_import(programs, way):
+    begin = "import rprof; rprof.start('out/', rate=1000)"
+    if way == "circular":
+        programs.directory.joinpath("one.py").write_text(f"import two\n{begin}\nx = 1\n")
+        programs.directory.joinpath("two.py").write_text("import one\ny = 1\n")
+        code = "import one; assert one.x == 1"
+    else:
+        programs.directory.joinpath("sitecustomize.py").write_text(begin)
+        code = "import json; import rprof; assert rprof.is_running()"
+    if way == "pth":
+        programs.directory.joinpath("sitecustomize.py").write_text(
+            "import site; site.addsitedir('pths')"
+        )
+        programs.directory.joinpath("pths").mkdir()
+        programs.directory.joinpath("pths/rprof.pth").write_text(begin + "\n")
+    programs.check(code, PYTHONPATH=str(programs.directory))
+    assert len(programs.profiles("out")) == 1
+
+
+def test_our_threads_import_nothing(programs):
+    programs.check(
+        """
+        import sys, threading, rprof
+        seen = []
+        sys.addaudithook(lambda event, args: seen.append((event, threading.get_native_id())))
+        from burning import burn
+        rprof.start("out/", rate=2000, window=0.02, max_overhead=1.0)
+        burn(0.3)
+        rprof.stop()
+        assert {thread for _, thread in seen} == {threading.get_native_id()}, seen[-5:]
+        """
+    )
+
+
+def test_reloading_is_harmless(programs):
+    programs.check(
+        """
+        import importlib, rprof
+        rprof.start(None)
+        importlib.reload(rprof)
+        assert rprof.is_running()
+        rprof.stop()
+        """
+    )
+
+
+def test_a_fault_of_our_own_ends_profiling_and_nothing_else(programs):
+    out = programs.check(
+        """
+        import rprof
+        from rprof import _native
+        rprof.start("out/")
+        _native.inject_panic()
+        try: rprof.stop()
+        except rprof.RprofStateError as error: print("stop:", error)
+        try: rprof.start("out/")
+        except rprof.RprofStateError as error: print("start:", error)
+        print(rprof.status().last_error)
+        print("the program goes on")
+        """
+    )
+    assert out.count("internal error") == 2
+    assert "injected by a test" in out
+    assert "the program goes on" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal masks of threads are read from /proc")
+def test_our_threads_take_no_signals(programs):
+    programs.check(
+        """
+        import os, signal, rprof
+        rprof.start("out/")
+        masks = {}
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/status") as file:
+                fields = dict(line.split(":", 1) for line in file)
+            masks[fields["Name"].strip()] = int(fields["SigBlk"], 16)
+        ours = {name: mask for name, mask in masks.items() if name.startswith("rprof")}
+        assert len(ours) == 2, masks
+        for mask in ours.values():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGXFSZ):
+                assert mask & 1 << (number - 1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.SIGUSR1 in signal.sigpending()
+        """
+    )
+
+
+def test_sigint_reaches_the_application(programs):
+    process = programs.start(
+        """
+        import sys, rprof
+        rprof.start("out/", rate=1000)
+        try:
+            print("ready", flush=True)
+            sys.stdin.readline()
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "interrupted\n", "")
+    assert len(programs.profiles("out")) == 1
