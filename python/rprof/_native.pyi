@@ -1,7 +1,6 @@
 """The native part of rprof; use the functions of ``rprof`` instead."""
 
 from os import PathLike
-from pathlib import Path
 from typing import final
 
 __version__: str
@@ -18,7 +17,7 @@ class Profile:
         """One profile from several."""
     def encode(self) -> bytes:
         """As gzip pprof."""
-    def write(self, path: str | PathLike[str]) -> Path:
+    def write(self, path: str | PathLike[str]) -> None:
         """Writes gzip pprof to `path`, whole or not at all."""
     @property
     def sample_types(self) -> list[tuple[str, str]]:
@@ -74,10 +73,10 @@ def start_recording(
 ) -> int:
     """Begin a recording and returns its id. Values are expected to have been checked."""
 
-def stop_recording(recording: int) -> tuple[Profile, Path | None, Exception | None]:
+def stop_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
     """Ends a recording."""
 
-def rotate_recording(recording: int) -> tuple[Profile, Path | None, Exception | None]:
+def rotate_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
     """Closes the open window of a recording."""
 
 def pause_recording(recording: int) -> None:
@@ -92,7 +91,7 @@ def counters() -> dict[str, int]:
 def last_error() -> str | None:
     """The newest error in words."""
 
-def kept_files() -> list[Path]:
+def kept_files() -> list[str]:
     """Files of this process that are in place, oldest first."""
 
 def age_ns() -> int:
@@ -101,7 +100,7 @@ def age_ns() -> int:
 def output_rotates(output: str) -> bool:
     """Whether `output` makes a file for each window rather than one at the end."""
 
-def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> Path:
+def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> str:
     """`output` with its fields filled in."""
 
 def dump_threads(
@@ -119,7 +118,7 @@ def after_fork_in_parent() -> None:
     """Starts the threads again in the parent."""
 
 def after_fork_in_parent_later() -> None:
-    """Starts the threads again as soon as the main thread runs its next Python instruction."""
+    """The same, but in the main thread as soon as that runs its next Python instruction."""
 
 def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""

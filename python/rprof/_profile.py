@@ -208,7 +208,8 @@ class Profile:
         Raises:
             RprofOSError: The file cannot be written.
         """
-        return self._native.write(os.fspath(path))
+        self._native.write(os.fspath(path))
+        return Path(path)
 
     def merge(self, *others: Profile) -> Profile:
         """Return one profile with the samples of this and the others added up.

@@ -141,7 +141,7 @@ def _current() -> _State:
     return _state
 
 
-def _install_hooks() -> None:
+def _install_hooks(native: Any) -> None:
     global _hooks_installed
     if _hooks_installed:
         return
@@ -150,7 +150,11 @@ def _install_hooks() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=_before_fork,
-            after_in_parent=_after_fork_in_parent,
+            after_in_parent=(
+                native.after_fork_in_parent_later
+                if sys.version_info[:2] == (3, 13)
+                else native.after_fork_in_parent
+            ),
             after_in_child=_after_fork_in_child,
         )
     # A private function of CPython 3.9 and later, refused once shutdown has begun. Without it only
@@ -189,18 +193,6 @@ def _before_fork() -> None:
     _forker_is_main = threading.get_ident() == threading.main_thread().ident
     if _current().recordings:
         _load_native().before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    state = _current()
-    if not state.recordings:
-        return
-    native = _load_native()
-    if sys.version_info[:2] == (3, 13) and threading.get_ident() == threading.main_thread().ident:
-        # CPython 3.13 counts threads, to warn about them, only after these hooks.
-        native.after_fork_in_parent_later()
-    else:
-        native.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
@@ -245,7 +237,7 @@ def _begin(config: Config, *, window_ns: int | None, output: str | None) -> int:
             "rprof cannot sample a free-threaded interpreter yet: without the GIL this version's "
             "engine could read frames that are being freed; run with PYTHON_GIL=1"
         )
-    _install_hooks()
+    _install_hooks(native)
     recording: int = native.start_recording(
         period_ns=max(1, round(1e9 / config.rate)),
         max_overhead=config.max_overhead,
@@ -392,14 +384,15 @@ def flush() -> Path | None:
     continuous = state.continuous
     if continuous is None:
         raise RprofStateError("profiling is not on; call rprof.start() first")
-    path: Path | None
+    from pathlib import Path
+
     _, path, problem = _load_native().rotate_recording(continuous.recording)
     if problem is not None:
         _report_trouble(state)
-    return path
+    return Path(path) if path is not None else None
 
 
-def _finish(outcome: tuple[_native.Profile, Any, Exception | None]) -> Profile:
+def _finish(outcome: tuple[_native.Profile, str | None, Exception | None]) -> Profile:
     from ._profile import Profile
 
     native_profile, _, problem = outcome
@@ -441,7 +434,7 @@ def status() -> Status:
         hold_max_seconds=counters["hold_max_ns"] / 1e9,
         windows=counters["windows"],
         merged_windows=counters["merged_windows"],
-        files=[os.fspath(path) for path in native.kept_files()],
+        files=native.kept_files(),
         last_error=native.last_error(),
     )
 

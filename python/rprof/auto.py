@@ -24,5 +24,5 @@ for _name in unknown_variables(os.environ):
 if not is_running():
     try:
         start()
-    except (RprofStateError, RprofOSError, NotImplementedError) as _error:
+    except (RprofStateError, RprofOSError) as _error:
         _log().warning("not profiling this process: %s", _error)

@@ -7,6 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::gil::attach;
+use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
 
 /// Ends rprof's native threads ahead of a fork; recordings go on afterwards.
@@ -22,16 +23,21 @@ pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Starts the threads again as soon as the main thread, which must be the caller, runs its next
-/// Python instruction: CPython 3.13 counts the threads of the process after its at-fork hooks
-/// (`Modules/posixmodule.c`, `warn_about_fork_with_threads`) and warns if there are any.
+/// The same, but in the main thread as soon as that runs its next Python instruction: CPython 3.13
+/// counts the threads of the process after its at-fork hooks (`Modules/posixmodule.c`,
+/// `warn_about_fork_with_threads`) and warns if there are any.
+///
+/// To be registered as it is: a Python function around it would itself be that instruction.
 #[pyfunction]
 pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
+    let is_main_thread = thread_id() == u64::from(std::process::id());
     // SAFETY: the function takes no argument that could dangle.
-    let result = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
-    if result == 0 {
+    if is_main_thread
+        && unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) } == 0
+    {
         return Ok(());
     }
+    // Another thread that forks is a second thread anyway, and warned about as such.
     after_fork_in_parent(py)
 }
 

@@ -81,12 +81,12 @@ impl Profile {
     }
 
     /// Writes gzip pprof to `path`, whole or not at all.
-    fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<PathBuf> {
+    fn write(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         py.detach(|| {
             let bytes = encode(&self.profile)?;
             write_file(&path, &bytes)
         })?;
-        Ok(path)
+        Ok(())
     }
 
     /// (type, unit) of each value, in order.

@@ -1,6 +1,7 @@
 //! Starting and ending recordings, and what the session tells about itself.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
@@ -27,13 +28,15 @@ pub(crate) enum Threads {
 }
 
 /// A finished window: the profile, the file it is in, and why it is in none.
-type Outcome = (Profile, Option<PathBuf>, Option<PyErr>);
+///
+/// Paths go to Python as `str`: a `pathlib.Path` would have to be imported, perhaps at exit.
+type Outcome = (Profile, Option<OsString>, Option<PyErr>);
 
 fn outcome(finished: Finished) -> Outcome {
     let profile = Profile::new(finished.profile);
     match finished.written {
         None => (profile, None, None),
-        Some(Ok(path)) => (profile, Some(path), None),
+        Some(Ok(path)) => (profile, Some(path.into()), None),
         Some(Err(error)) => (profile, None, Some(error.into())),
     }
 }
@@ -150,8 +153,9 @@ pub(crate) fn last_error() -> Option<String> {
 
 /// Files of this process that are in place, oldest first.
 #[pyfunction]
-pub(crate) fn kept_files() -> Vec<PathBuf> {
-    session().kept_files()
+pub(crate) fn kept_files() -> Vec<OsString> {
+    let kept = session().kept_files();
+    kept.into_iter().map(OsString::from).collect()
 }
 
 /// Time since the sampler was first started, in ns; 0 if it never was.
@@ -173,14 +177,14 @@ pub(crate) fn expand_output(
     program: &str,
     seq: u64,
     start_unix_ns: i64,
-) -> PyResult<PathBuf> {
+) -> PyResult<OsString> {
     let fields = Fields {
         program,
         pid: std::process::id(),
         start_unix_ns,
         seq,
     };
-    Ok(file::expand_output(output, &fields)?)
+    Ok(file::expand_output(output, &fields)?.into())
 }
 
 /// Every thread with its stack, leaf first: kernel id, name, (function, file, line) of each frame.

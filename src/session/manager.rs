@@ -272,7 +272,10 @@ impl Session {
     /// When a thread cannot be started.
     pub fn after_fork_in_parent(&self) -> Result<()> {
         let mut state = self.state.lock();
-        state.forks = state.forks.saturating_sub(1);
+        if state.forks == 0 {
+            return Ok(());
+        }
+        state.forks -= 1;
         if state.forks > 0 {
             return Ok(());
         }

@@ -16,6 +16,7 @@ use super::threads::IdOffsets;
 use super::walk::walk;
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::error::Error;
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample};
 use crate::model::stack::Stack;
@@ -75,6 +76,8 @@ struct Walker {
     symbols: Symbols,
     interpreter: *mut PyInterpreterState,
     offsets: IdOffsets,
+    /// A kernel id that a thread state has kept from before a fork, and what it is now.
+    stale_id: Option<(u64, u64)>,
     names: Names,
     cache: CodeCache,
     /// In step with the snapshot's threads.
@@ -100,9 +103,9 @@ impl GilEngine {
     /// When this interpreter does not offer what the engine needs; the message names it.
     pub(crate) fn new(py: Python<'_>, options: EngineOptions) -> PyResult<Self> {
         let unsupported = |what: &str| {
-            pyo3::exceptions::PyNotImplementedError::new_err(format!(
+            PyErr::from(Error::state(format!(
                 "the gil engine cannot run on this interpreter: {what}"
-            ))
+            )))
         };
         let version = py.version_info();
         let at_least = |minor| (version.major, version.minor) >= (3, minor);
@@ -124,6 +127,7 @@ impl GilEngine {
                 at_least(11),
             ),
             symbols,
+            stale_id: offsets.stale_id(py),
             offsets,
             tracks: Vec::new(),
             places: FxHashMap::default(),
@@ -228,7 +232,11 @@ impl Walker {
         while !state.is_null() {
             if state != own {
                 // SAFETY: as above.
-                let (ident, native) = unsafe { self.offsets.read(state) };
+                let (ident, said) = unsafe { self.offsets.read(state) };
+                let native = match self.stale_id {
+                    Some((stale, actual)) if stale == said => actual,
+                    _ => said,
+                };
                 // A thread that has not begun to run has no id yet.
                 if ident != 0 {
                     self.listed.push(Listed {

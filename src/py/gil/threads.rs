@@ -14,6 +14,8 @@ use crate::clock::cpu::thread_id;
 /// smallest thread state (3.10) is larger than this.
 const SEARCHED_BYTES: usize = 256;
 const WORD: usize = size_of::<usize>();
+/// `PID_MAX_LIMIT` of Linux' `include/linux/threads.h`.
+const LARGEST_THREAD_ID: usize = 4 << 20;
 
 /// The offsets of the ids in a thread state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +35,27 @@ impl IdOffsets {
                 .read()
         };
         let native = thread_id() as usize;
-        let mut places = (0..words.len() - 1)
-            .filter(|&at| words[at] == ident && (!has_native || words[at + 1] == native));
-        let at = places.next()?;
-        if places.next().is_some() {
-            return None;
-        }
+        let only_place = |is_native: &dyn Fn(usize) -> bool| {
+            let mut places = (0..words.len() - 1)
+                .filter(|&at| words[at] == ident && (!has_native || is_native(words[at + 1])));
+            let place = places.next()?;
+            places.next().is_none().then_some(place)
+        };
+        // After a fork that ran no Python hooks the state still has the id of the parent's thread.
+        let at = only_place(&|word| word == native)
+            .or_else(|| only_place(&|word| (1..=LARGEST_THREAD_ID).contains(&word)))?;
         Some(Self {
             ident: at * WORD,
             native: has_native.then_some((at + 1) * WORD),
         })
+    }
+
+    /// What the calling thread's state says its kernel id is, and what it is, where they differ.
+    pub(crate) fn stale_id(self, _py: Python<'_>) -> Option<(u64, u64)> {
+        // SAFETY: the GIL is held, so the calling thread has a thread state.
+        let (_, said) = unsafe { self.read(ffi::PyThreadState_Get()) };
+        let actual = thread_id();
+        (said != 0 && said != actual).then_some((said, actual))
     }
 
     /// The interpreter's and the kernel's id of a thread; 0 where unknown.
