@@ -159,7 +159,7 @@ def test_a_directory_that_becomes_read_only(programs):
     out = programs.check(
         TROUBLE.format(
             # Root may write everywhere.
-            before="import os, pathlib; os.geteuid() or os.setuid(54321)",
+            before="import os, pathlib; rprof.load; os.geteuid() or os.setuid(54321)",
             output="out/",
             trouble="os.chmod('out', 0o500)",
             relief="os.chmod('out', 0o700)",

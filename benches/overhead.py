@@ -1,0 +1,165 @@
+"""What sampling costs: rprof beside a bare timer and the classic Python-thread sampler.
+
+Run:  python benches/overhead.py [--quick] [--json FILE]
+
+Ten threads with 30 frames each, blocked, or nine blocked and one busy. All samplers take turns in
+one process, round after round, so that a machine whose speed drifts treats them alike. The cost is
+the CPU time of the sampling thread by its own clock, in percent of one core; samples are counted
+per thread and second (ideal: threads x rate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import ctypes
+import json
+import statistics
+import sys
+import threading
+import time
+
+import rprof
+
+THREADS, FRAMES = 10, 30
+
+
+class PythonSampler:
+    """The sampler that everybody writes first: a Python thread and sys._current_frames()."""
+
+    name = "Python thread"
+
+    def __init__(self, rate: int) -> None:
+        self.period = 1 / rate
+        self.stacks: collections.Counter = collections.Counter()
+        self.samples = 0
+
+    def run(self) -> None:
+        own = threading.get_ident()
+        while not self.done:
+            time.sleep(self.period)
+            for ident, frame in sys._current_frames().items():
+                if ident == own:
+                    continue
+                stack = []
+                while frame is not None:
+                    code = frame.f_code
+                    stack.append((code.co_filename, code.co_name, frame.f_lineno))
+                    frame = frame.f_back
+                self.stacks[tuple(stack)] += 1
+                self.samples += 1
+        self.cpu = time.thread_time()
+
+    def measure(self, seconds: float) -> tuple[float, float]:
+        self.done = False
+        self.samples = 0
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        time.sleep(seconds)
+        self.done = True
+        thread.join()
+        return self.cpu / seconds, self.samples / seconds
+
+
+class BareTimer(PythonSampler):
+    """Wakes up and does nothing: usleep of the C library, called without the GIL held."""
+
+    name = "bare timer"
+
+    def run(self) -> None:
+        usleep = ctypes.CDLL(None).usleep
+        microseconds = int(self.period * 1e6)
+        while not self.done:
+            usleep(microseconds)
+        self.cpu = time.thread_time()
+
+
+class Rprof:
+    """A recording of all threads; its cost is the sampler thread's own CPU clock."""
+
+    def __init__(self, rate: int, max_overhead: float | None = 0.0) -> None:
+        self.rate = rate
+        self.max_overhead = max_overhead
+        self.name = "rprof, no limit" if max_overhead == 0.0 else "rprof, default limit"
+
+    def measure(self, seconds: float) -> tuple[float, float]:
+        options = {} if self.max_overhead is None else {"max_overhead": self.max_overhead}
+        before = rprof.status().own_cpu_seconds
+        rprof.start(None, rate=self.rate, **options)
+        time.sleep(seconds)
+        profile = rprof.stop()
+        cpu = rprof.status().own_cpu_seconds - before
+        return cpu / seconds, profile.totals["samples"] / seconds
+
+
+def deep(depth: int, done: threading.Event, busy: bool) -> None:
+    if depth:
+        deep(depth - 1, done, busy)
+    elif busy:
+        while not done.is_set():
+            sum(range(1000))
+    else:
+        done.wait()
+
+
+def compare(rate: int, busy: int, rounds: int, seconds: float) -> list[dict]:
+    done = threading.Event()
+    threads = [
+        threading.Thread(target=deep, args=(FRAMES, done, number < busy), daemon=True)
+        for number in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    samplers = [BareTimer(rate), PythonSampler(rate), Rprof(rate), Rprof(rate, None)]
+    figures: dict[str, list[tuple[float, float]]] = {sampler.name: [] for sampler in samplers}
+    for _ in range(rounds):
+        for sampler in samplers:
+            figures[sampler.name].append(sampler.measure(seconds))
+    done.set()
+    for thread in threads:
+        thread.join()
+    timer = statistics.median(cost for cost, _ in figures["bare timer"])
+    python = statistics.median(cost for cost, _ in figures["Python thread"])
+    rows = []
+    for name, pairs in figures.items():
+        cost = statistics.median(cost for cost, _ in pairs)
+        rows.append(
+            {
+                "rate": rate,
+                "busy": busy,
+                "sampler": name,
+                "percent_of_core": 100 * cost,
+                "samples_per_second": statistics.median(samples for _, samples in pairs),
+                "times_timer": cost / timer,
+                "times_python_thread": cost / python,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    options = parser.parse_args()
+    rounds, seconds = (1, 0.5) if options.quick else (5, 2.0)
+    print(f"CPython {sys.version.split()[0]}, {THREADS} threads x {FRAMES} frames")
+    rows = []
+    for busy in (0, 1):
+        for rate in (100, 1000):
+            print(f"\n{rate} Hz, {busy} of {THREADS} threads busy")
+            print(f"{'':22}{'% of core':>10}{'samples/s':>11}{'x timer':>9}{'x Python':>10}")
+            for row in compare(rate, busy, rounds, seconds):
+                rows.append(row)
+                print(
+                    f"{row['sampler']:22}{row['percent_of_core']:10.2f}"
+                    f"{row['samples_per_second']:11.0f}{row['times_timer']:9.2f}"
+                    f"{row['times_python_thread']:10.2f}"
+                )
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
