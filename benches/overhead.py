@@ -38,10 +38,10 @@ class PythonSampler:
         own = threading.get_ident()
         while not self.done:
             time.sleep(self.period)
-            for ident, frame in sys._current_frames().items():
+            for ident, leaf in sys._current_frames().items():
                 if ident == own:
                     continue
-                stack = []
+                stack, frame = [], leaf
                 while frame is not None:
                     code = frame.f_code
                     stack.append((code.co_filename, code.co_name, frame.f_lineno))

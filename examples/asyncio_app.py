@@ -23,7 +23,7 @@ def price_order(order: dict) -> int:
     """Too heavy for the event loop: while it runs, nobody else is served."""
     price = 0
     for item in order["items"]:
-        for quantity in range(1000):
+        for quantity in range(4000):
             price += item * quantity % 97
     return price
 
@@ -56,7 +56,7 @@ async def consume(queue: asyncio.Queue) -> int:
 async def main() -> None:
     queue: asyncio.Queue = asyncio.Queue(maxsize=10)
     async with rprof.profile("asyncio_app.pb.gz", rate=200) as block:
-        results = await asyncio.gather(produce(queue, 300), consume(queue), consume(queue))
+        results = await asyncio.gather(produce(queue, 120), consume(queue), consume(queue))
     print(f"served {sum(filter(None, results))} orders\n")
     print("Heaviest functions by CPU time")
     print(block.profile.top(6, by="cpu"))

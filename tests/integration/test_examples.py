@@ -52,7 +52,7 @@ def test_web_app(tmp_path):
 
 def test_asyncio_app(tmp_path):
     out = run(tmp_path, EXAMPLES / "asyncio_app.py")
-    assert "served 300 orders" in out
+    assert "served 120 orders" in out
     assert "asyncio_app.price_order" in out
     names = [row.name for row in rprof.load(tmp_path / "asyncio_app.pb.gz").top(5, by="cpu")]
     assert any("price_order" in name for name in names)
