@@ -31,11 +31,12 @@ pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
     let is_main_thread = thread_id() == u64::from(std::process::id());
-    // SAFETY: the function takes no argument that could dangle.
-    if is_main_thread
-        && unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) } == 0
-    {
-        return Ok(());
+    if is_main_thread {
+        // SAFETY: the function takes no argument that could dangle.
+        let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
+        if asked == 0 {
+            return Ok(());
+        }
     }
     // Another thread that forks is a second thread anyway, and warned about as such.
     after_fork_in_parent(py)

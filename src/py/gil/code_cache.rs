@@ -191,8 +191,11 @@ impl CodeCache {
     /// The GIL must be held and `reference` be a live weak reference.
     unsafe fn referent(&self, reference: *mut PyObject) -> *mut PyObject {
         let Some(get) = self.symbols.weakref_get else {
-            // SAFETY: as the caller vouches; the result is borrowed. A dead one gives None.
-            return unsafe { ffi::PyWeakref_GetObject(reference) };
+            return match self.symbols.weakref_get_borrowed {
+                // SAFETY: as the caller vouches. A dead reference gives None, which is no code.
+                Some(get) => unsafe { get(reference) },
+                None => ptr::null_mut(),
+            };
         };
         let mut object = ptr::null_mut();
         // SAFETY: as the caller vouches. The new reference is not the last one: the frame that is

@@ -28,8 +28,10 @@ pub(crate) struct Symbols {
     pub(crate) delete_current: DeleteCurrent,
     /// 3.11 and later.
     pub(crate) frame_lasti: Option<FrameLasti>,
-    /// 3.13 and later; before that `PyWeakref_GetObject` serves.
+    /// 3.13 and later.
     pub(crate) weakref_get: Option<WeakrefGet>,
+    /// Up to 3.14.
+    pub(crate) weakref_get_borrowed: Option<WeakrefGetBorrowed>,
     is_finalizing: Option<IsFinalizing>,
     get_allocator: Option<GetAllocator>,
 }
@@ -46,6 +48,7 @@ type FrameBack = unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject;
 type DeleteCurrent = unsafe extern "C" fn();
 type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
 type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
+type WeakrefGetBorrowed = unsafe extern "C" fn(*mut PyObject) -> *mut PyObject;
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
 
@@ -75,6 +78,7 @@ impl Symbols {
                 .ok_or("PyThreadState_DeleteCurrent")?,
             frame_lasti: function!(c"PyFrame_GetLasti", FrameLasti),
             weakref_get: function!(c"PyWeakref_GetRef", WeakrefGet),
+            weakref_get_borrowed: function!(c"PyWeakref_GetObject", WeakrefGetBorrowed),
             is_finalizing: function!(c"Py_IsFinalizing", IsFinalizing)
                 .or(function!(c"_Py_IsFinalizing", IsFinalizing)),
             get_allocator: function!(c"PyMem_GetAllocator", GetAllocator),
