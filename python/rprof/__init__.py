@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._block import profile
 from ._config import ThreadInfo
-from ._session import Status, dump, flush, is_running, profile, start, status, stop
+from ._session import Status, dump, flush, is_running, start, status, stop
 from .errors import (
     RprofError,
     RprofOSError,

@@ -15,14 +15,14 @@ from __future__ import annotations
 import os
 
 from ._config import unknown_variables
-from ._session import _log, is_running, start
+from ._session import is_running, log, start
 from .errors import RprofOSError, RprofStateError
 
 for _name in unknown_variables(os.environ):
-    _log().warning("the environment variable %s is no option of rprof", _name)
+    log().warning("the environment variable %s is no option of rprof", _name)
 
 if not is_running():
     try:
         start()
     except (RprofStateError, RprofOSError) as _error:
-        _log().warning("not profiling this process: %s", _error)
+        log().warning("not profiling this process: %s", _error)

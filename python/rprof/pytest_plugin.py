@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from ._block import profile as ProfileBlock
     from ._profile import Profile
-    from ._session import profile as ProfileBlock
 
 _PROPERTY = "rprof_profile"
 _RECORDING = pytest.StashKey["TestRecording"]()
@@ -42,7 +42,7 @@ class TestRecording:
 
     def start(self) -> None:
         """Begin; called when the body of the test begins."""
-        from ._session import profile
+        from ._block import profile
 
         self._block = profile(rate=self._rate)
         self._block.__enter__()

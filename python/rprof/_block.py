@@ -1,0 +1,284 @@
+"""Blocks: ``rprof.profile`` as a context manager and as a decorator."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import _session
+from ._config import UNSET, ThreadInfo, given_options, program_name, resolve
+from .errors import RprofError, RprofStateError, RprofValueError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._profile import Profile
+
+__all__ = ["profile"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_B = TypeVar("_B", bound="profile")
+
+_DEFAULTS = {"output": None, "max_overhead": 0.1}
+_VARIABLES = frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth"})
+
+
+class profile:
+    """Profile a block of code, or each call of a function.
+
+    As a context manager (``with`` or ``async with``) the result is in ``.profile`` afterwards, and
+    in ``output`` if that was given. As a decorator it records each call of a function, coroutine
+    function, generator function or asynchronous generator function; of generators only the time in
+    which they themselves run. Blocks may nest and overlap freely, in any thread.
+
+    Args:
+        output: A path ending in ``.pb.gz`` to write at the end of the block, with ``{program}``,
+            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``.
+        rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
+        engine: As for ``start``.
+        max_overhead: As for ``start``; default 0.1, because a block is short and was asked for.
+        max_nodes: As for ``start``.
+        max_depth: As for ``start``.
+        threads: As for ``start``, or a callable that takes a ``ThreadInfo`` and says whether to
+            keep that thread.
+        **unknown: Refused, with a list of the options.
+
+    Raises:
+        RprofTypeError: An unknown option or a value of the wrong type.
+        RprofValueError: A value out of range, or an output that is no ``.pb.gz`` file.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        rate: float = UNSET,
+        engine: str = UNSET,
+        max_overhead: float = UNSET,
+        max_nodes: int = UNSET,
+        max_depth: int = UNSET,
+        threads: str | Sequence[str] | Callable[[ThreadInfo], bool] = UNSET,
+        **unknown: Any,
+    ) -> None:
+        given = given_options(
+            output=output,
+            rate=rate,
+            engine=engine,
+            max_overhead=max_overhead,
+            max_nodes=max_nodes,
+            max_depth=max_depth,
+            threads=threads,
+            **unknown,
+        )
+        unsuited = sorted({"window", "keep_files", "keep_bytes"} & set(given))
+        if unsuited:
+            raise RprofValueError(
+                f"{', '.join(unsuited)} is for rprof.start(); a block has one window and one file"
+            )
+        self._config = resolve(given, defaults=_DEFAULTS, from_environment=_VARIABLES)
+        target = self._config.output
+        if target is not None and not target.endswith(".pb.gz"):
+            raise RprofValueError(
+                f"output={target!r} is not a .pb.gz file; use for example "
+                f"output='{target.rstrip('/')}.pb.gz'"
+            )
+        self._recording: int | None = None
+        self._pid = 0
+        self._calls = 0
+        self._result: Profile | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The finished profile.
+
+        Raises:
+            RprofStateError: The block has not ended, or ended in a forked child.
+        """
+        if self._result is None:
+            raise RprofStateError(
+                "there is no profile yet: the block has not ended, or it was entered before a fork "
+                "and ended in the child"
+            )
+        return self._result
+
+    def __enter__(self: _B) -> _B:
+        if self._recording is not None and self._pid == os.getpid():
+            raise RprofStateError(
+                "this block is being recorded already; make another rprof.profile() to nest"
+            )
+        self._pid = os.getpid()
+        self._calls += 1
+        self._recording = _session.begin(self._config)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        recording, self._recording = self._recording, None
+        if recording is None or self._pid != os.getpid():
+            # Entered before a fork, in the parent.
+            return
+        try:
+            result = _session.end(recording)
+        except RprofError as problem:
+            # Whatever befalls the profiler, the block's own outcome stands.
+            _session.log().warning("the block has no profile: %s", problem)
+            return
+        if result is None:
+            # Ended by the end of the process.
+            return
+        accept = self._config.threads
+        if callable(accept):
+            result = result.only_threads(accept)
+        self._result = result
+        if self._config.output is not None:
+            self._write(result, self._config.output)
+
+    def _write(self, result: Profile, output: str) -> None:
+        try:
+            result.write(_session.expand(output, program_name(), self._calls, result.time_ns))
+        except RprofError as problem:
+            _session.log().warning("the block's profile could not be written: %s", problem)
+
+    async def __aenter__(self: _B) -> _B:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def __call__(self, function: _F) -> _F:
+        """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
+        import inspect
+
+        wrapper: Any
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                steps = _profiled_async_generator(self._call(), function(*args, **kwargs))
+                try:
+                    value = None
+                    while True:
+                        try:
+                            item = await steps.asend(value)
+                        except StopAsyncIteration:
+                            return
+                        value = yield item
+                finally:
+                    await steps.aclose()
+
+        elif inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                return (yield from _profiled_generator(self._call(), function(*args, **kwargs)))
+
+        elif inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._call():
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with self._call():
+                    return function(*args, **kwargs)
+
+        wrapper.profiler = self
+        return wrapper  # type: ignore[no-any-return]
+
+    def _call(self) -> _Call:
+        self._calls += 1
+        return _Call(self, self._calls)
+
+    def _pause(self) -> None:
+        if self._recording is not None and self._pid == os.getpid():
+            _session.pause(self._recording)
+
+    def _resume(self) -> None:
+        if self._recording is not None and self._pid == os.getpid():
+            _session.resume(self._recording)
+
+
+class _Call(profile):
+    """One call of a decorated function; hands its result to the decorator."""
+
+    def __init__(self, decorator: profile, number: int) -> None:
+        self._decorator = decorator
+        self._config = decorator._config
+        self._recording = None
+        self._pid = 0
+        self._calls = number - 1
+        self._result = None
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        if self._result is not None:
+            self._decorator._result = self._result
+
+
+def _profiled_generator(
+    block: _Call, generator: Generator[Any, Any, Any]
+) -> Generator[Any, Any, Any]:
+    """Run a generator, recording only while it runs itself."""
+    step: Callable[[Any], Any] = generator.send
+    argument: Any = None
+    with block:
+        try:
+            while True:
+                try:
+                    item = step(argument)
+                except StopIteration as end:
+                    return end.value
+                block._pause()
+                try:
+                    argument = yield item
+                    step = generator.send
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, argument = generator.throw, error
+                finally:
+                    block._resume()
+        finally:
+            generator.close()
+
+
+async def _profiled_async_generator(
+    block: _Call, generator: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    """Run an asynchronous generator, recording only while it runs itself."""
+    step: Callable[[Any], Any] = generator.asend
+    argument: Any = None
+    with block:
+        try:
+            while True:
+                try:
+                    item = await step(argument)
+                except StopAsyncIteration:
+                    return
+                block._pause()
+                try:
+                    argument = yield item
+                    step = generator.asend
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    step, argument = generator.athrow, error
+                finally:
+                    block._resume()
+        finally:
+            await generator.aclose()
