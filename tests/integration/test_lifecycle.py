@@ -271,6 +271,7 @@ def test_our_threads_take_no_signals(programs):
         """
         import os, signal, rprof
         rprof.start("out/")
+        rprof.flush()  # Both threads have answered, so both have their names.
         masks = {}
         for task in os.listdir("/proc/self/task"):
             with open(f"/proc/self/task/{task}/status") as file:
