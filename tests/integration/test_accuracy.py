@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import pytest
 import rprof
@@ -162,6 +165,17 @@ def test_pprof_adds_up_what_we_add_up(programs):
     assert sums == list(totals.values())
 
 
+def wait_until_idle(pid):
+    """Wait until the main thread sleeps in its system call and holds no GIL."""
+    asleep = 0
+    while asleep < 10:
+        with open(f"/proc/{pid}/stat") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if state == "S" else 0
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_stopped_process_credits_nobody(programs):
     process = programs.start(
         """
@@ -174,9 +188,7 @@ def test_a_stopped_process_credits_nobody(programs):
         """
     )
     assert process.stdout.readline() == "ready\n"
-    import signal
-    import time
-
+    wait_until_idle(process.pid)
     process.send_signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
     while time.monotonic() < stopped_at + 3:
