@@ -65,18 +65,9 @@ pub(crate) fn start_recording(
     own_directory: String,
     keep_thread_state: bool,
 ) -> PyResult<u64> {
-    let engine: Option<Box<dyn Engine>> = if py.detach(|| session().needs_engine()) {
-        let options = EngineOptions {
-            import_roots,
-            own_directory,
-            keep_thread_state,
-        };
-        Some(Box::new(GilEngine::new(py, options)?))
-    } else {
-        None
-    };
-    let id = py.detach(|| {
-        let sink = output
+    // The output first: an engine whose recording cannot begin would have to be taken apart.
+    let sink = py.detach(|| {
+        output
             .map(|output| {
                 FileSink::open(FileConfig {
                     output,
@@ -88,7 +79,19 @@ pub(crate) fn start_recording(
                 })
                 .map(|sink| Box::new(sink) as Box<dyn Sink>)
             })
-            .transpose()?;
+            .transpose()
+    })?;
+    let engine: Option<Box<dyn Engine>> = if py.detach(|| session().needs_engine()) {
+        let options = EngineOptions {
+            import_roots,
+            own_directory,
+            keep_thread_state,
+        };
+        Some(Box::new(GilEngine::new(py, options)?))
+    } else {
+        None
+    };
+    let id = py.detach(|| {
         let config = RecordingConfig {
             period_ns,
             max_overhead,

@@ -19,8 +19,8 @@ pub enum Control {
     Stop(RecordingId, Sender<Box<Profile>>),
     /// Return the open window and go on with an empty one.
     Rotate(RecordingId, Sender<Box<Profile>>),
-    /// Record nothing until resumed.
-    Pause(RecordingId),
+    /// Record nothing until resumed; the sender is dropped once that holds.
+    Pause(RecordingId, Sender<()>),
     /// Go on recording.
     Resume(RecordingId),
     /// End the thread; the sampler keeps its state for the next thread.

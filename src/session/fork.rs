@@ -43,8 +43,7 @@ fn replace(old: *mut Session) -> &'static Session {
             FORKED.store(false, Ordering::Release);
             new
         }
-        // Another thread was faster; the session made here is empty and is left leaked, because
-        // it may already have been published to nobody but could not be worth a free.
+        // Another thread was faster; the empty session made here stays leaked.
         Err(other) => other,
     };
     // SAFETY: both pointers come from Box::leak and are never freed.

@@ -243,7 +243,10 @@ impl Session {
 
     /// Lets a recording record nothing until it is resumed.
     pub fn pause(&self, id: RecordingId) {
-        self.tell(&self.state.lock(), Control::Pause(id));
+        let (paused, done) = bounded(1);
+        self.tell(&self.state.lock(), Control::Pause(id, paused));
+        // As in start: the sender's drop is the answer.
+        let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(BASELINE_PATIENCE);
     }
 
     /// Lets a paused recording go on.

@@ -165,7 +165,7 @@ impl Sampler {
                     drop(reply.send(self.take_window(index)));
                 }
             }
-            Control::Pause(id) => {
+            Control::Pause(id, _paused) => {
                 if let Some(index) = self.position(id) {
                     self.settle();
                     self.recordings[index].pause();

@@ -227,7 +227,8 @@ fn paused_recordings_see_nothing_and_need_no_tick() {
     ]);
     rig.start(1, config());
     rig.tick();
-    rig.sampler.handle(Control::Pause(RecordingId(1)));
+    let (paused, _) = bounded(1);
+    rig.sampler.handle(Control::Pause(RecordingId(1), paused));
     assert!(rig.sampler.ticker.is_none());
     rig.sampler.handle(Control::Resume(RecordingId(1)));
     rig.tick();

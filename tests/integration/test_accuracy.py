@@ -72,7 +72,7 @@ def test_shares_are_those_of_the_program(programs):
             import json, rprof
             from burning import burn_shares
             with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
-                used = burn_shares(40, 0.008)
+                used = burn_shares(80, 0.008)
             print(json.dumps(used))
             """
         )
@@ -81,8 +81,8 @@ def test_shares_are_those_of_the_program(programs):
     whole = sum(used.values())
     for name, seconds in used.items():
         share = sum(row.total_fraction for row in rows if row.name == f"burning.{name}")
-        # About 190 samples at the switch interval of 5 ms: a standard error of 3.6 points for a
-        # share of one half, and three of them.
+        # About 380 samples at the switch interval of 5 ms: a standard error of 2.6 points for a
+        # share of one half, and four of them.
         assert share == pytest.approx(seconds / whole, abs=0.11), name
 
 

@@ -37,7 +37,7 @@ def test_windows_rotate_and_the_oldest_go(programs):
         import json, rprof
         from burning import burn
         rprof.start("out/", rate=500, window=0.03, keep_files=4, max_overhead=1.0)
-        burn(0.5)
+        while rprof.status().windows < 8: burn(0.01)
         rprof.stop()
         print(json.dumps(rprof.status()._asdict()))
         """

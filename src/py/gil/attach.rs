@@ -12,6 +12,10 @@
 //!    3.14 (`Python/ceval_gil.c`, `take_gil`), which must not unwind our frames; pyo3's
 //!    `PyEval_RestoreThread` parks the thread for ever instead.
 //!
+//! A fourth case: CPython up to 3.12 aborts when a thread state is made while there is no other
+//! (`Python/pystate.c`, `new_threadstate`), as in a child that was forked by a thread other than
+//! the main one, once that thread has ended. There the state is made beforehand and kept.
+//!
 //! Hence: a state per snapshot while `tracemalloc` was never imported; from the first snapshot
 //! that finds it imported on, the state is kept. Should tracing have begun since the snapshot
 //! before, no state is made here: a thread that has the GIL makes it (a pending call), and the
