@@ -529,6 +529,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     signal.signal(signal.SIGTERM, break_off)
+    # Started in the background of a shell, this process ignores SIGINT, and so would the tests,
+    # some of which wait for it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     python = shutil.which(options.python)
     if python is None:
         raise SystemExit2(f"no interpreter {options.python}")
