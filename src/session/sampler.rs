@@ -75,24 +75,33 @@ impl Sampler {
         self.ticker = None;
         self.schedule();
         loop {
+            // A tick that is due comes before any message: it is what notices that the process
+            // stood still, and a message must not have that time credited.
+            if let Some(now_ns) = self.due()
+                && self.tick(now_ns) == Flow::Quit
+            {
+                return self;
+            }
             while let Ok(message) = self.control.try_recv() {
                 if self.handle(message) == Flow::Quit {
                     return self;
                 }
             }
-            let Some(deadline_ns) = self.ticker.as_ref().map(Ticker::deadline_ns) else {
-                std::thread::park();
-                continue;
-            };
-            let now_ns = self.engine.now_ns();
-            if now_ns < deadline_ns {
-                std::thread::park_timeout(Duration::from_nanos(deadline_ns - now_ns));
-                continue;
-            }
-            if self.tick(now_ns) == Flow::Quit {
-                return self;
+            match self.ticker.as_ref().map(Ticker::deadline_ns) {
+                None => std::thread::park(),
+                Some(deadline_ns) => {
+                    let wait_ns = deadline_ns.saturating_sub(self.engine.now_ns());
+                    std::thread::park_timeout(Duration::from_nanos(wait_ns));
+                }
             }
         }
+    }
+
+    /// The time, if a tick is due.
+    fn due(&self) -> Option<u64> {
+        let now_ns = self.engine.now_ns();
+        let deadline_ns = self.ticker.as_ref()?.deadline_ns();
+        (now_ns >= deadline_ns).then_some(now_ns)
     }
 
     /// One wake-up of the clock.
