@@ -54,6 +54,7 @@ async def consume(queue: asyncio.Queue) -> int:
 
 
 async def main() -> None:
+    print("serving orders; pricing one blocks the event loop ...", flush=True)
     queue: asyncio.Queue = asyncio.Queue(maxsize=10)
     async with rprof.profile("asyncio_app.pb.gz", rate=200) as block:
         results = await asyncio.gather(produce(queue, 120), consume(queue), consume(queue))

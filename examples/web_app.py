@@ -19,7 +19,7 @@ import waitress
 from flask import Flask, jsonify
 
 CUSTOMERS = 150
-REQUESTS_PER_CLIENT = 15
+ROUNDS_PER_CLIENT = 9
 CLIENTS = 4
 
 
@@ -79,7 +79,7 @@ def total(customer: dict) -> int:
 
 
 def be_a_client(port: int) -> None:
-    for _ in range(REQUESTS_PER_CLIENT):
+    for _ in range(ROUNDS_PER_CLIENT):
         for route in ("fast", "fast", "report"):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/{route}", timeout=60) as answer:
                 answer.read()
@@ -90,10 +90,11 @@ def main() -> None:
         database = Path(directory) / "shop.sqlite"
         create_database(database)
         server = waitress.create_server(
-            create_app(database), host="127.0.0.1", port=0, threads=CLIENTS
+            create_app(database), host="127.0.0.1", port=0, threads=2 * CLIENTS
         )
         threading.Thread(target=server.run, name="server", daemon=True).start()
 
+        print(f"{CLIENTS} clients ask for a fast and a slow route ...\n", flush=True)
         rprof.start("rprof/")
         clients = [
             threading.Thread(target=be_a_client, args=(server.effective_port,), name="client")

@@ -4,13 +4,15 @@
 //! index is checked. What cannot be kept (addresses, mappings but the first) is dropped.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 use prost::Message;
-use rustc_hash::FxHashMap;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::proto;
 use crate::error::{Error, Result};
@@ -26,6 +28,13 @@ pub const MAX_MESSAGE_BYTES: u64 = 256 << 20;
 const MAX_RATIO: u64 = 1_000;
 /// Frames of one sample.
 const MAX_FRAMES: usize = 100_000;
+/// What the messages may weigh once they are structs: an empty sample grows from 2 bytes to 72.
+const MAX_STRUCT_BYTES: usize = 1 << 30;
+/// Frames of all samples for each byte of the message. A location stands for as many frames as were
+/// inlined there, so that samples that share one multiply it; real code inlines a few.
+const MAX_FRAMES_PER_BYTE: usize = 16;
+/// Nodes of the call tree.
+const MAX_NODES: usize = 8_000_000;
 
 /// Why a file is no profile.
 #[derive(Debug)]
@@ -35,9 +44,12 @@ enum Problem {
     Gzip(std::io::Error),
     TooLarge,
     Protobuf(prost::DecodeError),
+    CutShort,
     NoSampleTypes,
     Text(i64),
     Id(&'static str, u64),
+    Duplicate(&'static str, u64),
+    TooMuch(&'static str),
     Values { found: usize, expected: usize },
     TooDeep,
 }
@@ -66,6 +78,11 @@ impl fmt::Display for Problem {
                 "it does not contain a pprof message ({error}); give a file written by rprof or \
                  another profiler's pprof output"
             ),
+            Self::CutShort => write!(
+                out,
+                "it does not contain a pprof message, or only a part of one; give a file written \
+                 by rprof or another profiler's pprof output"
+            ),
             Self::NoSampleTypes => write!(
                 out,
                 "it has no sample types, so it is no profile; give a file written by rprof or \
@@ -73,6 +90,11 @@ impl fmt::Display for Problem {
             ),
             Self::Text(index) => write!(out, "it refers to text {index}, which it does not have"),
             Self::Id(what, id) => write!(out, "it refers to {what} {id}, which it does not have"),
+            Self::Duplicate(what, id) => write!(out, "it has two of {what} {id}"),
+            Self::TooMuch(what) => write!(
+                out,
+                "it has more {what} than a profile of its size can need; record a shorter time"
+            ),
             Self::Values { found, expected } => write!(
                 out,
                 "a sample has {found} values where there are {expected} sample types"
@@ -137,6 +159,7 @@ impl Strings {
 }
 
 fn read_message(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
+    weigh(bytes)?;
     let message = proto::Profile::decode(bytes).map_err(Problem::Protobuf)?;
     if message.sample_type.is_empty() {
         return Err(Problem::NoSampleTypes);
@@ -177,9 +200,10 @@ fn read_message(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
         .collect::<std::result::Result<Vec<_>, Problem>>()?;
 
     let expected = sample_types.len();
-    // What was read is already bounded by the size of the message.
+    let mut frames_left = bytes.len().saturating_mul(MAX_FRAMES_PER_BYTE);
+    // Names and labels are already bounded by the size of the message.
     let limits = Limits {
-        max_nodes: usize::MAX / 4,
+        max_nodes: MAX_NODES,
         max_depth: MAX_FRAMES,
     };
     let mut window = Window::unbounded(limits, sample_types, default_sample_type);
@@ -198,8 +222,14 @@ fn read_message(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
                 return Err(Problem::TooDeep);
             }
         }
+        frames_left = frames_left
+            .checked_sub(path.len())
+            .ok_or(Problem::TooMuch("inlined frames"))?;
         let labels = read_labels(&sample.label, &strings)?;
         window.add_path(path.into_iter().rev(), &labels, &sample.value);
+        if window.overflowed() > 0 {
+            return Err(Problem::TooMuch("different stacks"));
+        }
     }
     Ok(window.finish(ProfileMeta {
         time_ns: message.time_nanos,
@@ -210,11 +240,88 @@ fn read_message(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
     }))
 }
 
+/// `Profile.sample`, `.location` and `.comment`: the fields with repeated fields or numbers inside.
+const SAMPLE: u32 = 2;
+const LOCATION: u32 = 4;
+const COMMENT: u32 = 13;
+
+/// Refuses a message whose structs would take many times the memory of its bytes, before they are
+/// made.
+fn weigh(message: &[u8]) -> std::result::Result<(), Problem> {
+    let mut weight = 0_usize;
+    let mut add = |more: usize| {
+        weight = weight.saturating_add(more);
+        if weight > MAX_STRUCT_BYTES {
+            return Err(Problem::TooMuch("entries"));
+        }
+        Ok(())
+    };
+    for_each_field(message, |tag, content| {
+        let content = content.unwrap_or_default();
+        add(128 + content.len())?;
+        match tag {
+            SAMPLE | LOCATION => for_each_field(content, |_, packed| {
+                add(32 + 8 * numbers(packed.unwrap_or_default()))
+            }),
+            COMMENT => add(8 * numbers(content)),
+            _ => Ok(()),
+        }
+    })
+}
+
+/// How many packed numbers these bytes can be: each ends where the continuation bit is not set.
+fn numbers(packed: &[u8]) -> usize {
+    packed.iter().filter(|byte| **byte < 0x80).count()
+}
+
+/// Calls `visit` with each field's number and, where it has a length, its content.
+fn for_each_field(
+    mut rest: &[u8],
+    mut visit: impl FnMut(u32, Option<&[u8]>) -> std::result::Result<(), Problem>,
+) -> std::result::Result<(), Problem> {
+    while !rest.is_empty() {
+        let (tag, wire_type) = decode_key(&mut rest).map_err(Problem::Protobuf)?;
+        if wire_type == WireType::LengthDelimited {
+            let length = decode_varint(&mut rest).map_err(Problem::Protobuf)?;
+            let content = usize::try_from(length)
+                .ok()
+                .and_then(|length| rest.split_at_checked(length));
+            let Some((content, after)) = content else {
+                return Err(Problem::CutShort);
+            };
+            rest = after;
+            visit(tag, Some(content))?;
+        } else {
+            skip_field(wire_type, tag, &mut rest, DecodeContext::default())
+                .map_err(Problem::Protobuf)?;
+            visit(tag, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds an entry of the table of `what`, where no id may stand twice.
+fn insert<T>(
+    table: &mut HashMap<u64, T>,
+    what: &'static str,
+    id: u64,
+    value: T,
+) -> std::result::Result<(), Problem> {
+    match table.entry(id) {
+        Entry::Occupied(_) => Err(Problem::Duplicate(what, id)),
+        Entry::Vacant(free) => {
+            free.insert(value);
+            Ok(())
+        }
+    }
+}
+
+/// The tables are keyed by what the file says: their hasher must be one that it cannot foresee.
 fn read_locations(
     message: &proto::Profile,
     strings: &Strings,
-) -> std::result::Result<FxHashMap<u64, Frames>, Problem> {
-    let mut functions = FxHashMap::default();
+) -> std::result::Result<HashMap<u64, Frames>, Problem> {
+    let mut functions = HashMap::new();
     for function in &message.function {
         let name = match strings.get(function.name)? {
             none if none.is_empty() => strings.get(function.system_name)?,
@@ -222,16 +329,14 @@ fn read_locations(
         };
         let file = strings.get(function.filename)?;
         let first_line = u32::try_from(function.start_line).unwrap_or(0);
-        functions.insert(
-            function.id,
-            Arc::new(Function {
-                name,
-                file,
-                first_line,
-            }),
-        );
+        let read = Arc::new(Function {
+            name,
+            file,
+            first_line,
+        });
+        insert(&mut functions, "function", function.id, read)?;
     }
-    let mut locations = FxHashMap::default();
+    let mut locations = HashMap::new();
     for location in &message.location {
         let mut frames = Frames::with_capacity(location.line.len());
         for line in &location.line {
@@ -245,7 +350,7 @@ fn read_locations(
             let name = format!("{:#x}", location.address);
             frames.push((Arc::new(Function::pseudo(&name)), 0));
         }
-        locations.insert(location.id, frames);
+        insert(&mut locations, "location", location.id, frames)?;
     }
     Ok(locations)
 }

@@ -64,6 +64,13 @@ pub struct FileSink {
     written: Vec<PathBuf>,
 }
 
+/// Whose a file is; `keep_bytes` bounds them all together, `keep_files` not those of the living.
+enum Writer {
+    This,
+    Living,
+    Dead,
+}
+
 impl FileSink {
     /// Makes the directory if need be, and shows that a file can be written there.
     ///
@@ -110,36 +117,48 @@ impl FileSink {
         if !self.pattern.contains("{seq}") {
             return;
         }
-        // (is own, name, bytes), oldest first.
-        let mut files: Vec<(bool, String, u64)> = Vec::new();
-        let own_names = self
-            .written
-            .iter()
-            .filter_map(|path| path.file_name()?.to_str());
+        // Oldest first.
+        let mut files: Vec<(Writer, String, u64)> = Vec::new();
         if self.is_shared {
             let mut listed = self.directory.list();
             listed.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
             for (name, _, bytes) in listed {
-                match file_name::pid_of_window(&name, &self.config.program) {
-                    Some(pid) if pid == self.config.pid => files.push((true, name, bytes)),
-                    Some(pid) if !Directory::is_alive(pid) => files.push((false, name, bytes)),
-                    _ => {}
-                }
+                let writer = match file_name::pid_of_window(&name, &self.config.program) {
+                    Some(pid) if pid == self.config.pid => Writer::This,
+                    Some(pid) if Directory::is_alive(pid) => Writer::Living,
+                    Some(_) => Writer::Dead,
+                    None => continue,
+                };
+                files.push((writer, name, bytes));
             }
         } else {
+            let own_names = self
+                .written
+                .iter()
+                .filter_map(|path| path.file_name()?.to_str());
             for name in own_names {
-                let bytes = self.directory.size(name);
-                files.push((true, name.to_owned(), bytes));
+                files.push((Writer::This, name.to_owned(), self.directory.size(name)));
             }
         }
-        let mut counts = [0_usize; 2];
-        let mut bytes = 0_u64;
-        for (is_own, name, size) in files.iter().rev() {
-            let count = &mut counts[usize::from(*is_own)];
+        let (mut of_this, mut of_dead) = (0_usize, 0_usize);
+        let mut total = self.directory.size(newest);
+        for (writer, name, bytes) in files.iter().rev() {
+            let count = match writer {
+                Writer::This => &mut of_this,
+                Writer::Dead => &mut of_dead,
+                // A living process counts its own.
+                Writer::Living => &mut 0,
+            };
             *count += 1;
-            bytes = bytes.saturating_add(*size);
-            if name != newest && (*count > self.config.keep_files || bytes > self.config.keep_bytes)
-            {
+            if name == newest {
+                continue;
+            }
+            if *count > self.config.keep_files {
+                self.directory.remove(name);
+                continue;
+            }
+            total = total.saturating_add(*bytes);
+            if total > self.config.keep_bytes {
                 self.directory.remove(name);
             }
         }

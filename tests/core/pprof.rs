@@ -99,7 +99,7 @@ fn references_to_nothing_are_refused() {
     let bytes = encode_message(&profile(&[row("a;b", 1, [1, 2, 3])]));
     let good = proto::Profile::decode(bytes.as_slice()).unwrap();
     type Damage = fn(&mut proto::Profile);
-    let damages: [(Damage, &str); 6] = [
+    let damages: [(Damage, &str); 8] = [
         (|wrong| wrong.sample[0].location_id[0] = 99, "location 99"),
         (
             |wrong| wrong.location[0].line[0].function_id = 98,
@@ -109,6 +109,14 @@ fn references_to_nothing_are_refused() {
         (|wrong| wrong.function[0].name = -1, "text -1"),
         (|wrong| wrong.sample[0].value.truncate(1), "1 values"),
         (|wrong| wrong.sample_type.clear(), "sample types"),
+        (
+            |wrong| wrong.location[1].id = wrong.location[0].id,
+            "two of location",
+        ),
+        (
+            |wrong| wrong.function[1].id = wrong.function[0].id,
+            "two of function",
+        ),
     ];
     for (damage, word) in damages {
         let mut wrong = good.clone();
@@ -174,4 +182,93 @@ fn foreign_locations_are_read() {
     let read = decode(&foreign.encode_to_vec(), "x").unwrap();
     assert_eq!(collapsed(&read, 0), "0xbeef;caller;inlined 5\n");
     assert_eq!(&*read.default_sample_type, "cpu");
+}
+
+/// A profile with one function and whatever a test adds.
+fn foreign() -> rprof::pprof::proto::Profile {
+    use rprof::pprof::proto;
+
+    proto::Profile {
+        sample_type: vec![proto::ValueType { r#type: 1, unit: 2 }],
+        function: vec![proto::Function {
+            id: 1,
+            name: 3,
+            ..proto::Function::default()
+        }],
+        string_table: ["", "cpu", "ns", "f"]
+            .iter()
+            .map(|text| text.as_bytes().to_vec())
+            .collect(),
+        ..proto::Profile::default()
+    }
+}
+
+/// 300 KB that would stand for fifty million frames, each a node of its own.
+#[test]
+fn inlined_frames_do_not_multiply_without_bound() {
+    use prost::Message;
+    use rprof::pprof::proto;
+
+    let mut wide = foreign();
+    let line = proto::Line {
+        function_id: 1,
+        line: 1,
+    };
+    wide.location = (1..=1_001)
+        .map(|id| proto::Location {
+            id,
+            line: vec![line; if id == 1 { 50_000 } else { 1 }],
+            ..proto::Location::default()
+        })
+        .collect();
+    wide.sample = (2..=1_001)
+        .map(|id| proto::Sample {
+            location_id: vec![1, id],
+            value: vec![1],
+            label: Vec::new(),
+        })
+        .collect();
+    let message = complaint(&wide.encode_to_vec());
+    assert!(message.contains("inlined frames"), "{message}");
+}
+
+/// Two bytes on disk are a struct of 72 in memory.
+#[test]
+fn tiny_entries_are_counted_before_they_are_made() {
+    use prost::Message;
+
+    for (entry, count) in [
+        (vec![0x12, 0], 9_000_000),
+        // A sample of a million empty labels.
+        (
+            [vec![0x12, 0x80, 0x89, 0x7a], [0x1a, 0].repeat(1_000_000)].concat(),
+            40,
+        ),
+    ] {
+        let bytes = [foreign().encode_to_vec(), entry.repeat(count)].concat();
+        let message = complaint(&bytes);
+        assert!(message.contains("more entries"), "{message}");
+    }
+}
+
+/// Ids whose products with the constant of the crate's fast hasher differ in few bits: in a table
+/// with that hasher each would walk past all others.
+#[test]
+fn ids_cannot_be_chosen_to_collide() {
+    use prost::Message;
+    use rprof::pprof::proto;
+
+    let mut inverse = 1_u64;
+    for _ in 0..6 {
+        let error = 0xf135_7aea_2e62_a9c5_u64.wrapping_mul(inverse);
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(error));
+    }
+    let mut chosen = foreign();
+    chosen.location = (1..=200_000_u64)
+        .map(|number| proto::Location {
+            id: number.wrapping_mul(inverse),
+            ..proto::Location::default()
+        })
+        .collect();
+    assert!(decode(&chosen.encode_to_vec(), "x").is_ok());
 }

@@ -92,6 +92,96 @@ fn bytes_are_bounded_but_the_newest_stays() {
 }
 
 #[test]
+fn bytes_are_bounded_over_all_processes_of_the_program() {
+    let scratch = tempfile::tempdir().unwrap();
+    // Process 1 is always there.
+    let living = "app-1-20200101T000000Z-00000";
+    for seq in 1..=5 {
+        fs::write(
+            scratch.path().join(format!("{living}{seq}.pb.gz")),
+            [0; 100],
+        )
+        .unwrap();
+    }
+    let small = FileConfig {
+        keep_bytes: 250,
+        ..config(scratch.path())
+    };
+    let path = FileSink::open(small).unwrap().write(&[0; 100]).unwrap();
+    let left = names(scratch.path());
+    assert!(path.exists() && left.len() == 2, "{left:?}");
+    assert!(left.contains(&format!("{living}5.pb.gz")), "{left:?}");
+}
+
+#[test]
+fn what_goes_by_count_does_not_count_in_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dead = "app-999999999-20200101T000000Z-00000";
+    fs::write(scratch.path().join(format!("{dead}1.pb.gz")), [0; 10]).unwrap();
+    let one = FileConfig {
+        keep_files: 1,
+        keep_bytes: 25,
+        ..config(scratch.path())
+    };
+    let mut sink = FileSink::open(one).unwrap();
+    for _ in 0..4 {
+        sink.write(&[0; 10]).unwrap();
+    }
+    let left = names(scratch.path());
+    assert!(
+        left.len() == 2 && left[1].starts_with(dead) || left[0].starts_with(dead),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn the_umask_does_not_matter() {
+    use rustix::fs::Mode;
+
+    let scratch = tempfile::tempdir().unwrap();
+    for (number, mask) in [0, 0o077].into_iter().enumerate() {
+        let before = rustix::process::umask(Mode::from_raw_mode(mask));
+        let path = FileSink::open(config(scratch.path().join(number.to_string())))
+            .and_then(|mut sink| sink.write(b"x"));
+        rustix::process::umask(before);
+        let path = path.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+    }
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give a directory away.
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(scratch.path(), Some(12_345), None).unwrap();
+    let message = FileSink::open(config(scratch.path()))
+        .err()
+        .map(|error| error.to_string());
+    assert!(message.is_some_and(|text| text.contains("12345")));
+}
+
+#[test]
+fn a_directory_that_takes_no_files_is_named_at_once() {
+    if rustix::process::geteuid().is_root() {
+        // Root may write anywhere.
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let output = scratch.path().join("locked");
+    fs::create_dir(&output).unwrap();
+    fs::set_permissions(&output, fs::Permissions::from_mode(0o500)).unwrap();
+    let message = FileSink::open(config(&output))
+        .err()
+        .map(|error| error.to_string());
+    assert!(message.is_some_and(|text| text.contains("locked")));
+}
+
+#[test]
 fn a_file_output_is_rewritten_and_patterns_count() {
     let scratch = tempfile::tempdir().unwrap();
     let mut single = FileSink::open(config(scratch.path().join("one.pb.gz"))).unwrap();
