@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -10,10 +11,22 @@ use super::gil::attach;
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
 
+/// A fork tries so long to end the threads while it keeps the GIL. They mostly sleep, so this is
+/// enough but for a sampler that is waiting for the GIL itself.
+const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
+
 /// Ends rprof's native threads ahead of a fork; recordings go on afterwards.
+///
+/// If possible without giving the GIL away: a forking thread that lets go of it lets the main
+/// thread begin the interpreter's shutdown meanwhile, and a child forked in that state can start
+/// no thread (3.12, `Modules/_threadmodule.c`: `interp->finalizing`).
 #[pyfunction]
 pub(crate) fn before_fork(py: Python<'_>) {
-    py.detach(|| session().before_fork());
+    let session = session();
+    session.before_fork();
+    if !session.park_within(UNDER_GIL_PATIENCE) {
+        py.detach(|| session.park_for_fork());
+    }
 }
 
 /// Starts the threads again in the parent.

@@ -23,8 +23,6 @@ pub enum Control {
     Pause(RecordingId, Sender<()>),
     /// Go on recording.
     Resume(RecordingId),
-    /// End the thread; the sampler keeps its state for the next thread.
-    Quit,
     /// Panic, so that a test can see what a fault of our own does.
     Panic,
 }

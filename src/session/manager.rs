@@ -1,6 +1,7 @@
 //! Starts and ends the two native threads and routes calls to them.
 //!
-//! No method may be called while the GIL is held: the sampler needs it to answer.
+//! No method but `park_within` may be called while the GIL is held: the sampler may need it to
+//! answer.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -28,8 +29,18 @@ use crate::sink::Sink;
 const BASELINE_PATIENCE: Duration = Duration::from_millis(100);
 /// A stop waits this long for a sampler that waits for the GIL.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
-/// A fork waits this long for a write to a slow disk.
-const FORK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end of the threads is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    sampler: Duration,
+    /// A write to a slow disk may be under way.
+    writer: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    sampler: REPLY_PATIENCE,
+    writer: Duration::from_secs(2),
+};
 
 /// The finished window of a recording and what became of it on disk.
 pub struct Finished {
@@ -79,6 +90,7 @@ pub struct Session {
     jobs: Sender<Job>,
     jobs_receiver: Receiver<Job>,
     health: Arc<Health>,
+    sampler_quit: Arc<AtomicBool>,
     writer_quit: Arc<AtomicBool>,
     kept: Arc<Mutex<Vec<PathBuf>>>,
     started_ns: AtomicU64,
@@ -112,6 +124,7 @@ impl Session {
             jobs,
             jobs_receiver,
             health: Arc::new(Health::default()),
+            sampler_quit: Arc::new(AtomicBool::new(false)),
             writer_quit: Arc::new(AtomicBool::new(false)),
             kept: Arc::new(Mutex::new(Vec::new())),
             started_ns: AtomicU64::new(0),
@@ -172,6 +185,7 @@ impl Session {
             state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
                 engine,
                 self.control_receiver.clone(),
+                self.sampler_quit.clone(),
                 self.jobs.clone(),
                 self.health.clone(),
             )));
@@ -226,7 +240,7 @@ impl Session {
         state.recordings.retain(|other| *other != id);
         state.with_output.retain(|other| *other != id);
         if state.recordings.is_empty() {
-            self.park(state);
+            self.park(state, PATIENCE);
         }
         Ok(Finished { profile, written })
     }
@@ -259,14 +273,36 @@ impl Session {
         self.tell(&self.state.lock(), Control::Panic);
     }
 
-    /// Ends both threads ahead of a fork; their state stays.
+    /// Announces a fork: until [`Self::after_fork_in_parent`] no thread is started.
     pub fn before_fork(&self) {
+        self.state.lock().forks += 1;
+    }
+
+    /// Ends both threads ahead of a fork; their state stays.
+    pub fn park_for_fork(&self) {
         let mut state = self.state.lock();
-        state.forks += 1;
         while matches!(state.sampler, SamplerPhase::Changing) {
             self.changed.wait(&mut state);
         }
-        self.park(state);
+        self.park(state, PATIENCE);
+    }
+
+    /// The same if it can be done within `patience`; false if not, and the threads go on.
+    ///
+    /// May be called while the GIL is held.
+    #[must_use]
+    pub fn park_within(&self, patience: Duration) -> bool {
+        let state = self.state.lock();
+        if matches!(state.sampler, SamplerPhase::Changing) {
+            return false;
+        }
+        self.park(
+            state,
+            Patience {
+                sampler: patience,
+                writer: patience,
+            },
+        )
     }
 
     /// Starts the threads again in the parent.
@@ -400,6 +436,7 @@ impl Session {
         else {
             return Ok(());
         };
+        self.sampler_quit.store(false, Ordering::Release);
         let health = self.health.clone();
         let thread = NativeThread::spawn("rprof-sampler", move || {
             let guard = FailureGuard { health };
@@ -434,21 +471,25 @@ impl Session {
         Ok(())
     }
 
-    /// Ends both threads and keeps their state. Consumes the guard: it waits without the lock.
-    fn park(&self, mut state: MutexGuard<'_, State>) {
+    /// Ends both threads and keeps their state; false if one did not end in time. Consumes the
+    /// guard: it waits without the lock.
+    fn park(&self, mut state: MutexGuard<'_, State>, patience: Patience) -> bool {
         let sampler = std::mem::replace(&mut state.sampler, SamplerPhase::Changing);
         let writer = std::mem::replace(&mut state.writer, WriterPhase::None);
         if let SamplerPhase::Running(thread) = &sampler {
-            drop(self.control.send(Control::Quit));
+            self.sampler_quit.store(true, Ordering::Release);
             thread.unpark();
         }
         drop(state);
 
         let sampler = match sampler {
-            SamplerPhase::Running(thread) => match thread.join(REPLY_PATIENCE) {
+            SamplerPhase::Running(thread) => match thread.join(patience.sampler) {
                 Ok(Some(sampler)) => SamplerPhase::Parked(Box::new(sampler)),
                 Ok(None) => SamplerPhase::None,
-                Err(thread) => SamplerPhase::Running(thread),
+                Err(thread) => {
+                    self.sampler_quit.store(false, Ordering::Release);
+                    SamplerPhase::Running(thread)
+                }
             },
             other => other,
         };
@@ -457,7 +498,7 @@ impl Session {
                 self.writer_quit.store(true, Ordering::Release);
                 // A full queue wakes the writer as well.
                 drop(self.jobs.try_send(Job::Wake));
-                match thread.join(FORK_PATIENCE) {
+                match thread.join(patience.writer) {
                     Ok(Some(writer)) => WriterPhase::Parked(Box::new(writer)),
                     Ok(None) => WriterPhase::None,
                     Err(thread) => {
@@ -469,11 +510,14 @@ impl Session {
             other => other,
         };
 
+        let ended = !matches!(sampler, SamplerPhase::Running(_))
+            && !matches!(writer, WriterPhase::Running(_));
         let mut state = self.state.lock();
         state.sampler = sampler;
         state.writer = writer;
         drop(state);
         self.changed.notify_all();
+        ended
     }
 }
 

@@ -4,7 +4,8 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -24,7 +25,8 @@ use crate::model::snapshot::Snapshot;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
-    Quit,
+    /// The interpreter is going away.
+    End,
 }
 
 /// The state of the sampler; it outlives the thread that runs it, so that a fork can end the
@@ -38,6 +40,8 @@ pub struct Sampler {
     /// Time in which the process stood still; wall time is the monotonic clock less this.
     excluded_ns: u64,
     control: Receiver<Control>,
+    /// Set to end the thread; the state stays for the next one.
+    quit: Arc<AtomicBool>,
     windows: Sender<Job>,
     health: Arc<Health>,
     /// The thread's CPU clock at the end of the last tick.
@@ -50,6 +54,7 @@ impl Sampler {
     pub fn new(
         engine: Box<dyn Engine>,
         control: Receiver<Control>,
+        quit: Arc<AtomicBool>,
         windows: Sender<Job>,
         health: Arc<Health>,
     ) -> Self {
@@ -61,6 +66,7 @@ impl Sampler {
             budget: Budget::default(),
             excluded_ns: 0,
             control,
+            quit,
             windows,
             health,
             cpu_mark_ns: 0,
@@ -78,14 +84,18 @@ impl Sampler {
             // A tick that is due comes before any message: it is what notices that the process
             // stood still, and a message must not have that time credited.
             if let Some(now_ns) = self.due()
-                && self.tick(now_ns) == Flow::Quit
+                && self.tick(now_ns) == Flow::End
             {
                 return self;
             }
             while let Ok(message) = self.control.try_recv() {
-                if self.handle(message) == Flow::Quit {
-                    return self;
-                }
+                self.handle(message);
+            }
+            if self.quit.load(Acquire) {
+                self.settle();
+                self.publish();
+                self.engine.park();
+                return self;
             }
             match self.ticker.as_ref().map(Ticker::deadline_ns) {
                 None => std::thread::park(),
@@ -135,7 +145,7 @@ impl Sampler {
             }
             Err(Missed::Finalizing) => {
                 self.end_with_interpreter();
-                return Flow::Quit;
+                return Flow::End;
             }
         }
         for recording in &mut self.recordings {
@@ -150,7 +160,7 @@ impl Sampler {
         Flow::Continue
     }
 
-    fn handle(&mut self, message: Control) -> Flow {
+    fn handle(&mut self, message: Control) {
         match message {
             Control::Start(recording, _started) => {
                 let id = recording.id();
@@ -189,16 +199,9 @@ impl Sampler {
                     self.schedule();
                 }
             }
-            Control::Quit => {
-                self.settle();
-                self.publish();
-                self.engine.park();
-                return Flow::Quit;
-            }
             #[expect(clippy::panic, reason = "the fault injection that tests ask for")]
             Control::Panic => panic!("injected by a test"),
         }
-        Flow::Continue
     }
 
     /// Shows a recording where all threads are now, so that its first tick has something to

@@ -33,7 +33,13 @@ fn rig(ticks: impl IntoIterator<Item = ScriptedTick>) -> Rig {
     let health = Arc::new(Health::default());
     let engine = Box::new(Scripted::new(ticks));
     Rig {
-        sampler: Sampler::new(engine, control_receiver, windows, health.clone()),
+        sampler: Sampler::new(
+            engine,
+            control_receiver,
+            Arc::default(),
+            windows,
+            health.clone(),
+        ),
         health,
         jobs,
         _control: control,
@@ -56,7 +62,7 @@ impl Rig {
         let (started, _) = bounded(1);
         let recording = Recording::new(RecordingId(id), config, 0, 0);
         let message = Control::Start(Box::new(recording), started);
-        assert_eq!(self.sampler.handle(message), Flow::Continue);
+        self.sampler.handle(message);
     }
 
     fn tick(&mut self) {
