@@ -15,6 +15,8 @@ use crate::model::location::FunctionId;
 pub struct TreeOptions {
     /// Branches below this fraction of the total are left out.
     pub min_fraction: f64,
+    /// Levels shown; what lies below is in the totals.
+    pub max_depth: usize,
     /// Lines printed.
     pub max_rows: usize,
 }
@@ -23,6 +25,7 @@ impl Default for TreeOptions {
     fn default() -> Self {
         Self {
             min_fraction: 0.005,
+            max_depth: 512,
             max_rows: 2_000,
         }
     }
@@ -52,6 +55,8 @@ pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
         branches: &branches,
         unit: &kind.unit,
         threshold: (total as f64 * options.min_fraction.clamp(0.0, 1.0)) as i64,
+        min_percent: options.min_fraction.clamp(0.0, 1.0) * 100.0,
+        max_depth: options.max_depth,
         rows_left: options.max_rows,
         text,
     };
@@ -113,23 +118,32 @@ struct Printer<'profile> {
     branches: &'profile [Branch],
     unit: &'profile str,
     threshold: i64,
+    min_percent: f64,
+    max_depth: usize,
     rows_left: usize,
     text: String,
 }
 
-/// A branch still to print, and the line art to its left.
+/// What a line stands for.
+enum Line {
+    Branch(usize),
+    /// So many branches too light to show, with their sum.
+    Rest(usize, i64),
+}
+
+/// A line still to print, and the line art to its left.
 struct Pending {
-    branch: usize,
+    line: Line,
+    depth: usize,
     prefix: String,
     is_last: bool,
-    is_outermost: bool,
 }
 
 impl Printer<'_> {
     /// Without recursion: a tree may be deeper than a native stack.
     fn print_all(&mut self) {
         let mut pending = Vec::new();
-        self.push_children(0, "", true, &mut pending);
+        self.push_children(0, "", 0, &mut pending);
         while let Some(next) = pending.pop() {
             if self.rows_left == 0 {
                 let _ = writeln!(
@@ -139,11 +153,23 @@ impl Printer<'_> {
                 return;
             }
             self.rows_left -= 1;
-            let branch = &self.branches[next.branch];
-            let joint = match (next.is_outermost, next.is_last) {
+            let joint = match (next.depth == 0, next.is_last) {
                 (true, _) => "",
                 (false, true) => "└─ ",
                 (false, false) => "├─ ",
+            };
+            let branch = match next.line {
+                Line::Branch(branch) => &self.branches[branch],
+                Line::Rest(count, sum) => {
+                    let share = percent(sum, self.branches[0].total);
+                    let time = format_value(sum, self.unit);
+                    let _ = writeln!(
+                        self.text,
+                        "{share:>5.1} % {time:>9}  {}{joint}… {count} more below {} %",
+                        next.prefix, self.min_percent
+                    );
+                    continue;
+                }
             };
             let share = percent(branch.total, self.branches[0].total);
             let time = format_value(branch.total, self.unit);
@@ -158,37 +184,49 @@ impl Printer<'_> {
                 "{share:>5.1} % {time:>9}  {}{joint}{name}{own}",
                 next.prefix
             );
-            let below = match (next.is_outermost, next.is_last) {
+            let below = match (next.depth == 0, next.is_last) {
                 (true, _) => String::new(),
                 (false, true) => format!("{}   ", next.prefix),
                 (false, false) => format!("{}│  ", next.prefix),
             };
-            self.push_children(next.branch, &below, false, &mut pending);
+            if let Line::Branch(branch) = next.line
+                && next.depth + 1 < self.max_depth
+            {
+                self.push_children(branch, &below, next.depth + 1, &mut pending);
+            }
         }
     }
 
-    fn push_children(
-        &mut self,
-        parent: usize,
-        prefix: &str,
-        is_outermost: bool,
-        pending: &mut Vec<Pending>,
-    ) {
+    fn push_children(&self, parent: usize, prefix: &str, depth: usize, pending: &mut Vec<Pending>) {
         let children = &self.branches[parent].children;
+        let total = |child: &usize| self.branches[*child].total;
         let shown = children
             .iter()
-            .take_while(|child| {
-                let total = self.branches[**child].total;
-                total > 0 && total >= self.threshold
-            })
+            .take_while(|child| total(child) > 0 && total(child) >= self.threshold)
             .count();
+        let rest: Vec<i64> = children[shown..]
+            .iter()
+            .map(total)
+            .filter(|total| *total > 0)
+            .collect();
+        let sum = rest.iter().fold(0_i64, |sum, one| sum.saturating_add(*one));
+        // More lines than can still be printed are not worth their line art.
+        let mut lines: Vec<Line> = children[..shown]
+            .iter()
+            .take(self.rows_left.saturating_add(1))
+            .map(|child| Line::Branch(*child))
+            .collect();
+        if sum > 0 {
+            lines.push(Line::Rest(rest.len(), sum));
+        }
         // A stack: the heaviest goes on last, so that it is printed first.
-        for (place, child) in children[..shown].iter().enumerate().rev() {
+        let count = lines.len();
+        for (place, line) in lines.into_iter().enumerate().rev() {
             pending.push(Pending {
-                branch: *child,
+                line,
+                depth,
                 prefix: prefix.to_owned(),
-                is_last: place + 1 == shown,
-                is_outermost,
+                is_last: place + 1 == count,
             });
         }
     }

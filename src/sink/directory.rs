@@ -164,6 +164,12 @@ impl Directory {
             .collect()
     }
 
+    /// Whether there is an entry of this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.stat(name).is_some()
+    }
+
     /// The size of a file in bytes; 0 when it is not there.
     #[must_use]
     pub fn size(&self, name: &str) -> u64 {
@@ -193,8 +199,10 @@ impl Directory {
         // Nobody else can hold a lock on a file that was not there before.
         let _: std::result::Result<(), Errno> =
             flock(&file, FlockOperation::NonBlockingLockExclusive);
-        rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.error("make a file", &error))?;
+        if let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR) {
+            self.remove(name);
+            return Err(self.error("make a file", &error));
+        }
         Ok(File::from(file))
     }
 

@@ -97,6 +97,12 @@ impl Directory {
             .collect()
     }
 
+    /// Whether there is an entry of this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.path.join(name).exists()
+    }
+
     /// The size of a file in bytes; 0 when it is not there.
     #[must_use]
     pub fn size(&self, name: &str) -> u64 {

@@ -111,6 +111,18 @@ impl FileSink {
         )
     }
 
+    /// The name of the next window. One that is taken belongs to another recording that this
+    /// process began in the same second.
+    fn next_name(&mut self) -> Result<String> {
+        loop {
+            let name = self.name(self.seq + 1)?;
+            if !self.pattern.contains("{seq}") || !self.directory.contains(&name) {
+                return Ok(name);
+            }
+            self.seq += 1;
+        }
+    }
+
     /// Removes the oldest files beyond what is to be kept. A file that cannot be removed, perhaps
     /// because another process was faster, is simply left.
     fn prune(&mut self, newest: &str) {
@@ -173,7 +185,7 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
-        let name = self.name(self.seq + 1)?;
+        let name = self.next_name()?;
         if let Err(first) = self.directory.write(&name, encoded) {
             // The directory may have been deleted or replaced: look for it anew, once.
             self.directory = Directory::create(&self.path).map_err(|_| first)?;

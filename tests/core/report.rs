@@ -69,9 +69,18 @@ wall: 1.00 s in 60.00 s
 100.0 %    1.00 s  main  main.py:3 [self 9.0 ms]
  70.0 %  700.0 ms  ├─ heavy  heavy.py:3
  70.0 %  700.0 ms  │  └─ leaf  leaf.py:3
- 29.0 %  290.0 ms  └─ light  light.py:3
+ 29.0 %  290.0 ms  ├─ light  light.py:3
+  0.1 %    1.0 ms  └─ … 1 more below 5 %
 ";
     assert_eq!(tree(&folded, WALL, &options), expected);
+    let shallow = TreeOptions {
+        max_depth: 1,
+        ..options
+    };
+    assert_eq!(
+        tree(&folded, WALL, &shallow),
+        "wall: 1.00 s in 60.00 s\n100.0 %    1.00 s  main  main.py:3 [self 9.0 ms]\n"
+    );
 }
 
 #[test]

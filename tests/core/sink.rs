@@ -48,6 +48,19 @@ fn files_and_directories_are_private() {
 }
 
 #[test]
+fn recordings_of_one_second_do_not_overwrite_each_other() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut paths: Vec<_> = (0..2)
+        .map(|_| FileSink::open(config(scratch.path())).unwrap())
+        .flat_map(|mut sink| [sink.write(b"1").unwrap(), sink.write(b"2").unwrap()])
+        .collect();
+    paths.sort();
+    paths.dedup();
+    assert_eq!(paths.len(), 4);
+    assert_eq!(names(scratch.path()).len(), 3, "keep_files is 3");
+}
+
+#[test]
 fn the_oldest_files_go() {
     let scratch = tempfile::tempdir().unwrap();
     let dead = "app-999999999-20200101T000000Z-00000";
