@@ -183,7 +183,9 @@ def _at_exit() -> None:
 
 def _before_fork() -> None:
     global _forker_is_main
-    _forker_is_main = threading.get_ident() == threading.main_thread().ident
+    # By the kernel's ids: gevent replaces threading.get_ident() with the greenlet's. Where the main
+    # thread does not have the id of the process, "no" costs a kept thread state and no more.
+    _forker_is_main = threading.get_native_id() == os.getpid()
     if _current().recordings:
         _load_native().before_fork()
 

@@ -230,11 +230,17 @@ impl Session {
         let profile = self.ask(id, Control::Stop)?;
         let written = self.write(id, profile.clone());
         if self.has_output(id) {
-            // A full queue means a stuck disk; the outlet then stays until the process ends.
-            drop(
-                self.jobs
-                    .send_timeout(Job::Close(id), Duration::from_secs(1)),
-            );
+            // A stuck disk is not waited for; the outlet then goes when it is stuck no more.
+            let patience = Duration::from_secs(1);
+            let (closed, done) = bounded(1);
+            if self
+                .jobs
+                .send_timeout(Job::Close(id, closed), patience)
+                .is_ok()
+            {
+                // As in start: the sender's drop is the answer.
+                let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(patience);
+            }
         }
         let mut state = self.settled();
         state.recordings.retain(|other| *other != id);

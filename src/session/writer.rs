@@ -41,8 +41,8 @@ pub enum Job {
         /// Who waits for the outcome; `None` there means that the recording has no sink.
         reply: Option<Sender<Result<Option<PathBuf>>>>,
     },
-    /// The recording has ended; forget its sink.
-    Close(RecordingId),
+    /// The recording has ended; forget its sink, then drop the sender.
+    Close(RecordingId, Sender<()>),
     /// Look whether the thread should end.
     Wake,
     /// End: the interpreter has.
@@ -117,7 +117,7 @@ impl Writer {
                         drop(reply.send(outcome));
                     }
                 }
-                Job::Close(recording) => {
+                Job::Close(recording, _closed) => {
                     self.outlets.remove(&recording);
                 }
                 Job::Wake => {}

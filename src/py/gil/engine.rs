@@ -112,8 +112,7 @@ impl GilEngine {
         let symbols = Symbols::find()
             .map_err(|symbol| unsupported(&format!("it does not export {symbol}")))?;
         let threading = py.import("threading")?;
-        let ident: usize = threading.call_method0("get_ident")?.extract()?;
-        let offsets = IdOffsets::find(py, ident, at_least(11))
+        let offsets = IdOffsets::find(py, symbols.own_ident(), at_least(11))
             .ok_or_else(|| unsupported("its thread states have an unknown layout"))?;
         let attachment = Attachment::new(py, symbols, options.keep_thread_state);
         let walker = Walker {
@@ -327,6 +326,10 @@ impl Walker {
             self.tracks[at].named_in = self.snapshots;
             // SAFETY: the GIL is held.
             name = unsafe { self.names.of(thread.ident) }.name;
+            if name.is_none() && native == u64::from(std::process::id()) {
+                // gevent files it under the id of a greenlet.
+                name = Some(Arc::from("MainThread"));
+            }
         }
         let sample = &mut snapshot.threads[at];
         if let Some(name) = name

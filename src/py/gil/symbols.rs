@@ -1,10 +1,11 @@
 //! CPython functions outside the limited API, found at run time.
 //!
 //! A wheel that linked them would not be an abi3 wheel; all of them are exported by CPython
-//! 3.10-3.15 (`Include/cpython/pystate.h`, `pyframe.h`, `pymem.h`, `pylifecycle.h`).
+//! 3.10-3.15 (`Include/cpython/pystate.h`, `pyframe.h`, `pymem.h`, `pylifecycle.h`,
+//! `Include/pythread.h`).
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int, c_ulong, c_void};
 
 use pyo3::ffi::{PyFrameObject, PyInterpreterState, PyObject, PyThreadState};
 
@@ -26,6 +27,8 @@ pub(crate) struct Symbols {
     pub(crate) thread_next: ThreadNext,
     pub(crate) frame_back: FrameBack,
     pub(crate) delete_current: DeleteCurrent,
+    /// `threading.get_ident()` as CPython knows it; gevent puts another function there.
+    pub(crate) thread_ident: ThreadIdent,
     /// 3.11 and later.
     pub(crate) frame_lasti: Option<FrameLasti>,
     /// 3.13 and later.
@@ -45,6 +48,7 @@ fn find(name: &CStr) -> *mut c_void {
 type ThreadHead = unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState;
 type ThreadNext = unsafe extern "C" fn(*mut PyThreadState) -> *mut PyThreadState;
 type FrameBack = unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject;
+type ThreadIdent = unsafe extern "C" fn() -> c_ulong;
 type DeleteCurrent = unsafe extern "C" fn();
 type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
 type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
@@ -76,6 +80,8 @@ impl Symbols {
             frame_back: function!(c"PyFrame_GetBack", FrameBack).ok_or("PyFrame_GetBack")?,
             delete_current: function!(c"PyThreadState_DeleteCurrent", DeleteCurrent)
                 .ok_or("PyThreadState_DeleteCurrent")?,
+            thread_ident: function!(c"PyThread_get_thread_ident", ThreadIdent)
+                .ok_or("PyThread_get_thread_ident")?,
             frame_lasti: function!(c"PyFrame_GetLasti", FrameLasti),
             weakref_get: function!(c"PyWeakref_GetRef", WeakrefGet),
             weakref_get_borrowed: function!(c"PyWeakref_GetObject", WeakrefGetBorrowed),
@@ -89,6 +95,12 @@ impl Symbols {
     pub(crate) fn is_finalizing(&self) -> bool {
         // SAFETY: the function only reads a flag of the runtime.
         self.is_finalizing.is_some_and(|ask| unsafe { ask() } != 0)
+    }
+
+    /// The interpreter's id of the calling thread.
+    pub(crate) fn own_ident(&self) -> usize {
+        // SAFETY: the function takes no argument and needs no GIL.
+        unsafe { (self.thread_ident)() as usize }
     }
 
     /// The allocator of the raw domain; may be asked without the GIL.
