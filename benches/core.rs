@@ -16,7 +16,7 @@ fn build() -> Profile {
     let functions: Vec<Function> = (0..300)
         .map(|number| Function::new(&format!("pkg.mod{number}.func"), "pkg/mod.py", number))
         .collect();
-    let mut window = Window::new(Limits::default());
+    let mut window = Window::new(Limits::default(), true);
     for stack in 0..500_usize {
         let path = (0..30).map(|depth| {
             let choice = if depth < 20 {

@@ -4,12 +4,15 @@
 pub mod error;
 
 pub mod clock;
+pub mod memory;
 pub mod model;
 
 pub mod fold;
+pub mod layout;
 
 pub mod pprof;
 pub mod report;
+pub mod unwind;
 
 pub mod capture;
 pub mod sink;

@@ -95,14 +95,9 @@ def _check_output(name: str, value: Any) -> str | None:
 
 def _check_engine(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise RprofTypeError(f"{name} must be 'auto' or 'gil', not {value!r}")
-    if value == "direct":
-        raise RprofValueError(
-            f"{name}='direct' is not part of this version; use {name}='auto', which takes the best "
-            "engine there is"
-        )
-    if value not in ("auto", "gil"):
-        raise RprofValueError(f"{name}={value!r} is unknown; choose 'auto' or 'gil'")
+        raise RprofTypeError(f"{name} must be 'auto', 'direct' or 'gil', not {value!r}")
+    if value not in ("auto", "direct", "gil"):
+        raise RprofValueError(f"{name}={value!r} is unknown; choose 'auto', 'direct' or 'gil'")
     return value
 
 

@@ -67,6 +67,7 @@ def start_recording(
     output: str | PathLike[str] | None,
     keep_files: int,
     keep_bytes: int,
+    engine: str,
     import_roots: list[str],
     own_directory: str,
     keep_thread_state: bool,
@@ -93,6 +94,9 @@ def last_error() -> str | None:
 
 def kept_files() -> list[str]:
     """Files of this process that are in place, oldest first."""
+
+def engine() -> tuple[str, str]:
+    """The engine in use and why; empty strings before the first recording."""
 
 def age_ns() -> int:
     """Time since the sampler was first started, in ns; 0 if it never was."""

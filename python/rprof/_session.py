@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Status", "dump", "flush", "is_running", "start", "status", "stop"]
 
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_ENGINE_REASON = "the gil engine is the one this version has"
 
 
 class Status(NamedTuple):
@@ -244,6 +243,7 @@ def begin(config: Config, *, window_ns: int | None = None, output: str | None = 
         output=output,
         keep_files=config.keep_files,
         keep_bytes=config.keep_bytes,
+        engine=config.engine,
         import_roots=import_roots(),
         own_directory=_PACKAGE_DIRECTORY,
         keep_thread_state=_forked_from_thread or _tracing_possible(),
@@ -297,7 +297,8 @@ def start(
             name are filled in; with ``{seq}`` there is a file for each window.
         rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
         window: Length of a window, 0.005 s to a year (default 60).
-        engine: ``"auto"`` (default) or ``"gil"``.
+        engine: ``"direct"`` reads stacks without the GIL, ``"gil"`` with it; ``"auto"`` (default)
+            takes ``direct`` where its self-test passes, else ``gil``.
         max_overhead: CPU time rprof may use, as a fraction of one core (default 0.01); the rate is
             lowered to keep it. 0 is no limit.
         keep_files: Files kept of this process, and of its dead predecessors (default 60).
@@ -412,11 +413,11 @@ def status() -> Status:
         seconds = (native.age_ns() - continuous.age_at_start_ns) / 1e9
         achieved = (counters["ticks"] - continuous.ticks_at_start) / seconds if seconds else 0.0
     _report_trouble(state)
-    age_ns = native.age_ns()
+    engine, engine_reason = native.engine()
     return Status(
         running=continuous is not None,
-        engine="gil" if age_ns else "",
-        engine_reason=_ENGINE_REASON if age_ns else "no recording yet",
+        engine=engine,
+        engine_reason=engine_reason or "no recording yet",
         rate=continuous.config.rate if continuous is not None else 0.0,
         achieved_rate=achieved,
         late=counters["late"],

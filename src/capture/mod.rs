@@ -1,6 +1,8 @@
 //! Engines take snapshots; the sampler does not know which one it drives.
 #![forbid(unsafe_code)]
 
+pub mod direct;
+pub mod roster;
 pub mod scripted;
 
 use crate::model::snapshot::Snapshot;
@@ -29,6 +31,11 @@ pub struct Taken {
 pub trait Engine: Send {
     /// The engine's name in configuration, status and comments.
     fn name(&self) -> &'static str;
+
+    /// Whether snapshots tell who holds the GIL and who waits for it.
+    fn knows_gil(&self) -> bool {
+        false
+    }
 
     /// Brings `snapshot` up to date: threads, stacks, CPU clocks, and the time.
     ///

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Engine, Missed, Taken};
 use crate::model::function::Function;
-use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadKey, ThreadSample};
+use crate::model::snapshot::{
+    Frame, FunctionSerial, Snapshot, ThreadKey, ThreadSample, ThreadState,
+};
 use crate::model::stack::Stack;
 
 /// A thread in a scripted snapshot.
@@ -17,6 +19,8 @@ pub struct ScriptedThread {
     pub name: &'static str,
     /// CPU clock in ns.
     pub cpu_ns: u64,
+    /// What the thread does.
+    pub state: ThreadState,
     /// Function names, leaf first.
     pub stack: Vec<&'static str>,
 }
@@ -105,6 +109,7 @@ impl Engine for Scripted {
                 thread_id: thread.id,
                 name: Arc::from(thread.name),
                 cpu_ns: Some(thread.cpu_ns),
+                state: thread.state,
                 stack,
                 stack_version,
                 first_seen_ns,

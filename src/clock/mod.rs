@@ -2,4 +2,5 @@
 
 pub mod budget;
 pub mod cpu;
+pub mod thread_state;
 pub mod ticker;

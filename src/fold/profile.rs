@@ -55,7 +55,7 @@ pub struct Profile {
 impl Default for Profile {
     fn default() -> Self {
         Self {
-            sample_types: sample_type::sampled(),
+            sample_types: sample_type::sampled(false),
             default_sample_type: Arc::from(sample_type::DEFAULT),
             symbols: Symbols::default(),
             tree: CallTree::default(),

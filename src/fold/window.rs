@@ -56,12 +56,12 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window for what the sampler measures.
+    /// An empty window for what the sampler measures, with or without the GIL.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, knows_gil: bool) -> Self {
         Self::with_types(
             limits,
-            sample_type::sampled(),
+            sample_type::sampled(knows_gil),
             Arc::from(sample_type::DEFAULT),
         )
     }

@@ -59,5 +59,7 @@ pub fn bounded(text: &str, limit: usize) -> std::borrow::Cow<'_, str> {
 pub const INCOMPLETE: &str = "<incomplete>";
 /// New stacks after a recording's node limit was reached.
 pub const OVERFLOW: &str = "<overflow>";
+/// The garbage collector at work.
+pub const GC: &str = "<gc>";
 /// Threads beyond a recording's limit of distinct label sets.
 pub const OTHER: &str = "<other>";

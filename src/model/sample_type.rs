@@ -29,14 +29,28 @@ pub const WALL: usize = 1;
 /// Column of `cpu/nanoseconds`.
 pub const CPU: usize = 2;
 
-/// What the sampler records, in column order; `wall` is what a reader shows first.
+/// Column of `gil/nanoseconds`: time with the GIL held.
+pub const GIL: usize = 3;
+/// Column of `gil-wait/nanoseconds`: time spent waiting for the GIL.
+pub const GIL_WAIT: usize = 4;
+
+/// Columns there may be.
+pub const MAX_SAMPLED: usize = 5;
+
+/// What the sampler records, in column order, with or without the GIL; `wall` is what a reader
+/// shows first.
 #[must_use]
-pub fn sampled() -> Vec<SampleType> {
-    vec![
+pub fn sampled(knows_gil: bool) -> Vec<SampleType> {
+    let mut types = vec![
         SampleType::new("samples", "count"),
         SampleType::new("wall", "nanoseconds"),
         SampleType::new("cpu", "nanoseconds"),
-    ]
+    ];
+    if knows_gil {
+        types.push(SampleType::new("gil", "nanoseconds"));
+        types.push(SampleType::new("gil-wait", "nanoseconds"));
+    }
+    types
 }
 
 /// The sample type that readers open on.

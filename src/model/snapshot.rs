@@ -24,6 +24,29 @@ pub struct Frame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ThreadKey(pub u64);
 
+/// What a thread was doing when its stack was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadState {
+    /// The engine cannot tell.
+    Unknown,
+    /// On a CPU, or ready for one, without the GIL.
+    Running,
+    /// Holds the GIL, in Python or in C code.
+    HoldsGil,
+    /// Waits for the GIL.
+    WaitsForGil,
+    /// Waits for something else: a lock, the network, a timer.
+    Blocked,
+}
+
+impl ThreadState {
+    /// Whether CPU time may be what the thread was using at that moment.
+    #[must_use]
+    pub fn uses_cpu(self) -> bool {
+        !matches!(self, Self::WaitsForGil | Self::Blocked)
+    }
+}
+
 /// One thread as last seen.
 #[derive(Clone, Debug)]
 pub struct ThreadSample {
@@ -35,6 +58,8 @@ pub struct ThreadSample {
     pub name: Arc<str>,
     /// The thread's CPU clock in ns; `None` where it cannot be read.
     pub cpu_ns: Option<u64>,
+    /// What the thread was doing.
+    pub state: ThreadState,
     /// Where the thread was.
     pub stack: Stack,
     /// Grows whenever `stack` was read anew; equal versions mean an equal stack.

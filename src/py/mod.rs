@@ -1,5 +1,6 @@
 //! The door: everything Python can call, each a conversion of arguments and one call inwards.
 
+mod direct;
 mod errors;
 mod gil;
 mod hooks;
@@ -18,9 +19,9 @@ mod _native {
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
-        age_ns, counters, dump_threads, expand_output, inject_panic, kept_files, last_error,
-        output_rotates, pause_recording, resume_recording, rotate_recording, start_recording,
-        stop_recording,
+        age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
+        last_error, output_rotates, pause_recording, resume_recording, rotate_recording,
+        start_recording, stop_recording,
     };
     use pyo3::prelude::*;
 

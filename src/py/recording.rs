@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::profile::Profile;
 use crate::capture::Engine;
 use crate::clock::cpu::unix_time_ns;
+use crate::error::Error;
 use crate::fold::window::Limits;
 use crate::session::config::{RecordingConfig, ThreadFilter};
 use crate::session::control::RecordingId;
@@ -44,7 +46,7 @@ fn outcome(finished: Finished) -> Outcome {
 /// Begins a recording and returns its id. Values are expected to have been checked.
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
-    output, keep_files, keep_bytes, import_roots, own_directory, keep_thread_state))]
+    output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state))]
 #[expect(
     clippy::too_many_arguments,
     reason = "the door passes plain values, by keyword"
@@ -61,6 +63,7 @@ pub(crate) fn start_recording(
     output: Option<PathBuf>,
     keep_files: usize,
     keep_bytes: u64,
+    engine: String,
     import_roots: Vec<String>,
     own_directory: String,
     keep_thread_state: bool,
@@ -81,13 +84,14 @@ pub(crate) fn start_recording(
             })
             .transpose()
     })?;
-    let engine: Option<Box<dyn Engine>> = if py.detach(|| session().needs_engine()) {
+    let wanted = Some(engine.as_str()).filter(|wanted| *wanted != AUTO);
+    let made = if py.detach(|| session().needs_engine(wanted))? {
         let options = EngineOptions {
             import_roots,
             own_directory,
             keep_thread_state,
         };
-        Some(Box::new(GilEngine::new(py, options)?))
+        Some(make_engine(py, wanted, options)?)
     } else {
         None
     };
@@ -107,9 +111,48 @@ pub(crate) fn start_recording(
             window_ns,
             program,
         };
-        session().start(config, sink, engine)
+        session().start(config, sink, made)
     })?;
     Ok(id.0)
+}
+
+/// The wish to have the best engine that works.
+const AUTO: &str = "auto";
+
+/// The engine that is wanted, or the best there is, and why it is this one.
+fn make_engine(
+    py: Python<'_>,
+    wanted: Option<&str>,
+    options: EngineOptions,
+) -> PyResult<(Box<dyn Engine>, String)> {
+    if wanted == Some("gil") {
+        let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?);
+        return Ok((engine, "asked for".to_owned()));
+    }
+    match direct::engine(py, &options) {
+        Ok((engine, transport)) => Ok((
+            engine,
+            format!("passed its self-test; reads memory by {transport}"),
+        )),
+        Err(reason) if wanted.is_some() => Err(Error::state(format!(
+            "engine='direct' is not possible here: {reason}; use engine='auto' or 'gil'"
+        ))
+        .into()),
+        Err(reason) => {
+            let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?);
+            Ok((
+                engine,
+                format!("the direct engine cannot be used: {reason}"),
+            ))
+        }
+    }
+}
+
+/// The engine in use and why; empty before the first recording.
+#[pyfunction]
+pub(crate) fn engine(py: Python<'_>) -> (&'static str, String) {
+    let engine = py.detach(|| session().engine());
+    (engine.name, engine.reason)
 }
 
 /// Ends a recording.
@@ -206,7 +249,10 @@ pub(crate) fn dump_threads(
         own_directory,
         keep_thread_state: false,
     };
-    let snapshot = GilEngine::new(py, options)?.snapshot_once(py);
+    let snapshot = match direct::snapshot_once(py, &options) {
+        Ok(snapshot) => snapshot,
+        Err(_) => GilEngine::new(py, options)?.snapshot_once(py),
+    };
     let threads = snapshot.threads.iter().map(|thread| {
         let frames = thread.stack.frames.iter().filter_map(|frame| {
             let function = snapshot.function(frame.function)?;

@@ -78,6 +78,17 @@ struct State {
     /// Forks under way; no thread may be started meanwhile.
     forks: u32,
     next_id: u64,
+    engine: EngineNote,
+}
+
+/// What is known of the engine without asking the sampler, which owns it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineNote {
+    /// Its name; empty before the first recording.
+    pub name: &'static str,
+    /// Why this one.
+    pub reason: String,
+    knows_gil: bool,
 }
 
 /// What one process has of rprof.
@@ -117,6 +128,7 @@ impl Session {
                 with_output: Vec::new(),
                 forks: 0,
                 next_id: 1,
+                engine: EngineNote::default(),
             }),
             changed: Condvar::new(),
             control,
@@ -158,13 +170,38 @@ impl Session {
         }
     }
 
-    /// Whether the next start needs a new engine.
+    /// The engine in use.
     #[must_use]
-    pub fn needs_engine(&self) -> bool {
-        matches!(self.state.lock().sampler, SamplerPhase::None)
+    pub fn engine(&self) -> EngineNote {
+        self.state.lock().engine.clone()
     }
 
-    /// Begins a recording; `engine` is used if there is none yet.
+    /// Whether the next start needs a new engine: there is none, or it is not `wanted` and no
+    /// recording uses it.
+    ///
+    /// # Errors
+    /// When a recording uses another engine than the one `wanted`.
+    pub fn needs_engine(&self, wanted: Option<&str>) -> Result<bool> {
+        let state = self.settled();
+        if matches!(state.sampler, SamplerPhase::None) {
+            return Ok(true);
+        }
+        match wanted {
+            Some(wanted) if wanted != state.engine.name => {
+                if state.recordings.is_empty() {
+                    return Ok(true);
+                }
+                Err(Error::state(format!(
+                    "engine={wanted:?} is not possible now: a recording with the {} engine is \
+                     running, and a process has one engine; stop it first or leave engine out",
+                    state.engine.name
+                )))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Begins a recording; `engine` and the reason for it replace what there is, if they may.
     ///
     /// # Errors
     /// When a thread cannot be started, or the sampler has failed before.
@@ -172,23 +209,37 @@ impl Session {
         &self,
         config: RecordingConfig,
         sink: Option<Box<dyn Sink>>,
-        engine: Option<Box<dyn Engine>>,
+        engine: Option<(Box<dyn Engine>, String)>,
     ) -> Result<RecordingId> {
         let (started, baseline) = bounded(1);
         let mut state = self.settled();
         self.check_failure()?;
         let id = RecordingId(state.next_id);
-        if matches!(state.sampler, SamplerPhase::None) {
-            let Some(engine) = engine else {
+        let is_replaceable = match state.sampler {
+            SamplerPhase::None => true,
+            SamplerPhase::Parked(_) => state.recordings.is_empty(),
+            _ => false,
+        };
+        match engine {
+            Some((engine, reason)) if is_replaceable => {
+                state.engine = EngineNote {
+                    name: engine.name(),
+                    reason,
+                    knows_gil: engine.knows_gil(),
+                };
+                state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
+                    engine,
+                    self.control_receiver.clone(),
+                    self.sampler_quit.clone(),
+                    self.jobs.clone(),
+                    self.health.clone(),
+                )));
+            }
+            None if matches!(state.sampler, SamplerPhase::None) => {
                 return Err(Error::state("the sampler has no engine; start again"));
-            };
-            state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
-                engine,
-                self.control_receiver.clone(),
-                self.sampler_quit.clone(),
-                self.jobs.clone(),
-                self.health.clone(),
-            )));
+            }
+            // Somebody else was faster; an engine that is not used looks at nothing.
+            _ => {}
         }
         if sink.is_some() {
             self.start_writer(&mut state)?;
@@ -200,7 +251,13 @@ impl Session {
             state.with_output.push(id);
         }
         let limits = config.limits;
-        let recording = Recording::new(id, config, monotonic_ns(), unix_time_ns());
+        let recording = Recording::new(
+            id,
+            config,
+            state.engine.knows_gil,
+            monotonic_ns(),
+            unix_time_ns(),
+        );
         self.tell(&state, Control::Start(Box::new(recording), started));
         drop(state);
         if let Some(sink) = sink {

@@ -11,7 +11,8 @@ use crate::fold::call_tree::NodeId;
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::Window;
 use crate::model::label::LabelSetId;
-use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample};
+use crate::model::sample_type;
+use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
 
 /// A thread as this recording last saw it.
 #[derive(Debug)]
@@ -21,6 +22,12 @@ struct Seen {
     stack_version: u64,
     node: NodeId,
     labels: LabelSetId,
+    /// Where it was last seen computing in this window.
+    computing: Option<NodeId>,
+    /// Whether it was computing when it was last seen.
+    was_computing: bool,
+    /// CPU time that no stack was seen spending yet, in ns.
+    unplaced_cpu_ns: u64,
     name: Arc<str>,
     /// The window that `node` and `labels` belong to.
     window: u64,
@@ -48,6 +55,7 @@ pub struct WindowCounters {
 pub struct Recording {
     id: RecordingId,
     config: RecordingConfig,
+    knows_gil: bool,
     window: Window,
     window_number: u64,
     window_started_ns: u64,
@@ -63,12 +71,19 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A recording that has not seen anything yet.
+    /// A recording that has not seen anything yet; `knows_gil` as its engine does.
     #[must_use]
-    pub fn new(id: RecordingId, config: RecordingConfig, now_ns: u64, unix_ns: i64) -> Self {
+    pub fn new(
+        id: RecordingId,
+        config: RecordingConfig,
+        knows_gil: bool,
+        now_ns: u64,
+        unix_ns: i64,
+    ) -> Self {
         Self {
             id,
-            window: Window::new(config.limits),
+            knows_gil,
+            window: Window::new(config.limits, knows_gil),
             window_number: 0,
             window_started_ns: now_ns,
             window_started_unix_ns: unix_ns,
@@ -146,6 +161,7 @@ impl Recording {
     /// Stops recording for a while; call [`Self::settle`] first.
     pub fn pause(&mut self) {
         self.paused = true;
+        self.place_cpu(|_| true);
         self.threads.clear();
         self.last_observed_ns = None;
     }
@@ -158,7 +174,9 @@ impl Recording {
 
     /// Ends the open window and begins the next.
     pub fn take_window(&mut self, wall_ns: u64, unix_ns: i64, engine: &str) -> (Profile, u64) {
-        let window = std::mem::replace(&mut self.window, Window::new(self.config.limits));
+        self.place_cpu(|_| true);
+        let new = Window::new(self.config.limits, self.knows_gil);
+        let window = std::mem::replace(&mut self.window, new);
         let overflowed = window.overflowed();
         let duration_ns = wall_ns.saturating_sub(self.window_started_ns);
         let meta = ProfileMeta {
@@ -225,6 +243,7 @@ impl Recording {
         }
         if self.threads.len() != taken {
             let observation = self.observations;
+            self.place_cpu(|seen| seen.observation != observation);
             self.threads
                 .retain(|_, seen| seen.observation == observation);
         }
@@ -253,8 +272,8 @@ impl Recording {
                 // A thread lives at least as long as it computes; when exactly it was born
                 // between two ticks is not known.
                 let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
-                self.window
-                    .add(node, labels, &[count, as_value(wall), as_value(cpu)]);
+                let values = self.values(count, wall, cpu, thread.state);
+                self.window.add(node, labels, &values[..self.width()]);
             }
             self.threads.insert(
                 thread.key,
@@ -264,6 +283,9 @@ impl Recording {
                     stack_version: thread.stack_version,
                     node,
                     labels,
+                    computing: thread.state.uses_cpu().then_some(node),
+                    was_computing: thread.state.uses_cpu(),
+                    unplaced_cpu_ns: 0,
                     name: thread.name.clone(),
                     window: self.window_number,
                     observation,
@@ -288,6 +310,9 @@ impl Recording {
         if seen.name != thread.name {
             seen.name = thread.name.clone();
         }
+        if !same_window {
+            seen.computing = None;
+        }
         let wall = wall_ns.saturating_sub(seen.wall_ns);
         let cpu = match (thread.cpu_ns, seen.cpu_ns) {
             (Some(now), Some(before)) => now.saturating_sub(before),
@@ -297,11 +322,73 @@ impl Recording {
         seen.cpu_ns = thread.cpu_ns;
         seen.window = self.window_number;
         seen.observation = observation;
-        self.window.add(
-            seen.node,
-            seen.labels,
-            &[count, as_value(wall), as_value(cpu)],
-        );
+        let (node, labels) = (seen.node, seen.labels);
+        let is_computing = thread.state.uses_cpu();
+        let was_computing = std::mem::replace(&mut seen.was_computing, is_computing);
+        // A thread that waits now has spent its CPU time elsewhere: where it was seen computing
+        // just before, or, if it only woke in between, where it is seen computing next. Those
+        // places are samples of its computing, as any other.
+        let mut cpu_here = 0;
+        let mut cpu_before = None;
+        if is_computing {
+            seen.computing = Some(node);
+            cpu_here = cpu + std::mem::take(&mut seen.unplaced_cpu_ns);
+        } else if let Some(before) = seen.computing.filter(|_| was_computing) {
+            cpu_before = Some(before);
+        } else {
+            seen.unplaced_cpu_ns += cpu;
+        }
+        let width = self.width();
+        let values = self.values(count, wall, cpu_here, thread.state);
+        self.window.add(node, labels, &values[..width]);
+        if let Some(before) = cpu_before
+            && cpu > 0
+        {
+            let values = self.values(0, 0, cpu, ThreadState::Unknown);
+            self.window.add(before, labels, &values[..width]);
+        }
+    }
+
+    /// Gives the CPU time of the chosen threads that no stack was seen spending to where they were
+    /// seen computing last, or else to where they are: no sum may depend on what was seen.
+    fn place_cpu(&mut self, is_chosen: impl Fn(&Seen) -> bool) {
+        let width = self.width();
+        for seen in self.threads.values_mut() {
+            if seen.unplaced_cpu_ns > 0 && seen.window == self.window_number && is_chosen(seen) {
+                let mut values = [0; sample_type::MAX_SAMPLED];
+                values[sample_type::CPU] = as_value(std::mem::take(&mut seen.unplaced_cpu_ns));
+                let node = seen.computing.unwrap_or(seen.node);
+                self.window.add(node, seen.labels, &values[..width]);
+            }
+        }
+    }
+
+    fn width(&self) -> usize {
+        if self.knows_gil {
+            sample_type::MAX_SAMPLED
+        } else {
+            sample_type::GIL
+        }
+    }
+
+    /// One sample's values, in all columns.
+    fn values(
+        &self,
+        count: i64,
+        wall_ns: u64,
+        cpu_ns: u64,
+        state: ThreadState,
+    ) -> [i64; sample_type::MAX_SAMPLED] {
+        let mut values = [0; sample_type::MAX_SAMPLED];
+        values[sample_type::SAMPLES] = count;
+        values[sample_type::WALL] = as_value(wall_ns);
+        values[sample_type::CPU] = as_value(cpu_ns);
+        match state {
+            ThreadState::HoldsGil => values[sample_type::GIL] = as_value(wall_ns),
+            ThreadState::WaitsForGil => values[sample_type::GIL_WAIT] = as_value(wall_ns),
+            _ => {}
+        }
+        values
     }
 }
 

@@ -60,7 +60,7 @@ fn config() -> RecordingConfig {
 impl Rig {
     fn start(&mut self, id: u64, config: RecordingConfig) {
         let (started, _) = bounded(1);
-        let recording = Recording::new(RecordingId(id), config, 0, 0);
+        let recording = Recording::new(RecordingId(id), config, false, 0, 0);
         let message = Control::Start(Box::new(recording), started);
         self.sampler.handle(message);
     }

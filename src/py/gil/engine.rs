@@ -14,11 +14,13 @@ use super::names::Names;
 use super::symbols::Symbols;
 use super::threads::IdOffsets;
 use super::walk::walk;
+use crate::capture::roster::{Newcomer, Roster, read_clocks};
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
 use crate::error::Error;
+use crate::model::function::Function;
 use crate::model::module_name::ImportRoots;
-use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample};
+use crate::model::snapshot::Snapshot;
 use crate::model::stack::Stack;
 
 /// After this long with the GIL the rest of the threads waits for another turn.
@@ -29,20 +31,6 @@ const MAX_HOLDS: u32 = 64;
 const MAX_UNSEEN_NS: u64 = 250_000_000;
 /// A thread's name is read again after so many snapshots, in case it was renamed.
 const NAME_REFRESH: u64 = 128;
-
-/// What the engine remembers of a thread besides its sample.
-#[derive(Clone, Copy, Debug)]
-struct Track {
-    ident: usize,
-    /// The thread's CPU clock when its stack was read.
-    walked_at_cpu_ns: Option<u64>,
-    /// The snapshot that served it last.
-    served_in: u64,
-    /// The snapshot that saw it alive last.
-    seen_in: u64,
-    /// The snapshot that read its name last.
-    named_in: u64,
-}
 
 /// A thread of the interpreter as enumerated.
 #[derive(Clone, Copy, Debug)]
@@ -80,18 +68,13 @@ struct Walker {
     stale_id: Option<(u64, u64)>,
     names: Names,
     cache: CodeCache,
-    /// In step with the snapshot's threads.
-    tracks: Vec<Track>,
-    /// From a thread's ident to its place in `tracks`.
-    places: FxHashMap<usize, usize>,
+    /// By ident.
+    roster: Roster<()>,
     listed: Vec<Listed>,
     /// On CPython up to 3.11 an allocation can run the garbage collector, and with it the
     /// application's finalizers, on this thread (`Modules/gcmodule.c`, `_PyObject_GC_Alloc`).
     allocation_collects: bool,
-    snapshots: u64,
     attached_at_ns: u64,
-    next_key: u64,
-    next_version: u64,
 }
 
 // SAFETY: the interpreter lives as long as the process, and the thread states in `listed` are used
@@ -128,30 +111,58 @@ impl GilEngine {
             symbols,
             stale_id: offsets.stale_id(py),
             offsets,
-            tracks: Vec::new(),
-            places: FxHashMap::default(),
+            roster: Roster::default(),
             listed: Vec::new(),
             allocation_collects: !at_least(12),
-            snapshots: 0,
             attached_at_ns: 0,
-            next_key: 0,
-            next_version: 0,
         };
         Ok(Self { attachment, walker })
     }
 
+    /// The calling thread's stack, leaf first: functions and lines.
+    pub(crate) fn own_stack(
+        py: Python<'_>,
+        options: &EngineOptions,
+    ) -> PyResult<Vec<(Arc<Function>, u32)>> {
+        let symbols = Symbols::find().map_err(|symbol| {
+            PyErr::from(Error::state(format!(
+                "the interpreter does not export {symbol}"
+            )))
+        })?;
+        let mut cache = CodeCache::new(
+            py,
+            symbols,
+            ImportRoots::new(options.import_roots.iter().cloned()),
+            options.own_directory.clone(),
+            py.version_info() >= (3, 11),
+        );
+        let mut functions = FxHashMap::default();
+        let mut stack = Stack::default();
+        // SAFETY: the GIL is held, as `py` proves, and the thread is the calling one.
+        unsafe {
+            let own = ffi::PyThreadState_Get();
+            walk(own, &symbols, &mut cache, &mut functions, &mut stack);
+            cache.release_all();
+        }
+        let named = stack
+            .frames
+            .iter()
+            .filter_map(|frame| Some((functions.get(&frame.function)?.clone(), frame.line)));
+        Ok(named.collect())
+    }
+
     /// One snapshot taken by a thread that already has the GIL; that thread is part of it.
-    pub(crate) fn snapshot_once(mut self, _py: Python<'_>) -> Snapshot {
+    pub(crate) fn snapshot_once(mut self, py: Python<'_>) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        self.walker.snapshots = 1;
-        // SAFETY: the GIL is held, as `_py` proves.
+        self.walker.roster.snapshot = 1;
+        // SAFETY: the GIL is held, as `py` proves.
         unsafe {
             let own = std::ptr::null_mut();
             self.walker
                 .hold(&mut snapshot, own, u64::MAX, &mut Taken::default());
             self.walker.cache.release_all();
-            self.walker.names.release();
         }
+        self.walker.names.release(py);
         snapshot
     }
 }
@@ -160,9 +171,9 @@ impl Walker {
     /// Notes which threads have not run since their stack was read, so that it still holds.
     /// Returns whether all are such. Needs no GIL.
     fn note_idle(&mut self, snapshot: &Snapshot) -> bool {
-        let current = self.snapshots;
+        let current = self.roster.snapshot;
         let mut all_idle = true;
-        for (track, thread) in self.tracks.iter_mut().zip(&snapshot.threads) {
+        for (track, thread) in self.roster.tracks.iter_mut().zip(&snapshot.threads) {
             let clock = thread_cpu_ns(thread.thread_id);
             if clock.is_some() && clock == track.walked_at_cpu_ns {
                 track.served_in = current;
@@ -195,10 +206,7 @@ impl Walker {
         }
         if self.cache.forget_if_full() {
             snapshot.functions.clear();
-            for track in &mut self.tracks {
-                track.walked_at_cpu_ns = None;
-                track.served_in = 0;
-            }
+            self.roster.forget_stacks();
         }
         let listed = std::mem::take(&mut self.listed);
         let mut complete = true;
@@ -262,10 +270,10 @@ impl Walker {
         previous_ns: u64,
         taken: &mut Taken,
     ) -> bool {
-        let mut index = self.places.get(&thread.ident).copied();
+        let mut index = self.roster.place(thread.ident);
         if let Some(at) = index {
-            self.tracks[at].seen_in = self.snapshots;
-            if self.tracks[at].served_in == self.snapshots {
+            self.roster.tracks[at].seen_in = self.roster.snapshot;
+            if self.roster.tracks[at].served_in == self.roster.snapshot {
                 return false;
             }
         }
@@ -290,15 +298,15 @@ impl Walker {
             let known = &snapshot.threads[at];
             if known.thread_id != native || clock < known.cpu_ns {
                 // The ids of an ended thread were given to another.
-                self.remove(at, snapshot);
+                self.roster.remove(at, snapshot);
                 index = None;
             }
         }
         let mut stack = match index {
             Some(at) => {
                 snapshot.threads[at].cpu_ns = clock;
-                if clock.is_some() && clock == self.tracks[at].walked_at_cpu_ns {
-                    self.tracks[at].served_in = self.snapshots;
+                if clock.is_some() && clock == self.roster.tracks[at].walked_at_cpu_ns {
+                    self.roster.tracks[at].served_in = self.roster.snapshot;
                     return true;
                 }
                 std::mem::take(&mut snapshot.threads[at].stack)
@@ -318,12 +326,21 @@ impl Walker {
         let at = match index {
             Some(at) => at,
             None if !has_frames => return true,
-            None => self.add(thread.ident, native, clock, now_ns, previous_ns, snapshot),
+            None => {
+                let newcomer = Newcomer {
+                    id: thread.ident,
+                    thread_id: native,
+                    cpu_ns: clock,
+                    now_ns,
+                    previous_ns,
+                };
+                self.roster.add(newcomer, (), snapshot)
+            }
         };
         let wants_name = snapshot.threads[at].name.is_empty()
-            || self.snapshots - self.tracks[at].named_in >= NAME_REFRESH;
+            || self.roster.snapshot - self.roster.tracks[at].named_in >= NAME_REFRESH;
         if name.is_none() && wants_name {
-            self.tracks[at].named_in = self.snapshots;
+            self.roster.tracks[at].named_in = self.roster.snapshot;
             // SAFETY: the GIL is held.
             name = unsafe { self.names.of(thread.ident) }.name;
             if name.is_none() && native == u64::from(std::process::id()) {
@@ -338,71 +355,14 @@ impl Walker {
             sample.name = name;
         }
         sample.stack = stack;
-        self.tracks[at].served_in = self.snapshots;
+        self.roster.tracks[at].served_in = self.roster.snapshot;
         if has_frames {
-            self.tracks[at].walked_at_cpu_ns = clock;
-            self.next_version += 1;
-            sample.stack_version = self.next_version;
+            self.roster.tracks[at].walked_at_cpu_ns = clock;
+            sample.stack_version = self.roster.version();
             taken.walked += 1;
             taken.incomplete += u32::from(sample.stack.incomplete);
         }
         true
-    }
-
-    fn add(
-        &mut self,
-        ident: usize,
-        native: u64,
-        clock: Option<u64>,
-        now_ns: u64,
-        previous_ns: u64,
-        snapshot: &mut Snapshot,
-    ) -> usize {
-        // A thread that existed before the previous look has used less CPU time since than passed.
-        let is_newborn = previous_ns > 0
-            && clock.is_some_and(|clock| clock <= now_ns.saturating_sub(previous_ns));
-        self.next_key += 1;
-        snapshot.threads.push(ThreadSample {
-            key: ThreadKey(self.next_key),
-            thread_id: native,
-            name: Arc::from(""),
-            cpu_ns: clock,
-            stack: Stack::default(),
-            stack_version: 0,
-            first_seen_ns: now_ns,
-            cpu_from_ns: if is_newborn { 0 } else { clock.unwrap_or(0) },
-        });
-        self.tracks.push(Track {
-            ident,
-            walked_at_cpu_ns: None,
-            served_in: 0,
-            seen_in: self.snapshots,
-            named_in: 0,
-        });
-        let at = self.tracks.len() - 1;
-        self.places.insert(ident, at);
-        at
-    }
-
-    fn remove(&mut self, at: usize, snapshot: &mut Snapshot) {
-        let removed = self.tracks.swap_remove(at);
-        snapshot.threads.swap_remove(at);
-        self.places.remove(&removed.ident);
-        if let Some(moved) = self.tracks.get(at) {
-            self.places.insert(moved.ident, at);
-        }
-    }
-
-    /// Drops the threads that this snapshot did not find.
-    fn drop_ended(&mut self, snapshot: &mut Snapshot) {
-        let mut at = 0;
-        while at < self.tracks.len() {
-            if self.tracks[at].seen_in == self.snapshots {
-                at += 1;
-            } else {
-                self.remove(at, snapshot);
-            }
-        }
     }
 }
 
@@ -415,9 +375,12 @@ impl Engine for GilEngine {
         let mut taken = Taken::default();
         let walker = &mut self.walker;
         let now_ns = monotonic_ns();
-        walker.snapshots += 1;
+        walker.roster.snapshot += 1;
         let all_idle = walker.note_idle(snapshot);
-        if all_idle && !walker.tracks.is_empty() && now_ns - walker.attached_at_ns < MAX_UNSEEN_NS {
+        if all_idle
+            && !walker.roster.tracks.is_empty()
+            && now_ns - walker.attached_at_ns < MAX_UNSEEN_NS
+        {
             snapshot.at_ns = now_ns;
             return Ok(taken);
         }
@@ -436,7 +399,7 @@ impl Engine for GilEngine {
                 return Err(Missed::Finalizing);
             }
             if complete {
-                walker.drop_ended(snapshot);
+                walker.roster.drop_ended(snapshot);
                 break;
             }
         }
@@ -444,12 +407,7 @@ impl Engine for GilEngine {
     }
 
     fn read_clocks(&mut self, snapshot: &mut Snapshot) {
-        snapshot.at_ns = monotonic_ns();
-        for thread in &mut snapshot.threads {
-            if let Some(clock) = thread_cpu_ns(thread.thread_id) {
-                thread.cpu_ns = Some(clock);
-            }
-        }
+        read_clocks(snapshot);
     }
 
     fn now_ns(&self) -> u64 {
@@ -462,7 +420,7 @@ impl Engine for GilEngine {
 
     fn bytes(&self) -> usize {
         self.walker.cache.bytes()
-            + self.walker.tracks.capacity() * (size_of::<Track>() + 24)
+            + self.walker.roster.bytes()
             + self.walker.listed.capacity() * size_of::<Listed>()
     }
 }

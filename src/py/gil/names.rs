@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use pyo3::ffi::{self, PyObject};
-use pyo3::{Bound, PyAny};
+use pyo3::{Bound, PyAny, Python};
 
+use super::attach::Attached;
 use super::text;
+use crate::capture::direct::ThreadName;
 use crate::model::function::bounded;
+use crate::unwind::threads::MAX_THREADS;
 
 /// Longest thread name kept, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -48,13 +51,51 @@ impl Names {
         }
     }
 
-    /// Gives up the references; the reader must not be used afterwards.
-    ///
+    /// The names of all threads that `threading` knows.
+    pub(crate) fn all(&self, _py: Python<'_>) -> Vec<ThreadName> {
+        // SAFETY: the GIL is held, as `_py` proves.
+        unsafe { self.list() }
+    }
+
+    /// The same for a thread of ours.
+    pub(crate) fn all_attached(&self, _attached: &Attached<'_>) -> Vec<ThreadName> {
+        // SAFETY: the GIL is held as long as `_attached` lives.
+        unsafe { self.list() }
+    }
+
     /// # Safety
     /// The GIL must be held.
-    pub(crate) unsafe fn release(&mut self) {
+    unsafe fn list(&self) -> Vec<ThreadName> {
+        let mut names = Vec::new();
+        let (mut position, mut key, mut thread) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the caller vouches for the GIL. Key and thread are borrowed from the dict, which
+        // nothing below can change: no Python code runs.
+        unsafe {
+            if ffi::PyDict_CheckExact(self.active) == 0 {
+                return names;
+            }
+            while names.len() < MAX_THREADS
+                && ffi::PyDict_Next(
+                    self.active,
+                    &raw mut position,
+                    &raw mut key,
+                    &raw mut thread,
+                ) != 0
+            {
+                let ident = ffi::PyLong_AsSize_t(key);
+                if let Some(name) = self.read(thread).name {
+                    names.push(ThreadName { ident, name });
+                }
+            }
+            ffi::PyErr_Clear();
+        }
+        names
+    }
+
+    /// Gives up the references; the reader must not be used afterwards.
+    pub(crate) fn release(&mut self, _py: Python<'_>) {
         for reference in [self.active, self.name_key, self.native_key] {
-            // SAFETY: the references are owned, and `threading` holds its dict as well.
+            // SAFETY: the GIL is held; the references are owned, and `threading` holds its dict.
             unsafe { ffi::Py_DecRef(reference) };
         }
     }
@@ -66,37 +107,52 @@ impl Names {
     /// # Safety
     /// The GIL must be held.
     pub(crate) unsafe fn of(&self, ident: usize) -> Known {
-        let mut known = Known::default();
-        // SAFETY: the GIL is held; the references taken here are given back here. What is released
-        // last is an int of our own and a dict that its thread object also holds.
+        // SAFETY: the GIL is held; the key is an int of our own.
         unsafe {
-            if ffi::PyDict_CheckExact(self.active) == 0 || self.name_key.is_null() {
-                return known;
+            if ffi::PyDict_CheckExact(self.active) == 0 {
+                return Known::default();
             }
             let key = ffi::PyLong_FromSize_t(ident);
             if key.is_null() {
                 ffi::PyErr_Clear();
-                return known;
+                return Known::default();
             }
             let thread = ffi::PyDict_GetItemWithError(self.active, key);
-            if !thread.is_null() {
-                let attributes = ffi::PyObject_GenericGetDict(thread, std::ptr::null_mut());
-                if !attributes.is_null() {
-                    if ffi::PyDict_CheckExact(attributes) != 0 {
-                        let name = ffi::PyDict_GetItemWithError(attributes, self.name_key);
-                        known.name = text::of(name)
-                            .map(|name| Arc::from(bounded(&name, MAX_NAME_BYTES).as_ref()));
-                        let native = ffi::PyDict_GetItemWithError(attributes, self.native_key);
-                        if !native.is_null() && ffi::PyLong_CheckExact(native) != 0 {
-                            let native = ffi::PyLong_AsUnsignedLongLong(native);
-                            known.native_id = (native != u64::MAX).then_some(native);
-                        }
-                    }
-                    ffi::Py_DecRef(attributes);
-                }
-            }
+            let known = self.read(thread);
             ffi::Py_DecRef(key);
             ffi::PyErr_Clear();
+            known
+        }
+    }
+
+    /// What a `Thread` object says of itself.
+    ///
+    /// # Safety
+    /// The GIL must be held and `thread` be a live object or null.
+    unsafe fn read(&self, thread: *mut PyObject) -> Known {
+        let mut known = Known::default();
+        if thread.is_null() || self.name_key.is_null() || self.native_key.is_null() {
+            return known;
+        }
+        // SAFETY: the caller vouches for the GIL and the object. The new reference to the dict is
+        // given back here, and is not the last one: its thread object holds it too.
+        unsafe {
+            let attributes = ffi::PyObject_GenericGetDict(thread, std::ptr::null_mut());
+            if attributes.is_null() {
+                ffi::PyErr_Clear();
+                return known;
+            }
+            if ffi::PyDict_CheckExact(attributes) != 0 {
+                let name = ffi::PyDict_GetItemWithError(attributes, self.name_key);
+                known.name =
+                    text::of(name).map(|name| Arc::from(bounded(&name, MAX_NAME_BYTES).as_ref()));
+                let native = ffi::PyDict_GetItemWithError(attributes, self.native_key);
+                if !native.is_null() && ffi::PyLong_CheckExact(native) != 0 {
+                    let native = ffi::PyLong_AsUnsignedLongLong(native);
+                    known.native_id = (native != u64::MAX).then_some(native);
+                }
+            }
+            ffi::Py_DecRef(attributes);
         }
         known
     }

@@ -1,0 +1,487 @@
+//! The `direct` engine: reads stacks without the GIL.
+//!
+//! A thread whose CPU clock stood still has the stack it had. Of every other thread the state and
+//! the frames are copied by one call and walked afterwards; see [`crate::unwind::frames`].
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::roster::{Newcomer, Roster, read_clocks};
+use super::{Engine, Missed, Taken};
+use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::clock::thread_state::{Activity, ThreadActivity};
+use crate::layout::{GIL_BYTES, Layout};
+use crate::memory::{ReadMemory, int32, read};
+use crate::model::function::{Function, GC};
+use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadState};
+use crate::model::stack::Stack;
+use crate::unwind::code::CodeCache;
+use crate::unwind::frames::{Failure, Hints, RawFrame, Target, Walked, Walker};
+use crate::unwind::threads::{Census, Change, Heads, ListedThread, enumerate};
+
+/// Snapshots after which all threads are listed anew even if nothing seems to have changed: the
+/// end of a thread in the middle of the list changes no head.
+const CENSUS_INTERVAL: u64 = 64;
+/// Files of `/proc` kept open; beyond, each is opened when it is needed.
+const MAX_OPEN: usize = 256;
+/// Names are asked for at most this often while some are missing, and while threads run.
+const NAME_INTERVAL_NS: u64 = 50_000_000;
+const RENAME_INTERVAL_NS: u64 = 500_000_000;
+/// A place that no function has.
+const GC_SERIAL: FunctionSerial = FunctionSerial(u64::MAX);
+
+/// A thread as the application knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadName {
+    /// `threading.get_ident()`.
+    pub ident: usize,
+    /// `threading.Thread.name`.
+    pub name: Arc<str>,
+}
+
+/// Tells threads' names. Only the interpreter knows them, and it has to be waited for.
+pub trait NameSource: Send {
+    /// Asks for the names of all threads, without waiting.
+    fn request(&mut self);
+
+    /// The answer, once; `None` while there is none.
+    fn collect(&mut self) -> Option<Vec<ThreadName>>;
+
+    /// Called on the sampler's thread before it ends.
+    fn park(&mut self);
+}
+
+/// Opens the means to read memory; called on the thread that will use it.
+pub type OpenMemory = fn() -> Option<Box<dyn ReadMemory>>;
+
+/// What the engine is told about the interpreter.
+#[derive(Clone, Copy, Debug)]
+pub struct Interpreter {
+    /// Its layout.
+    pub layout: Layout,
+    /// Address of `_PyRuntime`.
+    pub runtime: usize,
+    /// A kernel id that a thread state has kept from before a fork, and what it is now.
+    pub stale_id: Option<(u64, u64)>,
+    /// Where the C library keeps the kernel's thread id relative to the ident, if the interpreter
+    /// does not keep it (3.10).
+    pub id_from_ident: Option<usize>,
+}
+
+/// What only this engine remembers of a thread.
+#[derive(Debug, Default)]
+pub struct Own {
+    address: usize,
+    interpreter: usize,
+    hints: Hints,
+    activity: Option<ThreadActivity>,
+}
+
+/// See the module's documentation.
+pub struct DirectEngine {
+    interpreter: Interpreter,
+    open_memory: OpenMemory,
+    memory: Option<Box<dyn ReadMemory>>,
+    names: Box<dyn NameSource>,
+    known_names: FxHashMap<usize, Arc<str>>,
+    asked_at_ns: u64,
+    roster: Roster<Own>,
+    census: Census,
+    heads: Heads,
+    needs_census: bool,
+    last_census: u64,
+    looked_at_ns: u64,
+    /// Threads that have not executed Python code yet.
+    strangers: Vec<(ListedThread, Hints)>,
+    walker: Walker,
+    raw: Vec<RawFrame>,
+    frames: Vec<Frame>,
+    cache: CodeCache,
+    open_files: usize,
+}
+
+impl DirectEngine {
+    /// An engine that has not looked at anything yet.
+    #[must_use]
+    pub fn new(
+        interpreter: Interpreter,
+        open_memory: OpenMemory,
+        names: Box<dyn NameSource>,
+        cache: CodeCache,
+    ) -> Self {
+        Self {
+            interpreter,
+            open_memory,
+            memory: None,
+            names,
+            known_names: FxHashMap::default(),
+            asked_at_ns: 0,
+            roster: Roster::default(),
+            census: Census::default(),
+            heads: Heads::default(),
+            needs_census: true,
+            last_census: 0,
+            looked_at_ns: 0,
+            strangers: Vec::new(),
+            walker: Walker::default(),
+            raw: Vec::new(),
+            frames: Vec::new(),
+            cache,
+            open_files: 0,
+        }
+    }
+
+    /// The kernel's id of a listed thread; 0 if it cannot be known.
+    fn thread_id(&mut self, thread: &ListedThread) -> u64 {
+        let id = match (self.interpreter.id_from_ident, &mut self.memory) {
+            (Some(offset), Some(memory)) => read(memory.as_mut(), thread.ident + offset, 4)
+                .and_then(|bytes| u64::try_from(int32(bytes, 0)).ok())
+                .unwrap_or(0),
+            _ => thread.native_id,
+        };
+        match self.interpreter.stale_id {
+            Some((stale, actual)) if stale == id => actual,
+            _ => id,
+        }
+    }
+
+    /// Lists all threads and brings the roster up to date.
+    fn take_census(&mut self, snapshot: &mut Snapshot) {
+        let Some(memory) = &mut self.memory else {
+            return;
+        };
+        let Interpreter {
+            layout, runtime, ..
+        } = &self.interpreter;
+        enumerate(memory.as_mut(), layout, *runtime, &mut self.census);
+        // Once more, with the interpreters now known: they are looked at from here on.
+        self.heads
+            .check(memory.as_mut(), layout, *runtime, &self.census);
+        self.needs_census = false;
+        self.last_census = self.roster.snapshot;
+        let threads = std::mem::take(&mut self.census.threads);
+        let mut strangers = std::mem::take(&mut self.strangers);
+        for thread in &threads {
+            let known = self.roster.place(thread.ident).filter(|at| {
+                let own = &self.roster.tracks[*at].own;
+                own.address == thread.address
+            });
+            let id = known.map_or(0, |_| self.thread_id(thread));
+            match known {
+                Some(at) if snapshot.threads[at].thread_id == id => {
+                    self.roster.tracks[at].seen_in = self.roster.snapshot;
+                }
+                _ => {
+                    let is_known = |(known, _): &(ListedThread, Hints)| {
+                        known.address == thread.address && known.ident == thread.ident
+                    };
+                    if !strangers.iter().any(is_known) {
+                        strangers.push((*thread, Hints::default()));
+                    }
+                }
+            }
+        }
+        strangers.retain(|(stranger, _)| threads.contains(stranger));
+        self.strangers = strangers;
+        self.census.threads = threads;
+        self.roster.drop_ended(snapshot);
+    }
+
+    /// Looks at the threads that had no Python frame yet.
+    fn greet(&mut self, snapshot: &mut Snapshot, previous_ns: u64, taken: &mut Taken) {
+        let mut strangers = std::mem::take(&mut self.strangers);
+        strangers.retain_mut(|(thread, hints)| {
+            let id = self.thread_id(thread);
+            let cpu_ns = thread_cpu_ns(id);
+            let Some(target) = self.target(thread.address, thread.interpreter, thread.ident) else {
+                return true;
+            };
+            let Ok(Some(_)) = self.read_stack(&target, hints, snapshot) else {
+                return true;
+            };
+            let newcomer = Newcomer {
+                id: thread.ident,
+                thread_id: id,
+                cpu_ns,
+                now_ns: snapshot.at_ns,
+                previous_ns,
+            };
+            let own = Own {
+                address: thread.address,
+                interpreter: thread.interpreter,
+                hints: std::mem::take(hints),
+                activity: None,
+            };
+            let at = self.roster.add(newcomer, own, snapshot);
+            if let Some(name) = self.known_names.get(&thread.ident) {
+                snapshot.threads[at].name = name.clone();
+            }
+            self.serve(at, snapshot, taken);
+            false
+        });
+        // Threads seen meanwhile cannot have been added: nobody else lists.
+        self.strangers = strangers;
+    }
+
+    fn target(&self, address: usize, interpreter: usize, ident: usize) -> Option<Target> {
+        let home = self.census.interpreters.get(interpreter)?;
+        Some(Target {
+            address,
+            interpreter: home.address,
+            ident,
+            gil: home.gil,
+        })
+    }
+
+    /// Reads a stack into `self.frames`; `Ok(None)` if the thread executes no Python code.
+    fn read_stack(
+        &mut self,
+        target: &Target,
+        hints: &mut Hints,
+        snapshot: &mut Snapshot,
+    ) -> Result<Option<Walked>, Failure> {
+        let Some(memory) = &mut self.memory else {
+            return Err(Failure::Torn);
+        };
+        let layout = &self.interpreter.layout;
+        for _ in 0..2 {
+            let walked = self
+                .walker
+                .walk(memory.as_mut(), layout, target, hints, &mut self.raw)?;
+            if self.raw.is_empty() {
+                return Ok(None);
+            }
+            self.frames.clear();
+            let named = self.cache.name(
+                memory.as_mut(),
+                layout,
+                &self.raw,
+                &mut snapshot.functions,
+                &mut self.frames,
+            );
+            if named.is_ok() && !self.cache.may_have_died(&self.raw) {
+                return Ok(Some(walked));
+            }
+            if self.cache.forget(&mut snapshot.functions) {
+                self.roster.forget_stacks();
+            }
+        }
+        Err(Failure::Torn)
+    }
+
+    /// Brings one known thread up to date; false if it has gone.
+    fn serve(&mut self, at: usize, snapshot: &mut Snapshot, taken: &mut Taken) -> bool {
+        let sample = &mut snapshot.threads[at];
+        let clock = thread_cpu_ns(sample.thread_id);
+        if clock.is_none() || clock < sample.cpu_ns {
+            return false;
+        }
+        sample.cpu_ns = clock;
+        let track = &mut self.roster.tracks[at];
+        if clock == track.walked_at_cpu_ns {
+            return true;
+        }
+        let ident = track.id;
+        let (address, home) = (track.own.address, track.own.interpreter);
+        let mut hints = std::mem::take(&mut track.own.hints);
+        let Some(target) = self.target(address, home, ident) else {
+            return false;
+        };
+        let read = self.read_stack(&target, &mut hints, snapshot);
+        let track = &mut self.roster.tracks[at];
+        track.own.hints = hints;
+        let sample = &mut snapshot.threads[at];
+        let walked = match read {
+            Ok(Some(walked)) => walked,
+            // Between its last frame and its end.
+            Ok(None) => return true,
+            Err(Failure::Gone) => return false,
+            Err(Failure::Torn) => {
+                track.walked_at_cpu_ns = None;
+                taken.walked += 1;
+                taken.incomplete += 1;
+                sample.stack = Stack {
+                    frames: Vec::new(),
+                    incomplete: true,
+                };
+                sample.state = ThreadState::Running;
+                sample.stack_version = self.roster.version();
+                return true;
+            }
+        };
+        track.walked_at_cpu_ns = clock;
+        sample.state = if walked.holds_gil {
+            ThreadState::HoldsGil
+        } else {
+            let activity = ask(
+                &mut track.own.activity,
+                &mut self.open_files,
+                sample.thread_id,
+            );
+            match activity {
+                Some(Activity::Running) => ThreadState::Running,
+                Some(Activity::Blocked { futex })
+                    if (target.gil..target.gil + GIL_BYTES).contains(&futex) =>
+                {
+                    ThreadState::WaitsForGil
+                }
+                Some(Activity::Blocked { .. }) => ThreadState::Blocked,
+                None if thread_cpu_ns(sample.thread_id) == clock => ThreadState::Blocked,
+                None => ThreadState::Running,
+            }
+        };
+        if walked.holds_gil && walked.is_collecting {
+            let functions = &mut snapshot.functions;
+            functions
+                .entry(GC_SERIAL)
+                .or_insert_with(|| Arc::new(Function::pseudo(GC)));
+            let frame = Frame {
+                function: GC_SERIAL,
+                line: 0,
+            };
+            self.frames.insert(0, frame);
+        }
+        taken.walked += 1;
+        taken.incomplete += u32::from(walked.is_cut);
+        if sample.stack_version == 0
+            || sample.stack.incomplete != walked.is_cut
+            || sample.stack.frames != self.frames
+        {
+            std::mem::swap(&mut sample.stack.frames, &mut self.frames);
+            sample.stack.incomplete = walked.is_cut;
+            sample.stack_version = self.roster.version();
+        }
+        true
+    }
+
+    /// Takes names that have arrived and asks for missing ones.
+    fn update_names(&mut self, snapshot: &mut Snapshot, has_walked: bool) {
+        if let Some(names) = self.names.collect() {
+            self.known_names = names
+                .into_iter()
+                .map(|thread| (thread.ident, thread.name))
+                .collect();
+            for (track, sample) in self.roster.tracks.iter().zip(&mut snapshot.threads) {
+                match self.known_names.get(&track.id) {
+                    Some(name) if *name != sample.name => sample.name = name.clone(),
+                    // gevent files it under the id of a greenlet.
+                    None if sample.name.is_empty()
+                        && sample.thread_id == u64::from(std::process::id()) =>
+                    {
+                        sample.name = Arc::from("MainThread");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let waited_ns = snapshot.at_ns.saturating_sub(self.asked_at_ns);
+        let is_missing = || snapshot.threads.iter().any(|thread| thread.name.is_empty());
+        if waited_ns >= NAME_INTERVAL_NS
+            && (has_walked && waited_ns >= RENAME_INTERVAL_NS || is_missing())
+        {
+            self.asked_at_ns = snapshot.at_ns;
+            self.names.request();
+        }
+    }
+}
+
+/// What the kernel says of a thread.
+fn ask(
+    activity: &mut Option<ThreadActivity>,
+    open_files: &mut usize,
+    thread_id: u64,
+) -> Option<Activity> {
+    if let Some(open) = activity {
+        return open.read();
+    }
+    let open = ThreadActivity::open(thread_id)?;
+    let answer = open.read();
+    if *open_files < MAX_OPEN {
+        *open_files += 1;
+        *activity = Some(open);
+    }
+    answer
+}
+
+impl Engine for DirectEngine {
+    fn name(&self) -> &'static str {
+        "direct"
+    }
+
+    fn knows_gil(&self) -> bool {
+        true
+    }
+
+    fn snapshot(&mut self, snapshot: &mut Snapshot) -> Result<Taken, Missed> {
+        if self.memory.is_none() {
+            self.memory = (self.open_memory)();
+        }
+        let Some(memory) = &mut self.memory else {
+            return Err(Missed::NotNow);
+        };
+        let mut taken = Taken::default();
+        self.roster.snapshot += 1;
+        let Interpreter {
+            layout, runtime, ..
+        } = &self.interpreter;
+        match self
+            .heads
+            .check(memory.as_mut(), layout, *runtime, &self.census)
+        {
+            Change::Finalizing => return Err(Missed::Finalizing),
+            Change::Changed => self.needs_census = true,
+            Change::Same => {}
+        }
+        snapshot.at_ns = monotonic_ns();
+        let previous_ns = std::mem::replace(&mut self.looked_at_ns, snapshot.at_ns);
+        if self.needs_census || self.roster.snapshot - self.last_census >= CENSUS_INTERVAL {
+            self.take_census(snapshot);
+            if self.census.threads.is_empty() {
+                // The last Python thread has ended without the interpreter being shut down: a
+                // child forked from a thread ends when that thread does.
+                return Err(Missed::Finalizing);
+            }
+        }
+        if self.cache.forget(&mut snapshot.functions) {
+            self.roster.forget_stacks();
+        }
+        let mut at = 0;
+        while at < self.roster.tracks.len() {
+            if self.serve(at, snapshot, &mut taken) {
+                at += 1;
+            } else {
+                let track = &mut self.roster.tracks[at];
+                self.open_files -= usize::from(track.own.activity.take().is_some());
+                self.roster.remove(at, snapshot);
+                self.needs_census = true;
+            }
+        }
+        self.greet(snapshot, previous_ns, &mut taken);
+        self.update_names(snapshot, taken.walked > 0);
+        Ok(taken)
+    }
+
+    fn read_clocks(&mut self, snapshot: &mut Snapshot) {
+        read_clocks(snapshot);
+    }
+
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+
+    fn park(&mut self) {
+        // What is open is open in the table of descriptors of a thread that ends.
+        self.memory = None;
+        self.open_files = 0;
+        for track in &mut self.roster.tracks {
+            track.own.activity = None;
+        }
+        self.names.park();
+    }
+
+    fn bytes(&self) -> usize {
+        self.cache.bytes() + self.roster.bytes()
+    }
+}

@@ -1,0 +1,157 @@
+//! The threads an engine knows, in step with the snapshot it fills.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
+use crate::model::stack::Stack;
+
+/// What an engine remembers of a thread besides its sample; `Own` is what only this engine does.
+#[derive(Clone, Debug)]
+pub struct Track<Own> {
+    /// What tells the thread from others while it lives.
+    pub id: usize,
+    /// The thread's CPU clock when its stack was read.
+    pub walked_at_cpu_ns: Option<u64>,
+    /// The snapshot that served it last.
+    pub served_in: u64,
+    /// The snapshot that saw it alive last.
+    pub seen_in: u64,
+    /// The snapshot that read its name last.
+    pub named_in: u64,
+    /// What only this engine remembers.
+    pub own: Own,
+}
+
+/// The tracks of all threads, each at the same place as its sample in the snapshot.
+#[derive(Debug)]
+pub struct Roster<Own> {
+    /// In step with `Snapshot::threads`.
+    pub tracks: Vec<Track<Own>>,
+    /// The number of the current snapshot, from 1.
+    pub snapshot: u64,
+    places: FxHashMap<usize, usize>,
+    next_key: u64,
+    next_version: u64,
+}
+
+impl<Own> Default for Roster<Own> {
+    fn default() -> Self {
+        Self {
+            tracks: Vec::new(),
+            snapshot: 0,
+            places: FxHashMap::default(),
+            next_key: 0,
+            next_version: 0,
+        }
+    }
+}
+
+/// A thread as it was found for the first time.
+#[derive(Clone, Copy, Debug)]
+pub struct Newcomer {
+    /// See [`Track::id`].
+    pub id: usize,
+    /// The kernel's thread id.
+    pub thread_id: u64,
+    /// Its CPU clock in ns.
+    pub cpu_ns: Option<u64>,
+    /// The time in ns.
+    pub now_ns: u64,
+    /// The time in ns at which threads were looked for before; 0 if never.
+    pub previous_ns: u64,
+}
+
+impl<Own> Roster<Own> {
+    /// Where the thread of this id is.
+    #[must_use]
+    pub fn place(&self, id: usize) -> Option<usize> {
+        self.places.get(&id).copied()
+    }
+
+    /// Adds a thread.
+    pub fn add(&mut self, newcomer: Newcomer, own: Own, snapshot: &mut Snapshot) -> usize {
+        let Newcomer { cpu_ns, now_ns, .. } = newcomer;
+        // A thread that existed before the previous look has used less CPU time since than passed.
+        let is_newborn = newcomer.previous_ns > 0
+            && cpu_ns.is_some_and(|cpu| cpu <= now_ns.saturating_sub(newcomer.previous_ns));
+        self.next_key += 1;
+        snapshot.threads.push(ThreadSample {
+            key: ThreadKey(self.next_key),
+            thread_id: newcomer.thread_id,
+            name: Arc::from(""),
+            cpu_ns,
+            state: ThreadState::Unknown,
+            stack: Stack::default(),
+            stack_version: 0,
+            first_seen_ns: now_ns,
+            cpu_from_ns: if is_newborn { 0 } else { cpu_ns.unwrap_or(0) },
+        });
+        self.tracks.push(Track {
+            id: newcomer.id,
+            walked_at_cpu_ns: None,
+            served_in: 0,
+            seen_in: self.snapshot,
+            named_in: 0,
+            own,
+        });
+        let at = self.tracks.len() - 1;
+        self.places.insert(newcomer.id, at);
+        at
+    }
+
+    /// Removes a thread; the last one takes its place.
+    pub fn remove(&mut self, at: usize, snapshot: &mut Snapshot) {
+        let removed = self.tracks.swap_remove(at);
+        snapshot.threads.swap_remove(at);
+        self.places.remove(&removed.id);
+        if let Some(moved) = self.tracks.get(at) {
+            self.places.insert(moved.id, at);
+        }
+    }
+
+    /// Drops the threads that this snapshot did not find.
+    pub fn drop_ended(&mut self, snapshot: &mut Snapshot) {
+        let mut at = 0;
+        while at < self.tracks.len() {
+            if self.tracks[at].seen_in == self.snapshot {
+                at += 1;
+            } else {
+                self.remove(at, snapshot);
+            }
+        }
+    }
+
+    /// A number for a stack that was read anew.
+    pub fn version(&mut self) -> u64 {
+        self.next_version += 1;
+        self.next_version
+    }
+
+    /// Has every stack read anew.
+    pub fn forget_stacks(&mut self) {
+        for track in &mut self.tracks {
+            track.walked_at_cpu_ns = None;
+            track.served_in = 0;
+        }
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.tracks.capacity() * (size_of::<Track<Own>>() + 24)
+    }
+}
+
+/// Brings the CPU clocks of all threads up to date.
+pub fn read_clocks(snapshot: &mut Snapshot) {
+    snapshot.at_ns = monotonic_ns();
+    for thread in &mut snapshot.threads {
+        if let Some(clock) = thread_cpu_ns(thread.thread_id) {
+            thread.cpu_ns = Some(clock);
+        }
+    }
+}

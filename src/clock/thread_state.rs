@@ -1,0 +1,123 @@
+//! What the kernel says a thread is doing.
+#![forbid(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+use std::fs::File;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::FileExt;
+
+/// What a thread does, as the kernel sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// On a CPU, or waiting for one.
+    Running,
+    /// In a system call, or stopped.
+    Blocked {
+        /// The futex it waits on, or 0.
+        futex: usize,
+    },
+}
+
+/// Asks the kernel about one thread again and again.
+///
+/// `/proc/self/task/<id>/syscall` (Linux, `fs/proc/base.c`, `proc_pid_syscall`) says `running`, or
+/// the number and the arguments of the system call that the thread is blocked in.
+#[derive(Debug)]
+pub struct ThreadActivity {
+    #[cfg(target_os = "linux")]
+    file: File,
+}
+
+#[cfg(target_os = "linux")]
+impl ThreadActivity {
+    /// `None` where the kernel does not tell.
+    #[must_use]
+    pub fn open(thread_id: u64) -> Option<Self> {
+        let file = File::open(format!("/proc/self/task/{thread_id}/syscall")).ok()?;
+        Some(Self { file })
+    }
+
+    /// What the thread does now; `None` if it has ended.
+    #[must_use]
+    pub fn read(&self) -> Option<Activity> {
+        let mut buffer = [0; 64];
+        let length = self.file.read_at(&mut buffer, 0).ok()?;
+        parse(buffer.get(..length)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl ThreadActivity {
+    /// Unknown on this system.
+    #[must_use]
+    pub fn open(_thread_id: u64) -> Option<Self> {
+        None
+    }
+
+    /// Unknown on this system.
+    #[must_use]
+    pub fn read(&self) -> Option<Activity> {
+        None
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn parse(text: &[u8]) -> Option<Activity> {
+    let text = std::str::from_utf8(text).ok()?;
+    if text.starts_with("running") {
+        return Some(Activity::Running);
+    }
+    let mut words = text.split_ascii_whitespace();
+    let number: i64 = words.next()?.parse().ok()?;
+    let first = words.next();
+    let is_futex = number == libc::SYS_futex;
+    let futex = first
+        .filter(|_| is_futex)
+        .and_then(|word| usize::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+        .unwrap_or(0);
+    Some(Activity::Blocked { futex })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::{Activity, ThreadActivity, parse};
+    use crate::clock::cpu::thread_id;
+
+    #[test]
+    fn what_the_kernel_writes() {
+        assert_eq!(parse(b"running\n"), Some(Activity::Running));
+        let futex = format!("{} 0x7f0010 0x189 0x0 0x7ffc 0x5", libc::SYS_futex);
+        assert_eq!(
+            parse(futex.as_bytes()),
+            Some(Activity::Blocked { futex: 0x7f_0010 })
+        );
+        assert_eq!(
+            parse(b"-1 0x7ffc 0x5"),
+            Some(Activity::Blocked { futex: 0 })
+        );
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn a_thread_that_waits_is_blocked() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let worker = std::thread::spawn(move || {
+            sender.send(thread_id()).ok();
+            finished.recv().ok();
+        });
+        let activity = ThreadActivity::open(receiver.recv().unwrap_or_default());
+        let blocked = || {
+            matches!(
+                activity.as_ref().and_then(ThreadActivity::read),
+                Some(Activity::Blocked { .. })
+            )
+        };
+        while !blocked() {
+            std::thread::yield_now();
+        }
+        finish.send(()).ok();
+        worker.join().ok();
+        assert_eq!(activity.and_then(|thread| thread.read()), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Reading memory that may change or vanish while it is read.
+
+pub mod image;
+#[cfg_attr(not(target_os = "linux"), path = "own_none.rs")]
+pub mod own;
+
+/// A stretch of memory to copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Its first byte.
+    pub address: usize,
+    /// Its bytes.
+    pub length: usize,
+}
+
+impl Range {
+    /// `length` bytes from `address`.
+    #[must_use]
+    pub fn new(address: usize, length: usize) -> Self {
+        Self { address, length }
+    }
+}
+
+/// Copies memory; what cannot be read fails and does no harm.
+pub trait ReadMemory: Send {
+    /// Copies `ranges` in order, as close together in time as can be; returns how many of them,
+    /// from the first, were copied whole. Ranges beyond [`Self::capacity`] are not copied.
+    fn read_batch(&mut self, ranges: &[Range]) -> usize;
+
+    /// What the last batch copied, back to back; beyond that, left-overs of earlier batches.
+    fn bytes(&self) -> &[u8];
+
+    /// Bytes that one batch may copy.
+    fn capacity(&self) -> usize;
+
+    /// The name of the means, for `status()`.
+    fn name(&self) -> &'static str;
+}
+
+/// Copies one range; `None` if it cannot be read whole.
+pub fn read<'memory>(
+    memory: &'memory mut (dyn ReadMemory + '_),
+    address: usize,
+    length: usize,
+) -> Option<&'memory [u8]> {
+    (memory.read_batch(&[Range::new(address, length)]) == 1).then(|| &memory.bytes()[..length])
+}
+
+/// Copies one pointer-sized word.
+pub fn read_word(memory: &mut (dyn ReadMemory + '_), address: usize) -> Option<usize> {
+    read(memory, address, size_of::<usize>()).map(|bytes| word(bytes, 0))
+}
+
+/// The pointer-sized word at `offset`; 0 where `bytes` is too short.
+#[must_use]
+pub fn word(bytes: &[u8], offset: usize) -> usize {
+    let end = offset.saturating_add(size_of::<usize>());
+    bytes
+        .get(offset..end)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, usize::from_ne_bytes)
+}
+
+/// The signed 32-bit number at `offset`; 0 where `bytes` is too short.
+#[must_use]
+pub fn int32(bytes: &[u8], offset: usize) -> i32 {
+    bytes
+        .get(offset..offset.saturating_add(4))
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, i32::from_ne_bytes)
+}

@@ -1,0 +1,357 @@
+//! Fault-safe reads of this process's own memory.
+//!
+//! Another thread's memory may be unmapped at any moment, so it is never dereferenced here: the
+//! kernel copies it and reports a fault instead of raising one. No signal handler is involved. A
+//! copy of many pieces by `pwritev` into a memory file is the fastest, because the kernel pins no
+//! pages for it (`lib/iov_iter.c`, against `mm/process_vm_access.c`).
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::{Range, ReadMemory};
+
+/// Bytes one batch may copy. A pipe, the last resort, takes less.
+const CAPACITY: usize = 1 << 20;
+/// Linux' default size of a pipe (`include/linux/pipe_fs_i.h`, 16 pages).
+const PIPE_CAPACITY: usize = 64 << 10;
+/// `UIO_MAXIOV` of `include/uapi/linux/uio.h`.
+const MAX_RANGES: usize = 1024;
+
+/// The means, best first.
+pub const TRANSPORTS: [&str; 4] = ["memfd", "file", "process_vm_readv", "pipe"];
+
+/// Opens the first means that passes its probe: it must copy what can be read, and refuse what
+/// cannot. `only` names one of [`TRANSPORTS`] to leave no choice.
+///
+/// # Errors
+/// Why each of them failed.
+pub fn open(only: Option<&str>) -> Result<Box<dyn ReadMemory>, String> {
+    let mut reasons = Vec::new();
+    for name in TRANSPORTS {
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
+        let opened: Result<Box<dyn ReadMemory>, std::io::Error> = match name {
+            "memfd" => memory_file()
+                .and_then(|file| Mapped::new(file, name))
+                .map(|mapped| Box::new(mapped) as _),
+            "file" => unlinked_file()
+                .and_then(|file| Mapped::new(file, name))
+                .map(|mapped| Box::new(mapped) as _),
+            "process_vm_readv" => Ok(Box::new(VmReadv::new())),
+            _ => Pipe::new().map(|pipe| Box::new(pipe) as _),
+        };
+        match opened {
+            Ok(mut memory) => {
+                if passes_probe(memory.as_mut()) {
+                    return Ok(memory);
+                }
+                reasons.push(format!("{name} does not copy"));
+            }
+            Err(error) => reasons.push(format!("{name}: {error}")),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+/// A read that must succeed, one that must fail, and one that must fail half-way.
+fn passes_probe(memory: &mut dyn ReadMemory) -> bool {
+    static KNOWN: [u8; 24] = *b"what can be read, is rea";
+    // The first page is never mapped: Linux' `vm.mmap_min_addr`, for root by convention.
+    let good = Range::new(KNOWN.as_ptr() as usize, KNOWN.len());
+    let bad = Range::new(16, 8);
+    memory.read_batch(&[good]) == 1
+        && memory.bytes()[..KNOWN.len()] == KNOWN
+        && memory.read_batch(&[bad]) == 0
+        && memory.read_batch(&[good, bad, good]) == 1
+        && memory.read_batch(&[good, good]) == 2
+        && memory.bytes()[KNOWN.len()..2 * KNOWN.len()] == KNOWN
+}
+
+fn memory_file() -> std::io::Result<File> {
+    // SAFETY: the name is a C string; the call returns a new descriptor or -1.
+    let descriptor = unsafe { libc::memfd_create(c"rprof".as_ptr(), libc::MFD_CLOEXEC) };
+    if descriptor < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(descriptor) })
+}
+
+fn unlinked_file() -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for directory in ["/dev/shm", "/tmp"] {
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
+            .mode(0o600)
+            .open(directory);
+        match opened {
+            Ok(file) => return Ok(file),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The ranges as the kernel wants them, no more than it takes and `capacity` holds.
+fn vectors(ranges: &[Range], capacity: usize, vectors: &mut Vec<libc::iovec>) {
+    vectors.clear();
+    let mut total = 0_usize;
+    for range in ranges.iter().take(MAX_RANGES) {
+        total = total.saturating_add(range.length);
+        if total > capacity {
+            break;
+        }
+        vectors.push(libc::iovec {
+            iov_base: range.address as *mut libc::c_void,
+            iov_len: range.length,
+        });
+    }
+}
+
+/// How many ranges, from the first, lie whole within `copied` bytes.
+fn whole(ranges: &[Range], vectors: usize, copied: isize) -> usize {
+    let mut left = usize::try_from(copied).unwrap_or(0);
+    let mut count = 0;
+    for range in &ranges[..vectors] {
+        if range.length > left {
+            break;
+        }
+        left -= range.length;
+        count += 1;
+    }
+    count
+}
+
+/// A file that the kernel copies into, mapped to be read here.
+struct Mapped {
+    file: File,
+    map: *mut u8,
+    vectors: Vec<libc::iovec>,
+    name: &'static str,
+}
+
+// SAFETY: the mapping belongs to this value alone.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    fn new(file: File, name: &'static str) -> std::io::Result<Self> {
+        file.set_len(CAPACITY as u64)?;
+        // SAFETY: a new mapping of a file of this size, at an address the kernel chooses.
+        let map = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                CAPACITY,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if map == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        // A forked child would share it with us; it makes its own. Best effort.
+        // SAFETY: the mapping was made above.
+        unsafe { libc::madvise(map, CAPACITY, libc::MADV_DONTFORK) };
+        Ok(Self {
+            file,
+            map: map.cast(),
+            vectors: Vec::new(),
+            name,
+        })
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no slice of it outlives `self`.
+        unsafe { libc::munmap(self.map.cast(), CAPACITY) };
+    }
+}
+
+impl ReadMemory for Mapped {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        vectors(ranges, CAPACITY, &mut self.vectors);
+        // SAFETY: the kernel checks every address it reads and reports a fault as a short count.
+        let copied = unsafe {
+            libc::pwritev(
+                self.file.as_raw_fd(),
+                self.vectors.as_ptr(),
+                self.vectors.len() as libc::c_int,
+                0,
+            )
+        };
+        whole(ranges, self.vectors.len(), copied)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is CAPACITY bytes long and lives as long as `self`; only
+        // `read_batch`, which needs `&mut self`, has the kernel write to it.
+        unsafe { std::slice::from_raw_parts(self.map, CAPACITY) }
+    }
+
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// Copies by `process_vm_readv` of this very process.
+struct VmReadv {
+    buffer: Vec<u8>,
+    vectors: Vec<libc::iovec>,
+}
+
+// SAFETY: the vectors hold addresses that only the kernel looks at, within one call.
+unsafe impl Send for VmReadv {}
+
+impl VmReadv {
+    fn new() -> Self {
+        Self {
+            buffer: vec![0; CAPACITY],
+            vectors: Vec::new(),
+        }
+    }
+}
+
+impl ReadMemory for VmReadv {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        vectors(ranges, CAPACITY, &mut self.vectors);
+        let local = libc::iovec {
+            iov_base: self.buffer.as_mut_ptr().cast(),
+            iov_len: self.buffer.len(),
+        };
+        // SAFETY: the kernel writes at most as many bytes as the remote vectors have, which
+        // `vectors` keeps within the buffer, and reports a fault as a short count.
+        let copied = unsafe {
+            libc::process_vm_readv(
+                libc::getpid(),
+                &raw const local,
+                1,
+                self.vectors.as_ptr(),
+                self.vectors.len() as libc::c_ulong,
+                0,
+            )
+        };
+        whole(ranges, self.vectors.len(), copied)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    fn capacity(&self) -> usize {
+        CAPACITY
+    }
+
+    fn name(&self) -> &'static str {
+        "process_vm_readv"
+    }
+}
+
+/// Copies through a pipe: two calls, small batches, but allowed wherever Python itself runs.
+struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    buffer: Vec<u8>,
+    vectors: Vec<libc::iovec>,
+}
+
+// SAFETY: as for VmReadv.
+unsafe impl Send for Pipe {}
+
+impl Pipe {
+    fn new() -> std::io::Result<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: `ends` has room for the two descriptors.
+        let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: both descriptors are new and owned by nobody else.
+        let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+        Ok(Self {
+            reader,
+            writer,
+            buffer: vec![0; PIPE_CAPACITY],
+            vectors: Vec::new(),
+        })
+    }
+}
+
+impl ReadMemory for Pipe {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        vectors(ranges, PIPE_CAPACITY, &mut self.vectors);
+        // SAFETY: as for `pwritev`; neither end blocks, and the pipe is empty before and after.
+        unsafe {
+            let written = libc::writev(
+                self.writer.as_raw_fd(),
+                self.vectors.as_ptr(),
+                self.vectors.len() as libc::c_int,
+            );
+            let mut copied = 0_isize;
+            while copied < written {
+                let got = libc::read(
+                    self.reader.as_raw_fd(),
+                    self.buffer.as_mut_ptr().offset(copied).cast(),
+                    self.buffer.len() - copied as usize,
+                );
+                if got <= 0 {
+                    return 0;
+                }
+                copied += got;
+            }
+            whole(ranges, self.vectors.len(), copied)
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    fn capacity(&self) -> usize {
+        PIPE_CAPACITY
+    }
+
+    fn name(&self) -> &'static str {
+        "pipe"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TRANSPORTS, open};
+    use crate::memory::{Range, read, read_word};
+
+    #[test]
+    fn every_means_copies_in_order_and_stops_at_a_fault() {
+        for name in TRANSPORTS {
+            let mut memory = open(Some(name)).unwrap_or_else(|reason| unreachable!("{reason}"));
+            assert_eq!(memory.name(), name);
+            let text = *b"one two three";
+            let at = text.as_ptr() as usize;
+            let ranges = [
+                Range::new(at + 4, 3),
+                Range::new(at, 3),
+                Range::new(24, 1),
+                Range::new(at, 1),
+            ];
+            assert_eq!(memory.read_batch(&ranges), 2, "{name}");
+            assert_eq!(&memory.bytes()[..6], b"twoone", "{name}");
+            assert_eq!(read(memory.as_mut(), at, 13), Some(&text[..]), "{name}");
+            assert_eq!(read_word(memory.as_mut(), 0), None, "{name}");
+            assert_eq!(memory.read_batch(&[]), 0, "{name}");
+            let large = memory.capacity() + 1;
+            assert_eq!(memory.read_batch(&[Range::new(at, large)]), 0, "{name}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Building the `direct` engine: where the interpreter is, and whether the engine can be trusted.
+//!
+//! The engine itself knows nothing of Python's C API. It is made here, under the GIL, and tested
+//! against the `gil` engine before it is used.
+
+mod code_events;
+mod names;
+mod self_test;
+
+use pyo3::prelude::*;
+
+use self::names::NameReader;
+use super::gil::engine::EngineOptions;
+use crate::capture::Engine;
+use crate::capture::direct::{DirectEngine, Interpreter, NameSource, ThreadName};
+use crate::memory::{ReadMemory, own};
+use crate::model::module_name::ImportRoots;
+use crate::model::snapshot::Snapshot;
+use crate::unwind::code::CodeCache;
+
+/// What an engine is made of.
+struct Kit {
+    interpreter: Interpreter,
+    code_type: usize,
+    options: EngineOptions,
+    names: Vec<ThreadName>,
+    transport: &'static str,
+}
+
+impl Kit {
+    /// Finds everything and shows that an engine of it tells the truth.
+    fn tested(py: Python<'_>, options: &EngineOptions) -> Result<Self, String> {
+        let mut memory = own::open(None)?;
+        let (interpreter, code_type) = code_events::find_interpreter(py, memory.as_mut())?;
+        let kit = Self {
+            interpreter,
+            code_type,
+            options: options.clone(),
+            names: names::all(py).map_err(|error| error.to_string())?,
+            transport: memory.name(),
+        };
+        self_test::run(py, &interpreter, memory.as_mut(), kit.engine(), options)?;
+        Ok(kit)
+    }
+
+    /// An engine that knows the names of now.
+    fn engine(&self) -> DirectEngine {
+        self.engine_with(Box::new(names::Fixed::new(self.names.clone())))
+    }
+
+    fn engine_with(&self, names: Box<dyn NameSource>) -> DirectEngine {
+        let cache = CodeCache::new(
+            self.code_type,
+            ImportRoots::new(self.options.import_roots.iter().cloned()),
+            self.options.own_directory.clone(),
+        );
+        DirectEngine::new(self.interpreter, open_memory, names, cache)
+    }
+}
+
+/// A direct engine that has passed its self-test, and what it reads memory by.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(crate) fn engine(
+    py: Python<'_>,
+    options: &EngineOptions,
+) -> Result<(Box<dyn Engine>, &'static str), String> {
+    let kit = Kit::tested(py, options)?;
+    let names = NameReader::new(py, options.keep_thread_state, kit.names.clone())
+        .map_err(|error| error.to_string())?;
+    Ok((Box::new(kit.engine_with(Box::new(names))), kit.transport))
+}
+
+/// One snapshot by the calling thread, which is part of it.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(crate) fn snapshot_once(py: Python<'_>, options: &EngineOptions) -> Result<Snapshot, String> {
+    let mut engine = Kit::tested(py, options)?.engine();
+    let mut snapshot = Snapshot::default();
+    engine
+        .snapshot(&mut snapshot)
+        .map_err(|_| "it took no snapshot".to_owned())?;
+    Ok(snapshot)
+}
+
+fn open_memory() -> Option<Box<dyn ReadMemory>> {
+    own::open(None).ok()
+}

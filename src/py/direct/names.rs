@@ -1,0 +1,150 @@
+//! Thread names for the direct engine, read by a thread that may wait for the GIL.
+//!
+//! It sleeps until the sampler asks, which it does when a new thread has appeared and now and then
+//! while threads compute.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use crate::capture::Missed;
+use crate::capture::direct::{NameSource, ThreadName};
+use crate::py::gil::attach::Attachment;
+use crate::py::gil::names::Names;
+use crate::py::gil::symbols::Symbols;
+use crate::session::native_thread::NativeThread;
+
+/// A park waits this long for a thread that waits for the GIL.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// All names now.
+pub(super) fn all(py: Python<'_>) -> PyResult<Vec<ThreadName>> {
+    let active = py.import("threading")?.getattr("_active")?;
+    let mut names = Names::new(&active);
+    let found = names.all(py);
+    names.release(py);
+    Ok(found)
+}
+
+/// Names that do not change.
+pub(super) struct Fixed(Option<Vec<ThreadName>>);
+
+impl Fixed {
+    pub(super) fn new(names: Vec<ThreadName>) -> Self {
+        Self(Some(names))
+    }
+}
+
+impl NameSource for Fixed {
+    fn request(&mut self) {}
+
+    fn collect(&mut self) -> Option<Vec<ThreadName>> {
+        self.0.take()
+    }
+
+    fn park(&mut self) {}
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_asked: AtomicBool,
+    quit: AtomicBool,
+    answer: Mutex<Option<Vec<ThreadName>>>,
+}
+
+/// What the thread works with; it outlives the thread.
+#[derive(Debug)]
+struct Reader {
+    attachment: Attachment,
+    names: Names,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    fn run(mut self) -> Self {
+        while !self.shared.quit.load(Ordering::Acquire) {
+            if self.shared.is_asked.swap(false, Ordering::AcqRel) {
+                match self.attachment.attach() {
+                    Ok(attached) => {
+                        let found = self.names.all_attached(&attached);
+                        drop(attached);
+                        *self.shared.answer.lock() = Some(found);
+                    }
+                    Err(Missed::NotNow) => {}
+                    Err(Missed::Finalizing) => break,
+                }
+            } else {
+                std::thread::park();
+            }
+        }
+        self.attachment.park();
+        self
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct NameReader {
+    shared: Arc<Shared>,
+    parked: Option<Reader>,
+    running: Option<NativeThread<Reader>>,
+}
+
+impl NameReader {
+    pub(super) fn new(
+        py: Python<'_>,
+        keep_thread_state: bool,
+        first: Vec<ThreadName>,
+    ) -> PyResult<Self> {
+        let symbols = Symbols::find()
+            .map_err(|symbol| crate::error::Error::state(format!("it does not export {symbol}")))?;
+        let active = py.import("threading")?.getattr("_active")?;
+        let shared = Arc::new(Shared {
+            answer: Mutex::new(Some(first)),
+            ..Shared::default()
+        });
+        let reader = Reader {
+            attachment: Attachment::new(py, symbols, keep_thread_state),
+            names: Names::new(&active),
+            shared: shared.clone(),
+        };
+        Ok(Self {
+            shared,
+            parked: Some(reader),
+            running: None,
+        })
+    }
+}
+
+impl NameSource for NameReader {
+    fn request(&mut self) {
+        self.shared.is_asked.store(true, Ordering::Release);
+        if let Some(reader) = self.parked.take() {
+            self.shared.quit.store(false, Ordering::Release);
+            // Without another thread there are no names, and profiling goes on.
+            self.running = NativeThread::spawn("rprof-names", move || reader.run()).ok();
+        } else if let Some(thread) = &self.running {
+            thread.unpark();
+        }
+    }
+
+    fn collect(&mut self) -> Option<Vec<ThreadName>> {
+        self.shared.answer.try_lock()?.take()
+    }
+
+    fn park(&mut self) {
+        let Some(thread) = self.running.take() else {
+            return;
+        };
+        self.shared.quit.store(true, Ordering::Release);
+        thread.unpark();
+        match thread.join(PATIENCE) {
+            Ok(reader) => self.parked = reader,
+            // It waits for a GIL that nobody gives; it ends when it gets it.
+            Err(thread) => self.running = Some(thread),
+        }
+    }
+}

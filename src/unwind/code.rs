@@ -1,0 +1,317 @@
+//! Code objects: what is known of each, found by its address.
+//!
+//! CPython gives the address of a code object that died to the next one at once. The interpreter
+//! therefore reports each death ([`FREED`]), and what was known of that address is forgotten
+//! before it is looked up again.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rustc_hash::FxHashMap;
+
+use super::frames::RawFrame;
+use super::linetable::LineTable;
+use super::text::read_strings;
+use crate::layout::{Instruction, Layout};
+use crate::memory::{Range, ReadMemory, int32, read, word};
+use crate::model::function::{Function, MAX_FILE_BYTES, MAX_NAME_BYTES};
+use crate::model::module_name::ImportRoots;
+use crate::model::snapshot::{Frame, FunctionSerial};
+
+/// Code objects remembered before all are forgotten and learnt anew.
+const MAX_ENTRIES: usize = 16_384;
+/// Bytes of line tables remembered.
+const MAX_TABLE_BYTES: usize = 16 << 20;
+/// Line tables larger than this are not read: the function's first line has to do.
+const MAX_LINETABLE: usize = 512 << 10;
+/// Deaths between two ticks that are told one by one.
+const RING: usize = 4_096;
+/// `ob_type` of every object.
+const TYPE_OFFSET: usize = size_of::<usize>();
+/// Bytes of an instruction.
+const UNIT: usize = 2;
+
+/// Addresses of code objects that have died.
+pub struct FreedCodes {
+    count: AtomicU64,
+    addresses: [AtomicUsize; RING],
+}
+
+/// Written by whatever thread frees a code object, read by the sampler.
+pub static FREED: FreedCodes = FreedCodes {
+    count: AtomicU64::new(0),
+    addresses: [const { AtomicUsize::new(0) }; RING],
+};
+
+/// Objects are aligned to 8 bytes at least: the bits below tell one round of the ring from others.
+const ROUNDS: u64 = 8;
+
+impl FreedCodes {
+    /// Reports a death; to be called before the memory is given back. Neither waits nor fails.
+    pub fn push(&self, address: usize) {
+        let number = self.count.fetch_add(1, Ordering::AcqRel);
+        let (place, round) = Self::place(number);
+        self.addresses[place].store(address & !(ROUNDS as usize - 1) | round, Ordering::Release);
+    }
+
+    /// How many have died.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Hands those that died after the first `from` to `tell`; false if they are too many to
+    /// tell, or one of them is just being reported.
+    #[must_use]
+    pub fn since(&self, from: u64, mut tell: impl FnMut(usize)) -> bool {
+        let to = self.count();
+        // Half of the ring is left for deaths that happen meanwhile.
+        if to - from >= RING as u64 / 2 {
+            return false;
+        }
+        (from..to).all(|number| {
+            let (place, round) = Self::place(number);
+            let entry = self.addresses[place].load(Ordering::Acquire);
+            tell(entry & !(ROUNDS as usize - 1));
+            entry & (ROUNDS as usize - 1) == round
+        })
+    }
+
+    fn place(number: u64) -> (usize, usize) {
+        let round = number / RING as u64 % ROUNDS;
+        ((number % RING as u64) as usize, round as usize)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    serial: FunctionSerial,
+    first_line: u32,
+    /// Address of the first instruction; 0 where frames count.
+    instructions: usize,
+    /// Bytes of instructions.
+    length: usize,
+    lines: LineTable,
+    is_own: bool,
+}
+
+/// The cache.
+#[derive(Debug)]
+pub struct CodeCache {
+    entries: FxHashMap<usize, Entry>,
+    table_bytes: usize,
+    seen_freed: u64,
+    next_serial: u64,
+    roots: ImportRoots,
+    own_directory: String,
+    /// Address of `PyCode_Type`.
+    code_type: usize,
+}
+
+/// A stack names a code object that cannot be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoCode;
+
+impl CodeCache {
+    /// An empty cache. `own_directory` is where rprof's Python files are.
+    #[must_use]
+    pub fn new(code_type: usize, roots: ImportRoots, own_directory: String) -> Self {
+        Self {
+            entries: FxHashMap::default(),
+            table_bytes: 0,
+            seen_freed: FREED.count(),
+            next_serial: 0,
+            roots,
+            own_directory,
+            code_type,
+        }
+    }
+
+    /// Forgets the code objects that have died, and everything if the cache is full. Returns
+    /// whether everything was forgotten: stacks that name old serials must then be read anew.
+    pub fn forget(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
+        let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
+        let count = FREED.count();
+        let (entries, table_bytes) = (&mut self.entries, &mut self.table_bytes);
+        let are_known = !is_full
+            && FREED.since(self.seen_freed, |address| {
+                if let Some(entry) = entries.remove(&address) {
+                    *table_bytes -= entry.lines.bytes();
+                    functions.remove(&entry.serial);
+                }
+            });
+        self.seen_freed = count;
+        if !are_known {
+            self.table_bytes = 0;
+            self.entries.clear();
+            functions.clear();
+        }
+        !are_known
+    }
+
+    /// Whether one of the code objects of `frames` may have died since the last
+    /// [`Self::forget`]; what was found of them is then not to be trusted.
+    #[must_use]
+    pub fn may_have_died(&self, frames: &[RawFrame]) -> bool {
+        let mut has_died = false;
+        let are_known = FREED.since(self.seen_freed, |address| {
+            has_died |= frames.iter().any(|frame| frame.code == address);
+        });
+        has_died || !are_known
+    }
+
+    /// Names `raw`, leaf first. Frames of rprof itself at the leaf side are left out.
+    ///
+    /// # Errors
+    /// When one of them has no code object.
+    pub fn name(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        raw: &[RawFrame],
+        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+        frames: &mut Vec<Frame>,
+    ) -> Result<(), NoCode> {
+        for frame in raw {
+            if !self.entries.contains_key(&frame.code) {
+                let entry = self
+                    .learn(memory, layout, frame.code, functions)
+                    .ok_or(NoCode)?;
+                self.table_bytes += entry.lines.bytes();
+                self.entries.insert(frame.code, entry);
+            }
+            let Some(entry) = self.entries.get(&frame.code) else {
+                return Err(NoCode);
+            };
+            let line = entry.line(layout, frame.instruction).ok_or(NoCode)?;
+            if !(entry.is_own && frames.is_empty()) {
+                frames.push(Frame {
+                    function: entry.serial,
+                    line,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.entries.capacity() * (size_of::<Entry>() + 16) + self.table_bytes
+    }
+
+    fn learn(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        address: usize,
+        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+    ) -> Option<Entry> {
+        let code = &layout.code;
+        let bytes = read(memory, address, code.size)?;
+        if word(bytes, TYPE_OFFSET) != self.code_type {
+            return None;
+        }
+        let first_line = u32::try_from(int32(bytes, code.first_line)).unwrap_or(0);
+        let (instructions, length) = match code.instructions {
+            Some(at) => (address + at, word(bytes, code.length).checked_mul(UNIT)?),
+            None => (0, usize::MAX),
+        };
+        let strings = [
+            (word(bytes, code.filename), MAX_FILE_BYTES),
+            (word(bytes, code.qualname), MAX_NAME_BYTES),
+        ];
+        let table = word(bytes, code.linetable);
+        let [file, name] = read_strings(memory, &layout.text, strings)?;
+        let lines = read_table(memory, layout, table, first_line)?;
+        let function = Function::new(&self.roots.qualify(&file, &name), &file, first_line);
+        let serial = FunctionSerial(self.next_serial);
+        self.next_serial += 1;
+        functions.insert(serial, Arc::new(function));
+        Some(Entry {
+            serial,
+            first_line,
+            instructions,
+            length,
+            lines,
+            is_own: file.starts_with(self.own_directory.as_str()),
+        })
+    }
+}
+
+fn read_table(
+    memory: &mut (dyn ReadMemory + '_),
+    layout: &Layout,
+    address: usize,
+    first_line: u32,
+) -> Option<LineTable> {
+    let length = word(
+        read(memory, address, layout.bytes.data)?,
+        layout.bytes.length,
+    );
+    if length > MAX_LINETABLE.min(memory.capacity()) {
+        return Some(LineTable::default());
+    }
+    if length == 0 {
+        return Some(LineTable::default());
+    }
+    memory
+        .read_batch(&[Range::new(address + layout.bytes.data, length)])
+        .eq(&1)
+        .then(|| LineTable::decode(layout.lines, first_line, &memory.bytes()[..length]))
+}
+
+impl Entry {
+    /// The line of an instruction; `None` if it does not belong to this code object.
+    fn line(&self, layout: &Layout, instruction: usize) -> Option<u32> {
+        let offset = match layout.frame.instruction {
+            // f_lasti of 3.10 counts instructions.
+            Instruction::Index(_) => instruction.checked_mul(UNIT)?,
+            // A frame that was just made points before its first instruction (3.11, 3.12).
+            Instruction::Pointer(_) if instruction + UNIT == self.instructions => {
+                return Some(self.first_line);
+            }
+            Instruction::Pointer(_) => instruction.checked_sub(self.instructions)?,
+        };
+        if offset > self.length {
+            return None;
+        }
+        if self.lines.bytes() == 0 {
+            return Some(self.first_line);
+        }
+        Some(self.lines.line(u32::try_from(offset).ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+    use super::{FreedCodes, RING};
+
+    #[test]
+    fn deaths_are_told_until_they_are_too_many() {
+        let freed = Box::new(FreedCodes {
+            count: AtomicU64::new(0),
+            addresses: [const { AtomicUsize::new(0) }; RING],
+        });
+        let told = |from: u64| {
+            let mut told = Vec::new();
+            freed
+                .since(from, |address| told.push(address))
+                .then_some(told)
+        };
+        assert_eq!(told(0), Some(vec![]));
+        for number in 1..=3 * RING {
+            freed.push(number * 16);
+        }
+        let end = freed.count();
+        assert_eq!(
+            told(end - 2),
+            Some(vec![(3 * RING - 1) * 16, 3 * RING * 16])
+        );
+        assert_eq!(told(end), Some(vec![]));
+        assert_eq!(told(end - RING as u64), None);
+    }
+}

@@ -1,0 +1,550 @@
+//! One thread's frames, copied in one go while the thread runs.
+//!
+//! All that a stack consists of is copied by one call, from the thread state over the frames to
+//! the thread state again, and walked afterwards. What lies outside the data stack (entry frames
+//! on the C stack, frames of generators, 3.10's heap frames) is remembered from the last time; if
+//! the walk needs more, that is added and everything is copied again.
+#![forbid(unsafe_code)]
+
+use crate::layout::{
+    CHUNK, EXECUTING_3_10, FramePlace, Instruction, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD,
+};
+use crate::memory::{Range, ReadMemory, int32, read, word};
+
+/// Frames walked of one stack; a deeper one is cut at its root side.
+pub const MAX_FRAMES: usize = 4_096;
+/// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
+const MAX_STACK_BYTES: usize = 512 << 10;
+/// Copies until a stack is given up. A new stack takes two or three to become known.
+const MAX_ROUNDS: usize = 8;
+/// Copies that showed a contradiction; one more is tried, then the stack is incomplete.
+const MAX_TORN: usize = 2;
+/// Places outside the data stack that are remembered beyond those in use.
+const MAX_UNUSED: usize = 16;
+/// Places outside the data stack at all: the kernel takes 1,024 ranges.
+const MAX_PLACES: usize = 960;
+/// Copied beyond the newest known frame, for the calls made meanwhile.
+const SLACK: usize = 512;
+/// When more than this is copied in vain, less is copied.
+const MAX_SLACK: usize = 2_048;
+/// No data stack is larger (`_PyThreadState_PushFrame` doubles 16 KiB as needed).
+const MAX_CHUNK: usize = 64 << 20;
+/// No frame lies below: the first pages are never mapped.
+const LOWEST: usize = 4_096;
+
+const WORD: usize = size_of::<usize>();
+
+/// A frame as found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// Address of the code object.
+    pub code: usize,
+    /// The last instruction's number (3.10), or its address.
+    pub instruction: usize,
+    /// Where the frame is.
+    pub address: usize,
+}
+
+/// What is remembered of a thread from copy to copy.
+#[derive(Clone, Debug, Default)]
+pub struct Hints {
+    cframe: usize,
+    /// Chunks of the data stack, newest first: address, and bytes to copy.
+    chunks: Vec<Range>,
+    /// Frames elsewhere; those used last come first.
+    places: Vec<usize>,
+}
+
+/// Why a stack could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The thread is gone, or another is in its place.
+    Gone,
+    /// The copies contradicted themselves.
+    Torn,
+}
+
+/// A thread to walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its thread state.
+    pub address: usize,
+    /// Its interpreter.
+    pub interpreter: usize,
+    /// Its ident, which tells it from another in the same place.
+    pub ident: usize,
+    /// Its interpreter's GIL, or 0.
+    pub gil: usize,
+}
+
+/// What a walk found besides the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// The root side was cut.
+    pub is_cut: bool,
+    /// The thread holds the GIL.
+    pub holds_gil: bool,
+    /// The interpreter collects garbage.
+    pub is_collecting: bool,
+}
+
+/// A stretch of the copy.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    address: usize,
+    length: usize,
+    offset: usize,
+}
+
+/// Copies and walks; its buffers are used for every thread.
+#[derive(Debug, Default)]
+pub struct Walker {
+    ranges: Vec<Range>,
+    segments: Vec<Segment>,
+    /// The places used by this walk.
+    used: Vec<usize>,
+    /// Addresses of all frames of this walk, entries included.
+    chain: Vec<usize>,
+}
+
+/// What one look at a copy came to.
+enum Look {
+    Whole {
+        is_cut: bool,
+    },
+    /// A frame lies outside of what was copied.
+    Missing(usize),
+    /// The newest chunk is another, or is used further than was copied.
+    Chunk(usize, usize),
+    CFrame(usize),
+    Torn,
+}
+
+impl Walker {
+    /// Replaces `frames` by those of a thread, leaf first.
+    ///
+    /// # Errors
+    /// When the thread is gone or its stack cannot be had whole.
+    pub fn walk(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        target: &Target,
+        hints: &mut Hints,
+        frames: &mut Vec<RawFrame>,
+    ) -> Result<Walked, Failure> {
+        let mut torn = 0;
+        for _ in 0..MAX_ROUNDS {
+            let again = self.copy(memory, layout, target, hints)?;
+            let bytes = memory.bytes();
+            let thread = &layout.thread;
+            if word(bytes, thread.interpreter) != target.interpreter
+                || word(bytes, thread.ident) != target.ident
+            {
+                return Err(Failure::Gone);
+            }
+            match self.look(bytes, layout, hints, again, frames) {
+                Look::Whole { is_cut } => {
+                    let tail = again + after_frame(layout);
+                    let walked = Walked {
+                        is_cut,
+                        holds_gil: target.gil != 0
+                            && super::threads::gil_holder(&bytes[tail + WORD..], layout)
+                                == target.address,
+                        is_collecting: int32(bytes, tail) == 1,
+                    };
+                    self.remember(layout, hints);
+                    return Ok(walked);
+                }
+                Look::Missing(address) => self.discover(memory, layout, address, hints),
+                Look::Chunk(address, length) => learn_chunk(memory, address, length, hints),
+                Look::CFrame(address) => hints.cframe = address,
+                Look::Torn => {
+                    torn += 1;
+                    if torn == MAX_TORN {
+                        return Err(Failure::Torn);
+                    }
+                }
+            }
+        }
+        Err(Failure::Torn)
+    }
+
+    /// Copies everything known of the thread: its state, what is remembered, and last the frame
+    /// pointer again, whether its interpreter collects garbage, and its GIL. Returns where in the
+    /// copy the second frame pointer stands.
+    fn copy(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        target: &Target,
+        hints: &mut Hints,
+    ) -> Result<usize, Failure> {
+        let thread = &layout.thread;
+        let (frame_field, cframe) = match thread.frame {
+            FramePlace::Object(at) | FramePlace::Direct(at) => (at, None),
+            FramePlace::CFrame(at, inside) => (at, Some(inside)),
+        };
+        loop {
+            let cframe = cframe.map(|inside| match hints.cframe {
+                // Not known yet: any word keeps the place.
+                0 => Range::new(target.address, WORD),
+                address => Range::new(address + inside, WORD),
+            });
+            self.ranges.clear();
+            self.ranges.push(Range::new(target.address, thread.size));
+            let fixed = self.ranges.len();
+            self.ranges.extend(cframe);
+            let places = self.ranges.len();
+            // From the root: what is older changes less.
+            let remembered = hints.places.iter().rev();
+            self.ranges
+                .extend(remembered.map(|place| Range::new(*place, layout.frame.size)));
+            let chunks = self.ranges.len();
+            self.ranges.extend(hints.chunks.iter().rev());
+            let again = self.ranges.len();
+            self.segments.clear();
+            let mut offset = 0;
+            for (index, range) in self.ranges.iter().enumerate() {
+                if index >= places {
+                    self.segments.push(Segment {
+                        address: range.address,
+                        length: range.length,
+                        offset,
+                    });
+                }
+                offset += range.length;
+            }
+            self.ranges
+                .push(Range::new(target.address + frame_field, WORD));
+            self.ranges.extend(cframe);
+            let collecting = target.interpreter + layout.interpreter.collecting;
+            self.ranges.push(Range::new(collecting, WORD));
+            if target.gil != 0 {
+                let length = layout.gil.holder.max(layout.gil.locked) + WORD;
+                self.ranges.push(Range::new(target.gil, length));
+            }
+            let whole = memory.read_batch(&self.ranges);
+            // What cannot be read any more is forgotten.
+            match whole {
+                _ if whole == self.ranges.len() => return Ok(offset),
+                _ if whole < fixed || whole >= again => return Err(Failure::Gone),
+                _ if whole < places => hints.cframe = 0,
+                _ if whole < chunks => {
+                    hints
+                        .places
+                        .remove(hints.places.len() - 1 - (whole - places));
+                }
+                _ => hints
+                    .chunks
+                    .truncate(hints.chunks.len() - 1 - (whole - chunks)),
+            }
+        }
+    }
+
+    fn find(&self, address: usize, length: usize, last: &mut usize) -> Option<(usize, bool)> {
+        let is_in = |segment: &Segment| {
+            address >= segment.address
+                && address.saturating_add(length) <= segment.address + segment.length
+        };
+        let at = match self.segments.get(*last) {
+            Some(segment) if is_in(segment) => *last,
+            _ => self.segments.iter().position(is_in)?,
+        };
+        *last = at;
+        let segment = &self.segments[at];
+        let is_place = segment.address == address;
+        Some((segment.offset + (address - segment.address), is_place))
+    }
+
+    fn look(
+        &mut self,
+        bytes: &[u8],
+        layout: &Layout,
+        hints: &Hints,
+        again: usize,
+        frames: &mut Vec<RawFrame>,
+    ) -> Look {
+        let thread = &layout.thread;
+        frames.clear();
+        self.used.clear();
+        self.chain.clear();
+        let (newest, newest_again) = match thread.frame {
+            FramePlace::Object(at) | FramePlace::Direct(at) => {
+                (word(bytes, at), word(bytes, again))
+            }
+            FramePlace::CFrame(at, _) => {
+                let cframe = word(bytes, at);
+                if cframe == 0 {
+                    return Look::Whole { is_cut: false };
+                }
+                if cframe != hints.cframe {
+                    return Look::CFrame(cframe);
+                }
+                if word(bytes, again) != cframe {
+                    return Look::Torn;
+                }
+                (word(bytes, thread.size), word(bytes, again + WORD))
+            }
+        };
+        if newest == 0 && newest_again == 0 {
+            return Look::Whole { is_cut: false };
+        }
+        if let Some(at) = thread.chunk {
+            let chunk = word(bytes, at);
+            let known = hints.chunks.first();
+            if chunk != 0 && known.is_none_or(|known| known.address != chunk) {
+                return Look::Chunk(chunk, newest.wrapping_sub(chunk));
+            }
+            if let Some(known) = known
+                && newest > known.address
+                && newest - known.address < MAX_CHUNK
+                && newest + layout.frame.size > known.address + known.length
+            {
+                // Perhaps in this chunk, perhaps in a generator that lies close behind it.
+                let used = newest - known.address + layout.frame.size;
+                let size = self
+                    .find(known.address, WORD * 2, &mut usize::MAX.clone())
+                    .map_or(0, |(offset, _)| word(bytes, offset + CHUNK.size));
+                if used <= size {
+                    return Look::Chunk(chunk, newest - chunk);
+                }
+            }
+        }
+        let mut address = newest;
+        let mut last = 0;
+        let mut is_cut = false;
+        while address != 0 {
+            if self.chain.len() >= MAX_FRAMES {
+                is_cut = true;
+                break;
+            }
+            if address < LOWEST || !address.is_multiple_of(WORD) {
+                return Look::Torn;
+            }
+            let Some((offset, is_place)) = self.find(address, layout.frame.size, &mut last) else {
+                if self.chain.len() >= MAX_PLACES / 2 && is_deep(layout, hints) {
+                    is_cut = true;
+                    break;
+                }
+                return Look::Missing(address);
+            };
+            let frame = &bytes[offset..offset + layout.frame.size];
+            let owner = frame[layout.frame.owner];
+            let previous = word(frame, layout.frame.previous);
+            self.chain.push(address);
+            if is_place {
+                self.used.push(address);
+            }
+            if owner < layout.frame.first_shim {
+                let code = word(frame, layout.frame.code) & !layout.frame.code_tags;
+                if code < LOWEST
+                    || !code.is_multiple_of(WORD)
+                    || !owns_itself(layout, owner, is_place)
+                {
+                    return Look::Torn;
+                }
+                let instruction = match layout.frame.instruction {
+                    Instruction::Index(at) => int32(frame, at).max(0) as usize,
+                    Instruction::Pointer(at) => word(frame, at),
+                };
+                frames.push(RawFrame {
+                    code,
+                    instruction,
+                    address,
+                });
+            } else if owner > 8 && layout.frame.first_shim != 0xff {
+                return Look::Torn;
+            }
+            // A data stack grows upwards: a caller in the same chunk lies below its callee.
+            if !is_place
+                && previous >= address
+                && previous < self.segments[last].address + self.segments[last].length
+            {
+                return Look::Torn;
+            }
+            address = previous;
+        }
+        if newest_again != newest {
+            // Frames that were left meanwhile are gone; a newer one was not copied.
+            let Some(keep) = self.chain.iter().position(|known| *known == newest_again) else {
+                return Look::Torn;
+            };
+            let left = &self.chain[..keep];
+            frames.retain(|frame| !left.contains(&frame.address));
+        }
+        Look::Whole { is_cut }
+    }
+
+    /// Follows frames one by one from `address` until they are known, and remembers them.
+    fn discover(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        address: usize,
+        hints: &mut Hints,
+    ) {
+        let mut address = address;
+        let mut last = 0;
+        let mut found = Vec::new();
+        while address != 0 && found.len() < MAX_PLACES {
+            if self.find(address, layout.frame.size, &mut last).is_some()
+                || found.contains(&address)
+            {
+                break;
+            }
+            let Some(bytes) = read(memory, address, layout.frame.size) else {
+                break;
+            };
+            let owner = bytes[layout.frame.owner];
+            let next = word(bytes, layout.frame.previous);
+            // On the data stack, but beyond what was copied, or in an older chunk.
+            if owner == OWNED_BY_THREAD && layout.thread.chunk.is_some() {
+                let end = address + layout.frame.size;
+                if lengthen_chunk(memory, address, end, hints)
+                    || grow_chunks(memory, address, hints)
+                {
+                    break;
+                }
+            }
+            found.push(address);
+            address = next;
+        }
+        hints.places.splice(0..0, found);
+        hints.places.truncate(MAX_PLACES);
+    }
+
+    /// Puts the places in use first, forgets what was not used for long, and copies less of a data
+    /// stack that has shrunk.
+    fn remember(&mut self, layout: &Layout, hints: &mut Hints) {
+        if let Some(chunk) = hints.chunks.first_mut() {
+            let end = chunk.address + chunk.length;
+            let in_chunk = |address: &&usize| (chunk.address..end).contains(*address);
+            if let Some(newest) = self.chain.iter().find(in_chunk) {
+                let used = newest + layout.frame.size - chunk.address;
+                if used + MAX_SLACK < chunk.length {
+                    chunk.length = used + SLACK;
+                }
+            }
+        }
+        if self.used.len() == hints.places.len() {
+            return;
+        }
+        let used = &self.used;
+        hints.places.retain(|place| !used.contains(place));
+        hints.places.truncate(MAX_UNUSED);
+        hints.places.splice(0..0, used.iter().copied());
+        hints.places.truncate(MAX_PLACES);
+    }
+}
+
+/// Bytes from the second frame pointer to the interpreter's words.
+fn after_frame(layout: &Layout) -> usize {
+    match layout.thread.frame {
+        FramePlace::CFrame(..) => 2 * WORD,
+        _ => WORD,
+    }
+}
+
+/// Whether a frame of this owner may stand where it was found.
+fn owns_itself(layout: &Layout, owner: u8, is_place: bool) -> bool {
+    if layout.thread.chunk.is_none() {
+        return owner == EXECUTING_3_10;
+    }
+    match owner {
+        OWNED_BY_THREAD => !is_place,
+        OWNED_BY_GENERATOR => is_place,
+        // Owned by a frame object: it has ended.
+        _ => false,
+    }
+}
+
+/// Whether the stack fills what is copied of it, so that the rest is beyond the limit.
+fn is_deep(layout: &Layout, hints: &Hints) -> bool {
+    if layout.thread.chunk.is_none() {
+        return hints.places.len() >= MAX_PLACES - 1;
+    }
+    let copied: usize = hints.chunks.iter().map(|chunk| chunk.length).sum();
+    copied + (16 << 10) > MAX_STACK_BYTES
+}
+
+/// Remembers the newest chunk and that it is used up to `used` bytes; older ones stay.
+fn learn_chunk(memory: &mut (dyn ReadMemory + '_), address: usize, used: usize, hints: &mut Hints) {
+    let Some(header) = read(memory, address, CHUNK.data) else {
+        hints.chunks.clear();
+        return;
+    };
+    let size = word(header, CHUNK.size);
+    if !(CHUNK.data..=MAX_CHUNK).contains(&size) {
+        hints.chunks.clear();
+        return;
+    }
+    // The newest frame may be elsewhere (a generator's): then half of an ordinary chunk it is.
+    let used = if used < size { used } else { size / 2 };
+    let length = (used + SLACK + SLACK / 2).min(size).min(MAX_STACK_BYTES);
+    match hints
+        .chunks
+        .iter()
+        .position(|known| known.address == address)
+    {
+        Some(at) => {
+            hints.chunks.drain(..at);
+            hints.chunks[0].length = length;
+        }
+        None => hints.chunks.insert(0, Range::new(address, length)),
+    }
+}
+
+/// Copies a known chunk up to `end`, if that is where `address` is.
+fn lengthen_chunk(
+    memory: &mut (dyn ReadMemory + '_),
+    address: usize,
+    end: usize,
+    hints: &mut Hints,
+) -> bool {
+    for chunk in &mut hints.chunks {
+        let Some(header) = read(memory, chunk.address, CHUNK.data) else {
+            continue;
+        };
+        let size = word(header, CHUNK.size);
+        if address > chunk.address && end <= chunk.address.saturating_add(size) {
+            let used = end - chunk.address;
+            chunk.length = (used + SLACK).min(size).min(MAX_STACK_BYTES).max(used);
+            return true;
+        }
+    }
+    false
+}
+
+/// Adds the chunk that holds `address`, following the chunks before the oldest known one.
+fn grow_chunks(memory: &mut (dyn ReadMemory + '_), address: usize, hints: &mut Hints) -> bool {
+    let Some(oldest) = hints.chunks.last() else {
+        return false;
+    };
+    let mut chunk = oldest.address;
+    let mut total: usize = hints.chunks.iter().map(|chunk| chunk.length).sum();
+    let mut added = Vec::new();
+    loop {
+        let Some(header) = read(memory, chunk, CHUNK.data) else {
+            return false;
+        };
+        let previous = word(header, CHUNK.previous);
+        if previous == 0 {
+            return false;
+        }
+        let Some(header) = read(memory, previous, CHUNK.data) else {
+            return false;
+        };
+        let size = word(header, CHUNK.size);
+        total += size;
+        if !(CHUNK.data..=MAX_CHUNK).contains(&size) || total > MAX_STACK_BYTES {
+            return false;
+        }
+        added.push(Range::new(previous, size));
+        if (previous..previous + size).contains(&address) {
+            hints.chunks.append(&mut added);
+            return true;
+        }
+        chunk = previous;
+    }
+}

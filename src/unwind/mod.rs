@@ -1,0 +1,7 @@
+//! From memory to stacks: threads, frames, code objects, line tables.
+
+pub mod code;
+pub mod frames;
+pub mod linetable;
+pub mod text;
+pub mod threads;

@@ -1,0 +1,182 @@
+//! Threads: all interpreters, all thread states.
+#![forbid(unsafe_code)]
+
+use crate::layout::{GilPlace, Layout};
+use crate::memory::{Range, ReadMemory, int32, read, read_word, word};
+
+/// Interpreters looked at.
+pub const MAX_INTERPRETERS: usize = 256;
+/// Threads looked at.
+pub const MAX_THREADS: usize = 32_768;
+
+/// An interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interpreter {
+    /// Its address.
+    pub address: usize,
+    /// Its first thread state.
+    pub threads_head: usize,
+    /// Address of its GIL.
+    pub gil: usize,
+}
+
+/// A thread state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedThread {
+    /// Its address.
+    pub address: usize,
+    /// Its interpreter's place in [`Census::interpreters`].
+    pub interpreter: usize,
+    /// `threading.get_ident()`.
+    pub ident: usize,
+    /// The kernel's id; 0 where it is not kept.
+    pub native_id: u64,
+}
+
+/// All threads at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// All interpreters.
+    pub interpreters: Vec<Interpreter>,
+    /// All threads that have begun to run.
+    pub threads: Vec<ListedThread>,
+}
+
+/// What the runtime said last; while it says the same, no thread was added.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    words: Vec<usize>,
+    ranges: Vec<Range>,
+}
+
+/// What [`Heads::check`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    Same,
+    /// The lists may have changed.
+    Changed,
+    /// The interpreter is shutting down.
+    Finalizing,
+}
+
+impl Heads {
+    /// Looks whether the heads of all lists are as they were in `census`.
+    pub fn check(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        runtime: usize,
+        census: &Census,
+    ) -> Change {
+        const WORD: usize = size_of::<usize>();
+        self.ranges.clear();
+        let heads = [layout.runtime.finalizing, layout.runtime.interpreters_head];
+        self.ranges
+            .extend(heads.map(|offset| Range::new(runtime + offset, WORD)));
+        self.ranges
+            .extend(census.interpreters.iter().map(|interpreter| {
+                Range::new(interpreter.address + layout.interpreter.threads_head, WORD)
+            }));
+        if memory.read_batch(&self.ranges) != self.ranges.len() {
+            return Change::Changed;
+        }
+        let bytes = memory.bytes();
+        if word(bytes, 0) != 0 {
+            return Change::Finalizing;
+        }
+        let words = (1..self.ranges.len()).map(|at| word(bytes, at * WORD));
+        if words.clone().eq(self.words.iter().copied()) {
+            return Change::Same;
+        }
+        self.words.clear();
+        self.words.extend(words);
+        Change::Changed
+    }
+}
+
+/// Lists all threads. A list that changes under way ends early; the next census sees the rest.
+pub fn enumerate(
+    memory: &mut (dyn ReadMemory + '_),
+    layout: &Layout,
+    runtime: usize,
+    census: &mut Census,
+) {
+    census.interpreters.clear();
+    census.threads.clear();
+    let mut next = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
+    while next != 0 && census.interpreters.len() < MAX_INTERPRETERS {
+        let address = next;
+        if census
+            .interpreters
+            .iter()
+            .any(|known| known.address == address)
+        {
+            break;
+        }
+        let Some(threads_head) = read_word(memory, address + layout.interpreter.threads_head)
+        else {
+            break;
+        };
+        let gil = match layout.gil.place {
+            GilPlace::Runtime(offset) => runtime + offset,
+            GilPlace::Interpreter(offset) => read_word(memory, address + offset).unwrap_or(0),
+        };
+        let interpreter = census.interpreters.len();
+        census.interpreters.push(Interpreter {
+            address,
+            threads_head,
+            gil,
+        });
+        list_threads(memory, layout, interpreter, census);
+        next = read_word(memory, address + layout.interpreter.next).unwrap_or(0);
+    }
+}
+
+fn list_threads(
+    memory: &mut (dyn ReadMemory + '_),
+    layout: &Layout,
+    interpreter: usize,
+    census: &mut Census,
+) {
+    let owner = census.interpreters[interpreter];
+    let thread = &layout.thread;
+    let mut next = owner.threads_head;
+    let first = census.threads.len();
+    let mut steps = 0;
+    while next != 0 && census.threads.len() < MAX_THREADS && steps < MAX_THREADS {
+        steps += 1;
+        let address = next;
+        let Some(bytes) = read(memory, address, thread.size) else {
+            break;
+        };
+        if word(bytes, thread.interpreter) != owner.address {
+            break;
+        }
+        next = word(bytes, thread.next);
+        let ident = word(bytes, thread.ident);
+        let native_id = thread.native_id.map_or(0, |at| word(bytes, at) as u64);
+        if ident != 0 {
+            census.threads.push(ListedThread {
+                address,
+                interpreter,
+                ident,
+                native_id,
+            });
+        }
+        // A list that leads back to its begin would never end.
+        if next == owner.threads_head {
+            census.threads.truncate(first);
+            break;
+        }
+    }
+}
+
+/// The thread state that holds the GIL at `gil`, or 0; and whether it collects garbage.
+pub fn gil_holder(bytes: &[u8], layout: &Layout) -> usize {
+    if int32(bytes, layout.gil.locked) == 1 {
+        word(bytes, layout.gil.holder)
+    } else {
+        0
+    }
+}
