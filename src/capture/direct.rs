@@ -26,9 +26,11 @@ use crate::unwind::threads::{Census, Change, Heads, ListedThread, enumerate};
 const CENSUS_INTERVAL: u64 = 64;
 /// Files of `/proc` kept open; beyond, each is opened when it is needed.
 const MAX_OPEN: usize = 256;
-/// Names are asked for at most this often while some are missing, and while threads run.
+/// Names are asked for at most this often while some are missing, and in case of a new name while
+/// threads compute. Seldom: whoever waits for the GIL while a C program forks behind Python's back
+/// leaves a GIL that cannot be used in the child.
 const NAME_INTERVAL_NS: u64 = 50_000_000;
-const RENAME_INTERVAL_NS: u64 = 500_000_000;
+const RENAME_INTERVAL_NS: u64 = 2_000_000_000;
 /// A place that no function has.
 const GC_SERIAL: FunctionSerial = FunctionSerial(u64::MAX);
 
@@ -51,6 +53,9 @@ pub trait NameSource: Send {
 
     /// Called on the sampler's thread before it ends.
     fn park(&mut self);
+
+    /// Ends whatever waits for the interpreter, without waiting for that end.
+    fn end(&mut self);
 }
 
 /// Opens the means to read memory; called on the thread that will use it.
@@ -86,6 +91,7 @@ pub struct DirectEngine {
     memory: Option<Box<dyn ReadMemory>>,
     names: Box<dyn NameSource>,
     known_names: FxHashMap<usize, Arc<str>>,
+    /// 0 before the first snapshot.
     asked_at_ns: u64,
     roster: Roster<Own>,
     census: Census,
@@ -376,6 +382,9 @@ impl DirectEngine {
                 }
             }
         }
+        if self.asked_at_ns == 0 {
+            self.asked_at_ns = snapshot.at_ns;
+        }
         let waited_ns = snapshot.at_ns.saturating_sub(self.asked_at_ns);
         let is_missing = || snapshot.threads.iter().any(|thread| thread.name.is_empty());
         if waited_ns >= NAME_INTERVAL_NS
@@ -431,6 +440,11 @@ impl Engine for DirectEngine {
             .check(memory.as_mut(), layout, *runtime, &self.census)
         {
             Change::Finalizing => return Err(Missed::Finalizing),
+            Change::Unreadable => {
+                // The means has been taken away (a limit on file sizes, for one): try the next.
+                self.memory = None;
+                return Err(Missed::NotNow);
+            }
             Change::Changed => self.needs_census = true,
             Change::Same => {}
         }
@@ -479,6 +493,10 @@ impl Engine for DirectEngine {
             track.own.activity = None;
         }
         self.names.park();
+    }
+
+    fn end(&mut self) {
+        self.names.end();
     }
 
     fn bytes(&self) -> usize {

@@ -52,6 +52,9 @@ pub trait Engine: Send {
     /// Called on the sampler's thread before it ends; another thread may follow.
     fn park(&mut self) {}
 
+    /// Called once the interpreter shuts down: whatever waits for it is to give up.
+    fn end(&mut self) {}
+
     /// An estimate of the memory held, in bytes.
     fn bytes(&self) -> usize;
 }

@@ -17,7 +17,7 @@ pub const LAYOUT: Layout = Layout {
     interpreter: InterpreterLayout {
         next: 0,
         id: 48,
-        threads_head: 8,
+        threads_head: 16,
         collecting: 848,
     },
     // Include/internal/pycore_gil.h; _PyRuntimeState.ceval.gil.

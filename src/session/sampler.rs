@@ -241,6 +241,7 @@ impl Sampler {
             drop(self.windows.send_timeout(job, PATIENCE));
         }
         self.recordings.clear();
+        self.engine.end();
         drop(self.windows.send_timeout(Job::End, PATIENCE));
     }
 

@@ -13,6 +13,8 @@ use crate::memory::{Range, ReadMemory, int32, read, word};
 
 /// Frames walked of one stack; a deeper one is cut at its root side.
 pub const MAX_FRAMES: usize = 4_096;
+/// Known frames in a row after which the rest of a stack counts as known.
+const MAX_KNOWN: usize = 64;
 /// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known.
@@ -53,6 +55,15 @@ pub struct Hints {
     chunks: Vec<Range>,
     /// Frames elsewhere; those used last come first.
     places: Vec<usize>,
+}
+
+impl Hints {
+    /// Whether the chunks to copy hold this stretch.
+    fn covers(&self, begin: usize, end: usize) -> bool {
+        self.chunks
+            .iter()
+            .any(|chunk| begin >= chunk.address && end <= chunk.address + chunk.length)
+    }
 }
 
 /// Why a stack could not be read.
@@ -376,7 +387,8 @@ impl Walker {
         Look::Whole { is_cut }
     }
 
-    /// Follows frames one by one from `address` until they are known, and remembers them.
+    /// Follows frames one by one from `address`, and remembers those that were not copied. Stops
+    /// when a long stretch was known: the rest then is, most likely.
     fn discover(
         &mut self,
         memory: &mut (dyn ReadMemory + '_),
@@ -386,11 +398,10 @@ impl Walker {
     ) {
         let mut address = address;
         let mut last = 0;
+        let mut known = 0;
         let mut found = Vec::new();
-        while address != 0 && found.len() < MAX_PLACES {
-            if self.find(address, layout.frame.size, &mut last).is_some()
-                || found.contains(&address)
-            {
+        for _ in 0..MAX_FRAMES {
+            if address == 0 || found.len() == MAX_PLACES || known == MAX_KNOWN {
                 break;
             }
             let Some(bytes) = read(memory, address, layout.frame.size) else {
@@ -398,16 +409,24 @@ impl Walker {
             };
             let owner = bytes[layout.frame.owner];
             let next = word(bytes, layout.frame.previous);
-            // On the data stack, but beyond what was copied, or in an older chunk.
-            if owner == OWNED_BY_THREAD && layout.thread.chunk.is_some() {
+            if self.find(address, layout.frame.size, &mut last).is_some() {
+                known += 1;
+            } else if owner == OWNED_BY_THREAD && layout.thread.chunk.is_some() {
+                // On the data stack, but beyond what was copied, or in an older chunk.
                 let end = address + layout.frame.size;
-                if lengthen_chunk(memory, address, end, hints)
-                    || grow_chunks(memory, address, hints)
+                if hints.covers(address, end) {
+                    known += 1;
+                } else if !lengthen_chunk(memory, address, end, hints)
+                    && !grow_chunks(memory, address, hints)
                 {
                     break;
                 }
+            } else if found.contains(&address) {
+                break;
+            } else {
+                known = 0;
+                found.push(address);
             }
-            found.push(address);
             address = next;
         }
         hints.places.splice(0..0, found);
@@ -474,6 +493,7 @@ fn learn_chunk(memory: &mut (dyn ReadMemory + '_), address: usize, used: usize, 
         hints.chunks.clear();
         return;
     };
+    let previous = word(header, CHUNK.previous);
     let size = word(header, CHUNK.size);
     if !(CHUNK.data..=MAX_CHUNK).contains(&size) {
         hints.chunks.clear();
@@ -491,7 +511,18 @@ fn learn_chunk(memory: &mut (dyn ReadMemory + '_), address: usize, used: usize, 
             hints.chunks.drain(..at);
             hints.chunks[0].length = length;
         }
-        None => hints.chunks.insert(0, Range::new(address, length)),
+        None => {
+            // A list with a gap would never be filled.
+            if hints.chunks.first().map(|known| known.address) != Some(previous) {
+                hints.chunks.clear();
+            }
+            hints.chunks.insert(0, Range::new(address, length));
+            let mut total = 0;
+            hints.chunks.retain(|chunk| {
+                total += chunk.length;
+                total <= MAX_STACK_BYTES
+            });
+        }
     }
 }
 
@@ -516,35 +547,28 @@ fn lengthen_chunk(
     false
 }
 
-/// Adds the chunk that holds `address`, following the chunks before the oldest known one.
+/// Adds the chunks before the oldest known one, as many as are copied at most; whether `address`
+/// is in one of them.
 fn grow_chunks(memory: &mut (dyn ReadMemory + '_), address: usize, hints: &mut Hints) -> bool {
     let Some(oldest) = hints.chunks.last() else {
         return false;
     };
     let mut chunk = oldest.address;
     let mut total: usize = hints.chunks.iter().map(|chunk| chunk.length).sum();
-    let mut added = Vec::new();
+    let mut is_found = false;
     loop {
-        let Some(header) = read(memory, chunk, CHUNK.data) else {
-            return false;
-        };
-        let previous = word(header, CHUNK.previous);
+        let previous =
+            read(memory, chunk, CHUNK.data).map_or(0, |header| word(header, CHUNK.previous));
         if previous == 0 {
-            return false;
+            return is_found;
         }
-        let Some(header) = read(memory, previous, CHUNK.data) else {
-            return false;
-        };
-        let size = word(header, CHUNK.size);
+        let size = read(memory, previous, CHUNK.data).map_or(0, |header| word(header, CHUNK.size));
         total += size;
         if !(CHUNK.data..=MAX_CHUNK).contains(&size) || total > MAX_STACK_BYTES {
-            return false;
+            return is_found;
         }
-        added.push(Range::new(previous, size));
-        if (previous..previous + size).contains(&address) {
-            hints.chunks.append(&mut added);
-            return true;
-        }
+        hints.chunks.push(Range::new(previous, size));
+        is_found |= (previous..previous + size).contains(&address);
         chunk = previous;
     }
 }

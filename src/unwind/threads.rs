@@ -58,6 +58,8 @@ pub enum Change {
     Changed,
     /// The interpreter is shutting down.
     Finalizing,
+    /// Not even the runtime can be read.
+    Unreadable,
 }
 
 impl Heads {
@@ -78,8 +80,10 @@ impl Heads {
             .extend(census.interpreters.iter().map(|interpreter| {
                 Range::new(interpreter.address + layout.interpreter.threads_head, WORD)
             }));
-        if memory.read_batch(&self.ranges) != self.ranges.len() {
-            return Change::Changed;
+        match memory.read_batch(&self.ranges) {
+            0 => return Change::Unreadable,
+            whole if whole < self.ranges.len() => return Change::Changed,
+            _ => {}
         }
         let bytes = memory.bytes();
         if word(bytes, 0) != 0 {

@@ -359,7 +359,7 @@ def test_a_renamed_thread_is_shown_under_both_names(programs):
         with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
             burn(0.2)
             threading.current_thread().name = "renamed"
-            burn(0.9)
+            burn(2.5)
         """
     )
     names = {thread.name for thread in rprof.load(programs.directory / "x.pb.gz").threads}

@@ -203,7 +203,7 @@ def test_what_we_record_others_read():
         totals[kinds[column][0]] += value
     assert +totals == +Counter(block.profile.totals)
     comments = " ".join(strings[comment] for comment in profile.comment)
-    assert "engine: gil" in comments
+    assert "engine: direct" in comments
     assert "asked 1000.0 Hz" in comments
 
 

@@ -47,6 +47,8 @@ impl NameSource for Fixed {
     }
 
     fn park(&mut self) {}
+
+    fn end(&mut self) {}
 }
 
 #[derive(Debug, Default)]
@@ -135,12 +137,18 @@ impl NameSource for NameReader {
         self.shared.answer.try_lock()?.take()
     }
 
+    fn end(&mut self) {
+        self.shared.quit.store(true, Ordering::Release);
+        if let Some(thread) = &self.running {
+            thread.unpark();
+        }
+    }
+
     fn park(&mut self) {
+        self.end();
         let Some(thread) = self.running.take() else {
             return;
         };
-        self.shared.quit.store(true, Ordering::Release);
-        thread.unpark();
         match thread.join(PATIENCE) {
             Ok(reader) => self.parked = reader,
             // It waits for a GIL that nobody gives; it ends when it gets it.
