@@ -26,10 +26,11 @@ use crate::unwind::threads::{Census, Change, Heads, ListedThread, enumerate};
 const CENSUS_INTERVAL: u64 = 64;
 /// Files of `/proc` kept open; beyond, each is opened when it is needed.
 const MAX_OPEN: usize = 256;
-/// Names are asked for at most this often while some are missing, and in case of a new name while
-/// threads compute. Seldom: whoever waits for the GIL while a C program forks behind Python's back
-/// leaves a GIL that cannot be used in the child.
-const NAME_INTERVAL_NS: u64 = 50_000_000;
+/// How soon names are asked for when some are missing. Doubled each time that does not help.
+const NAME_INTERVAL_NS: u64 = 2_000_000;
+/// How often names are asked for, in case of a new one, while threads compute. Seldom: whoever
+/// waits for the GIL while a C program forks behind Python's back leaves a GIL that cannot be used
+/// in the child.
 const RENAME_INTERVAL_NS: u64 = 2_000_000_000;
 /// A place that no function has.
 const GC_SERIAL: FunctionSerial = FunctionSerial(u64::MAX);
@@ -50,6 +51,10 @@ pub trait NameSource: Send {
 
     /// The answer, once; `None` while there is none.
     fn collect(&mut self) -> Option<Vec<ThreadName>>;
+
+    /// Address of the thread state by which it waits for the interpreter, which is not to be
+    /// sampled; 0 if there is none.
+    fn thread_state(&self) -> usize;
 
     /// Called on the sampler's thread before it ends.
     fn park(&mut self);
@@ -90,9 +95,12 @@ pub struct DirectEngine {
     open_memory: OpenMemory,
     memory: Option<Box<dyn ReadMemory>>,
     names: Box<dyn NameSource>,
-    known_names: FxHashMap<usize, Arc<str>>,
     /// 0 before the first snapshot.
     asked_at_ns: u64,
+    /// The snapshot that asked last: the answer says nothing of threads found later, which may
+    /// have the ident of one that has ended.
+    asked_in: u64,
+    name_interval_ns: u64,
     roster: Roster<Own>,
     census: Census,
     heads: Heads,
@@ -122,8 +130,9 @@ impl DirectEngine {
             open_memory,
             memory: None,
             names,
-            known_names: FxHashMap::default(),
             asked_at_ns: 0,
+            asked_in: 1,
+            name_interval_ns: NAME_INTERVAL_NS,
             roster: Roster::default(),
             census: Census::default(),
             heads: Heads::default(),
@@ -154,20 +163,22 @@ impl DirectEngine {
     }
 
     /// Lists all threads and brings the roster up to date.
-    fn take_census(&mut self, snapshot: &mut Snapshot) {
+    fn take_census(&mut self, snapshot: &mut Snapshot) -> Result<(), Missed> {
         let Some(memory) = &mut self.memory else {
-            return;
+            return Err(Missed::NotNow);
         };
         let Interpreter {
             layout, runtime, ..
         } = &self.interpreter;
-        enumerate(memory.as_mut(), layout, *runtime, &mut self.census);
+        let is_whole = enumerate(memory.as_mut(), layout, *runtime, &mut self.census);
         // Once more, with the interpreters now known: they are looked at from here on.
         self.heads
             .check(memory.as_mut(), layout, *runtime, &self.census);
         self.needs_census = false;
         self.last_census = self.roster.snapshot;
-        let threads = std::mem::take(&mut self.census.threads);
+        let mut threads = std::mem::take(&mut self.census.threads);
+        let ours = self.names.thread_state();
+        threads.retain(|thread| thread.address != ours);
         let mut strangers = std::mem::take(&mut self.strangers);
         for thread in &threads {
             let known = self.roster.place(thread.ident).filter(|at| {
@@ -191,8 +202,19 @@ impl DirectEngine {
         }
         strangers.retain(|(stranger, _)| threads.contains(stranger));
         self.strangers = strangers;
+        let is_empty = threads.is_empty();
         self.census.threads = threads;
         self.roster.drop_ended(snapshot);
+        match (is_empty, is_whole) {
+            (false, _) => Ok(()),
+            // The last Python thread has ended without the interpreter being shut down: a child
+            // forked from a thread ends when that thread does.
+            (true, true) => Err(Missed::Finalizing),
+            (true, false) => {
+                self.memory = None;
+                Err(Missed::NotNow)
+            }
+        }
     }
 
     /// Looks at the threads that had no Python frame yet.
@@ -201,6 +223,10 @@ impl DirectEngine {
         strangers.retain_mut(|(thread, hints)| {
             let id = self.thread_id(thread);
             let cpu_ns = thread_cpu_ns(id);
+            if cpu_ns.is_none() {
+                // Its state outlived it: a fork that Python did not see.
+                return true;
+            }
             let Some(target) = self.target(thread.address, thread.interpreter, thread.ident) else {
                 return true;
             };
@@ -221,9 +247,8 @@ impl DirectEngine {
                 activity: None,
             };
             let at = self.roster.add(newcomer, own, snapshot);
-            if let Some(name) = self.known_names.get(&thread.ident) {
-                snapshot.threads[at].name = name.clone();
-            }
+            self.roster.tracks[at].named_in = self.roster.snapshot;
+            self.name_interval_ns = NAME_INTERVAL_NS;
             self.serve(at, snapshot, taken);
             false
         });
@@ -365,12 +390,13 @@ impl DirectEngine {
     /// Takes names that have arrived and asks for missing ones.
     fn update_names(&mut self, snapshot: &mut Snapshot, has_walked: bool) {
         if let Some(names) = self.names.collect() {
-            self.known_names = names
+            let names: FxHashMap<usize, Arc<str>> = names
                 .into_iter()
                 .map(|thread| (thread.ident, thread.name))
                 .collect();
             for (track, sample) in self.roster.tracks.iter().zip(&mut snapshot.threads) {
-                match self.known_names.get(&track.id) {
+                match names.get(&track.id) {
+                    _ if track.named_in > self.asked_in => {}
                     Some(name) if *name != sample.name => sample.name = name.clone(),
                     // gevent files it under the id of a greenlet.
                     None if sample.name.is_empty()
@@ -387,10 +413,12 @@ impl DirectEngine {
         }
         let waited_ns = snapshot.at_ns.saturating_sub(self.asked_at_ns);
         let is_missing = || snapshot.threads.iter().any(|thread| thread.name.is_empty());
-        if waited_ns >= NAME_INTERVAL_NS
-            && (has_walked && waited_ns >= RENAME_INTERVAL_NS || is_missing())
+        if has_walked && waited_ns >= RENAME_INTERVAL_NS
+            || waited_ns >= self.name_interval_ns && is_missing()
         {
+            self.name_interval_ns = (2 * self.name_interval_ns).min(RENAME_INTERVAL_NS);
             self.asked_at_ns = snapshot.at_ns;
+            self.asked_in = self.roster.snapshot;
             self.names.request();
         }
     }
@@ -451,12 +479,7 @@ impl Engine for DirectEngine {
         snapshot.at_ns = monotonic_ns();
         let previous_ns = std::mem::replace(&mut self.looked_at_ns, snapshot.at_ns);
         if self.needs_census || self.roster.snapshot - self.last_census >= CENSUS_INTERVAL {
-            self.take_census(snapshot);
-            if self.census.threads.is_empty() {
-                // The last Python thread has ended without the interpreter being shut down: a
-                // child forked from a thread ends when that thread does.
-                return Err(Missed::Finalizing);
-            }
+            self.take_census(snapshot)?;
         }
         if self.cache.forget(&mut snapshot.functions) {
             self.roster.forget_stacks();

@@ -20,7 +20,7 @@ pub struct Track<Own> {
     pub served_in: u64,
     /// The snapshot that saw it alive last.
     pub seen_in: u64,
-    /// The snapshot that read its name last.
+    /// The snapshot that read its name last, or that found it where names come by themselves.
     pub named_in: u64,
     /// What only this engine remembers.
     pub own: Own,

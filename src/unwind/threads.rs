@@ -100,12 +100,14 @@ impl Heads {
 }
 
 /// Lists all threads. A list that changes under way ends early; the next census sees the rest.
+/// Returns whether every list was read to its end.
 pub fn enumerate(
     memory: &mut (dyn ReadMemory + '_),
     layout: &Layout,
     runtime: usize,
     census: &mut Census,
-) {
+) -> bool {
+    let mut is_whole = true;
     census.interpreters.clear();
     census.threads.clear();
     let mut next = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
@@ -132,9 +134,10 @@ pub fn enumerate(
             threads_head,
             gil,
         });
-        list_threads(memory, layout, interpreter, census);
+        is_whole &= list_threads(memory, layout, interpreter, census);
         next = read_word(memory, address + layout.interpreter.next).unwrap_or(0);
     }
+    is_whole && !census.interpreters.is_empty()
 }
 
 fn list_threads(
@@ -142,7 +145,7 @@ fn list_threads(
     layout: &Layout,
     interpreter: usize,
     census: &mut Census,
-) {
+) -> bool {
     let owner = census.interpreters[interpreter];
     let thread = &layout.thread;
     let mut next = owner.threads_head;
@@ -152,10 +155,10 @@ fn list_threads(
         steps += 1;
         let address = next;
         let Some(bytes) = read(memory, address, thread.size) else {
-            break;
+            return false;
         };
         if word(bytes, thread.interpreter) != owner.address {
-            break;
+            return false;
         }
         next = word(bytes, thread.next);
         let ident = word(bytes, thread.ident);
@@ -171,9 +174,10 @@ fn list_threads(
         // A list that leads back to its begin would never end.
         if next == owner.threads_head {
             census.threads.truncate(first);
-            break;
+            return false;
         }
     }
+    true
 }
 
 /// The thread state that holds the GIL at `gil`, or 0; and whether it collects garbage.

@@ -195,7 +195,9 @@ def test_what_we_record_others_read():
         sum(number * number for number in range(2_000_000))
     profile, strings, read = _read(block.profile.to_bytes())
     kinds = [(strings[kind.type], strings[kind.unit]) for kind in profile.sample_type]
-    assert kinds == [("samples", "count"), ("wall", "nanoseconds"), ("cpu", "nanoseconds")]
+    assert kinds == [("samples", "count")] + [
+        (name, "nanoseconds") for name in ("wall", "cpu", "gil", "gil-wait")
+    ]
     assert strings[profile.default_sample_type] == "wall"
     assert profile.mapping[0].has_functions
     totals = Counter()

@@ -74,7 +74,13 @@ def test_what_is_asked_wrongly_is_said(profile):
 
 def test_it_describes_itself(profile):
     assert "cpu=" in repr(profile)
-    assert [kind.type for kind in profile.sample_types] == ["samples", "wall", "cpu"]
+    assert [kind.type for kind in profile.sample_types] == [
+        "samples",
+        "wall",
+        "cpu",
+        "gil",
+        "gil-wait",
+    ]
     assert profile.duration_ns > 0
     assert profile.period_ns == 1_000_000
     assert abs(profile.time_ns - time.time_ns()) < 600e9

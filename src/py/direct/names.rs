@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,6 +44,10 @@ impl NameSource for Fixed {
 
     fn collect(&mut self) -> Option<Vec<ThreadName>> {
         self.0.take()
+    }
+
+    fn thread_state(&self) -> usize {
+        0
     }
 
     fn park(&mut self) {}
@@ -91,6 +95,7 @@ impl Reader {
 /// See the module's documentation.
 pub(super) struct NameReader {
     shared: Arc<Shared>,
+    thread_state: Arc<AtomicUsize>,
     parked: Option<Reader>,
     running: Option<NativeThread<Reader>>,
 }
@@ -115,6 +120,7 @@ impl NameReader {
         };
         Ok(Self {
             shared,
+            thread_state: reader.attachment.state_address(),
             parked: Some(reader),
             running: None,
         })
@@ -142,6 +148,10 @@ impl NameSource for NameReader {
         if let Some(thread) = &self.running {
             thread.unpark();
         }
+    }
+
+    fn thread_state(&self) -> usize {
+        self.thread_state.load(Ordering::Acquire)
     }
 
     fn park(&mut self) {

@@ -24,7 +24,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use pyo3::Python;
 use pyo3::ffi::{self, PyInterpreterState, PyObject, PyThreadState};
@@ -46,6 +47,8 @@ pub(crate) struct Attachment {
     untraced: Option<Allocator>,
     /// The thread state that is kept, or null.
     kept: *mut PyThreadState,
+    /// Address of the thread state that there is now, or 0, for whoever lists threads.
+    state_address: Arc<AtomicUsize>,
     /// Whether a thread state is to be kept between snapshots.
     keep: bool,
     /// Whether a pending call that makes a thread state is under way.
@@ -75,6 +78,7 @@ impl Attachment {
             symbols,
             interpreter,
             tracemalloc_name,
+            state_address: Arc::new(AtomicUsize::new(kept as usize)),
             kept,
             keep,
             asked: false,
@@ -84,6 +88,11 @@ impl Attachment {
     /// The interpreter whose threads are sampled.
     pub(crate) fn interpreter(&self) -> *mut PyInterpreterState {
         self.interpreter
+    }
+
+    /// Tells the address of the thread state that there is at the time, or 0.
+    pub(crate) fn state_address(&self) -> Arc<AtomicUsize> {
+        self.state_address.clone()
     }
 
     /// Takes the GIL for as long as the returned guard lives.
@@ -111,6 +120,7 @@ impl Attachment {
                 return Err(Missed::NotNow);
             }
         }
+        self.state_address.store(state as usize, Ordering::Release);
         // SAFETY: `state` belongs to this interpreter and no other thread uses it. Should the
         // interpreter begin to shut down now, pyo3's wrapper parks this thread for ever.
         unsafe { ffi::PyEval_RestoreThread(state) };
@@ -211,6 +221,7 @@ impl Drop for Attached<'_> {
                 ffi::PyThreadState_Clear(self.state);
                 (self.attachment.symbols.delete_current)();
             }
+            self.attachment.state_address.store(0, Ordering::Release);
         }
     }
 }
