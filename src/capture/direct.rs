@@ -170,7 +170,15 @@ impl DirectEngine {
         let Interpreter {
             layout, runtime, ..
         } = &self.interpreter;
-        let is_whole = enumerate(memory.as_mut(), layout, *runtime, &mut self.census);
+        if !enumerate(memory.as_mut(), layout, *runtime, &mut self.census) {
+            // A list changed under way, or the means has been taken away: at once anew.
+            self.needs_census = true;
+            if self.census.threads.is_empty() {
+                self.memory = None;
+                return Err(Missed::NotNow);
+            }
+            return Ok(());
+        }
         // Once more, with the interpreters now known: they are looked at from here on.
         self.heads
             .check(memory.as_mut(), layout, *runtime, &self.census);
@@ -205,16 +213,12 @@ impl DirectEngine {
         let is_empty = threads.is_empty();
         self.census.threads = threads;
         self.roster.drop_ended(snapshot);
-        match (is_empty, is_whole) {
-            (false, _) => Ok(()),
+        if is_empty {
             // The last Python thread has ended without the interpreter being shut down: a child
             // forked from a thread ends when that thread does.
-            (true, true) => Err(Missed::Finalizing),
-            (true, false) => {
-                self.memory = None;
-                Err(Missed::NotNow)
-            }
+            return Err(Missed::Finalizing);
         }
+        Ok(())
     }
 
     /// Looks at the threads that had no Python frame yet.
