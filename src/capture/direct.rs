@@ -391,6 +391,16 @@ impl DirectEngine {
         true
     }
 
+    /// Closes what is open in the table of descriptors of this thread, which ends: closed by
+    /// another, the same numbers would be the application's.
+    fn close(&mut self) {
+        self.memory = None;
+        self.open_files = 0;
+        for track in &mut self.roster.tracks {
+            track.own.activity = None;
+        }
+    }
+
     /// Takes names that have arrived and asks for missing ones.
     fn update_names(&mut self, snapshot: &mut Snapshot, has_walked: bool) {
         if let Some(names) = self.names.collect() {
@@ -513,16 +523,12 @@ impl Engine for DirectEngine {
     }
 
     fn park(&mut self) {
-        // What is open is open in the table of descriptors of a thread that ends.
-        self.memory = None;
-        self.open_files = 0;
-        for track in &mut self.roster.tracks {
-            track.own.activity = None;
-        }
+        self.close();
         self.names.park();
     }
 
     fn end(&mut self) {
+        self.close();
         self.names.end();
     }
 

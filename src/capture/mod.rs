@@ -49,10 +49,12 @@ pub trait Engine: Send {
     /// Monotonic time in ns.
     fn now_ns(&self) -> u64;
 
-    /// Called on the sampler's thread before it ends; another thread may follow.
+    /// Called on the sampler's thread before it ends; another thread may follow. What only this
+    /// thread can close is closed here.
     fn park(&mut self) {}
 
-    /// Called once the interpreter shuts down: whatever waits for it is to give up.
+    /// Called on the sampler's thread instead of [`Self::park`] once the interpreter shuts down:
+    /// whatever waits for it is to give up, and nothing is waited for.
     fn end(&mut self) {}
 
     /// An estimate of the memory held, in bytes.

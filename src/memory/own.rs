@@ -288,10 +288,16 @@ impl Pipe {
     }
 }
 
-impl ReadMemory for Pipe {
-    fn read_batch(&mut self, ranges: &[Range]) -> usize {
-        vectors(ranges, PIPE_CAPACITY, &mut self.vectors);
-        // SAFETY: as for `pwritev`; neither end blocks, and the pipe is empty before and after.
+impl Pipe {
+    /// Copies the ranges behind `begin` bytes of the buffer, all or none: a pipe loses what
+    /// precedes a fault within a page (`fs/pipe.c`, `pipe_write`).
+    fn copy(&mut self, ranges: &[Range], begin: usize) -> Option<usize> {
+        vectors(ranges, PIPE_CAPACITY - begin, &mut self.vectors);
+        if self.vectors.len() < ranges.len() {
+            return None;
+        }
+        // SAFETY: the kernel checks every address it reads; neither end blocks, and the pipe is
+        // empty before. What is read fits into the buffer, because `vectors` saw to it.
         unsafe {
             let written = libc::writev(
                 self.writer.as_raw_fd(),
@@ -300,18 +306,36 @@ impl ReadMemory for Pipe {
             );
             let mut copied = 0_isize;
             while copied < written {
+                let at = begin + copied as usize;
                 let got = libc::read(
                     self.reader.as_raw_fd(),
-                    self.buffer.as_mut_ptr().offset(copied).cast(),
-                    self.buffer.len() - copied as usize,
+                    self.buffer.as_mut_ptr().add(at).cast(),
+                    self.buffer.len() - at,
                 );
                 if got <= 0 {
-                    return 0;
+                    return None;
                 }
                 copied += got;
             }
-            whole(ranges, self.vectors.len(), copied)
+            let total: usize = ranges.iter().map(|range| range.length).sum();
+            (copied == total as isize).then_some(total)
         }
+    }
+}
+
+impl ReadMemory for Pipe {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        if !ranges.is_empty() && self.copy(ranges, 0).is_some() {
+            return ranges.len();
+        }
+        let mut begin = 0;
+        for (index, range) in ranges.iter().enumerate() {
+            match self.copy(std::slice::from_ref(range), begin) {
+                Some(length) => begin += length,
+                None => return index,
+            }
+        }
+        ranges.len()
     }
 
     fn bytes(&self) -> &[u8] {

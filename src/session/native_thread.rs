@@ -34,6 +34,7 @@ impl<T: Send + 'static> NativeThread<T> {
         let (ended_sender, ended) = bounded::<()>(0);
         let run = move || {
             let _ended = ended_sender;
+            isolate_descriptors();
             // Room for one message is there, so this neither blocks nor fails.
             let _ = id_sender.try_send(thread_id());
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
@@ -96,6 +97,38 @@ fn wait_until_gone(id: u64) {
         }
     }
 }
+
+/// Gives the calling thread a table of file descriptors of its own, with nothing of the
+/// application's in it.
+///
+/// A program that closes all its descriptors, as a daemon does, and opens its own files would
+/// otherwise make ours name one of them, and we would write into it. In turn, what we open is never
+/// in the application's way: not in its tests for leaks, not in its children. Where the kernel
+/// cannot do this (before Linux 5.9), the table stays shared.
+#[cfg(target_os = "linux")]
+fn isolate_descriptors() {
+    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
+    // SAFETY: the call closes descriptors of a table that it first makes private to this thread,
+    // which has none open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            0 as libc::c_uint,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_UNSHARE,
+        )
+    };
+    if result == 0 {
+        // Whatever writes to the standard streams by number must not hit a file of ours.
+        for _ in 0..3 {
+            // SAFETY: opens a path that is a C string; the descriptor stays open for good.
+            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn isolate_descriptors() {}
 
 #[cfg(unix)]
 fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {

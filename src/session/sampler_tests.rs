@@ -10,6 +10,7 @@ use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
 use crate::model::sample_type::{CPU, SAMPLES, WALL};
+use crate::model::snapshot::ThreadState;
 use crate::report::collapsed::collapsed;
 use crate::session::config::{RecordingConfig, ThreadFilter};
 use crate::session::control::{Control, RecordingId};
@@ -87,8 +88,43 @@ fn thread(id: u64, cpu_ns: u64, stack: &[&'static str]) -> ScriptedThread {
         id,
         name: if id == 1 { "main" } else { "worker" },
         cpu_ns,
+        state: ThreadState::Unknown,
         stack: stack.to_vec(),
     }
+}
+
+/// The same for an engine that can tell what the thread does.
+fn doing(state: ThreadState, cpu_ns: u64, stack: &[&'static str]) -> ScriptedThread {
+    ScriptedThread {
+        state,
+        ..thread(1, cpu_ns, stack)
+    }
+}
+
+#[test]
+fn cpu_time_is_not_charged_to_a_wait() {
+    use ThreadState::{Blocked, HoldsGil};
+    let mut rig = rig([
+        (100 * MS, vec![doing(HoldsGil, 0, &["compute"])]),
+        (110 * MS, vec![doing(HoldsGil, 10 * MS, &["compute"])]),
+        // Went to sleep after 3 ms: they belong to where it was computing.
+        (120 * MS, vec![doing(Blocked, 13 * MS, &["sleep"])]),
+        // Woke, computed unseen for 2 ms, slept again: they wait for the next sight of it.
+        (130 * MS, vec![doing(Blocked, 15 * MS, &["sleep"])]),
+        (140 * MS, vec![doing(HoldsGil, 19 * MS, &["other"])]),
+        (150 * MS, vec![doing(Blocked, 19 * MS, &["sleep"])]),
+        // The last burst is seen by nobody, and counted all the same.
+        (160 * MS, vec![doing(Blocked, 20 * MS, &["sleep"])]),
+    ]);
+    rig.start(1, config());
+    for _ in 0..6 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU),
+        format!("main;compute {}\nmain;other {}\n", 13 * MS, 7 * MS)
+    );
 }
 
 #[test]

@@ -59,7 +59,6 @@ pub struct FileSink {
     pattern: String,
     /// Whether other processes of this program write into the same directory by design.
     is_shared: bool,
-    directory: Directory,
     seq: u64,
     written: Vec<PathBuf>,
 }
@@ -84,8 +83,17 @@ impl FileSink {
         } else {
             split(&config.output)?
         };
+        // Absolute, because a program may change its directory, and a daemon does; unless only the
+        // path as given can be reached, as after a change of user.
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        let (path, directory) = match Directory::create(&absolute) {
+            Ok(directory) => (absolute, directory),
+            Err(_) => {
+                let directory = Directory::create(&path)?;
+                (path, directory)
+            }
+        };
         let sink = Self {
-            directory: Directory::create(&path)?,
             config,
             path,
             pattern,
@@ -94,8 +102,8 @@ impl FileSink {
             written: Vec::new(),
         };
         sink.name(1)?;
-        sink.directory.remove_leftovers();
-        sink.directory.probe()?;
+        directory.remove_leftovers();
+        directory.probe()?;
         Ok(sink)
     }
 
@@ -113,10 +121,10 @@ impl FileSink {
 
     /// The name of the next window. One that is taken belongs to another recording that this
     /// process began in the same second.
-    fn next_name(&mut self) -> Result<String> {
+    fn next_name(&mut self, directory: &Directory) -> Result<String> {
         loop {
             let name = self.name(self.seq + 1)?;
-            if !self.pattern.contains("{seq}") || !self.directory.contains(&name) {
+            if !self.pattern.contains("{seq}") || !directory.contains(&name) {
                 return Ok(name);
             }
             self.seq += 1;
@@ -125,14 +133,14 @@ impl FileSink {
 
     /// Removes the oldest files beyond what is to be kept. A file that cannot be removed, perhaps
     /// because another process was faster, is simply left.
-    fn prune(&mut self, newest: &str) {
+    fn prune(&mut self, directory: &Directory, newest: &str) {
         if !self.pattern.contains("{seq}") {
             return;
         }
         // Oldest first.
         let mut files: Vec<(Writer, String, u64)> = Vec::new();
         if self.is_shared {
-            let mut listed = self.directory.list();
+            let mut listed = directory.list();
             listed.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
             for (name, _, bytes) in listed {
                 let writer = match file_name::pid_of_window(&name, &self.config.program) {
@@ -149,11 +157,11 @@ impl FileSink {
                 .iter()
                 .filter_map(|path| path.file_name()?.to_str());
             for name in own_names {
-                files.push((Writer::This, name.to_owned(), self.directory.size(name)));
+                files.push((Writer::This, name.to_owned(), directory.size(name)));
             }
         }
         let (mut of_this, mut of_dead) = (0_usize, 0_usize);
-        let mut total = self.directory.size(newest);
+        let mut total = directory.size(newest);
         for (writer, name, bytes) in files.iter().rev() {
             let count = match writer {
                 Writer::This => &mut of_this,
@@ -166,15 +174,14 @@ impl FileSink {
                 continue;
             }
             if *count > self.config.keep_files {
-                self.directory.remove(name);
+                directory.remove(name);
                 continue;
             }
             total = total.saturating_add(*bytes);
             if total > self.config.keep_bytes {
-                self.directory.remove(name);
+                directory.remove(name);
             }
         }
-        let directory = &self.directory;
         self.written.retain(|path| {
             path.file_name()
                 .and_then(|name| name.to_str())
@@ -185,18 +192,17 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
-        let name = self.next_name()?;
-        if let Err(first) = self.directory.write(&name, encoded) {
-            // The directory may have been deleted or replaced: look for it anew, once.
-            self.directory = Directory::create(&self.path).map_err(|_| first)?;
-            self.directory.write(&name, encoded)?;
-        }
+        // Opened for each file: a descriptor that is kept would stand in the way of a program that
+        // counts or closes them, and a directory that was deleted or replaced is found anew.
+        let directory = Directory::create(&self.path)?;
+        let name = self.next_name(&directory)?;
+        directory.write(&name, encoded)?;
         self.seq += 1;
         let path = self.path.join(&name);
         if self.written.last() != Some(&path) {
             self.written.push(path.clone());
         }
-        self.prune(&name);
+        self.prune(&directory, &name);
         Ok(path)
     }
 

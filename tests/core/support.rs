@@ -53,7 +53,7 @@ fn is_empty_text(label: &Label) -> bool {
 }
 
 pub(crate) fn build(rows: &[Row], limits: Limits) -> Window {
-    let mut window = Window::new(limits, true);
+    let mut window = Window::new(limits, false);
     for (stack, (id, name), values) in rows {
         let frames = stack.iter().map(|(function, line)| (function, *line));
         window.add_path(frames, &thread_labels(*id, name), values);
@@ -94,5 +94,5 @@ pub(crate) fn any_rows() -> impl Strategy<Value = Vec<Row>> {
 }
 
 pub(crate) fn sampled_columns() -> usize {
-    sample_type::sampled(true).len()
+    sample_type::sampled(false).len()
 }

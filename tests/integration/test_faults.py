@@ -212,7 +212,8 @@ def test_deep_recursion(programs, depth):
     (line, *_) = (text for text in out.splitlines() if "burning.burn " in text)
     assert line.count(";") <= 520
     assert ("frames omitted>" in line) == (depth > 500)
-    assert ("<incomplete>" in line) == (depth > 4096)
+    # Before 3.11 each frame is an object of its own, and fewer can be copied in one go.
+    assert ("<incomplete>" in line) == (depth > (4096 if sys.version_info >= (3, 11) else 960))
     assert line.rpartition(" ")[0].endswith("burning.burn")
 
 
