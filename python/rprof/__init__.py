@@ -28,9 +28,10 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._native import __version__
-    from ._profile import FunctionRow, Profile, SampleType, ThreadTotals, TopTable, load
+    from ._profile import Frame, FunctionRow, Profile, SampleType, ThreadTotals, TopTable, load
 
 __all__ = [
+    "Frame",
     "FunctionRow",
     "Profile",
     "RprofError",
@@ -58,6 +59,7 @@ __all__ = [
 # rprof costs next to nothing and works even where the library cannot be loaded.
 _LAZY = {
     "FunctionRow": "_profile",
+    "Frame": "_profile",
     "Profile": "_profile",
     "SampleType": "_profile",
     "ThreadTotals": "_profile",

@@ -37,6 +37,8 @@ class Profile:
         """The call tree as text."""
     def collapsed(self, sample_type: str) -> str:
         """One line for each stack: `thread;root;...;leaf value`."""
+    def stacks(self, sample_type: str) -> list[tuple[list[tuple[str, str, int]], int]]:
+        """Every stack with a value, outermost frame first: (function, file, line) of each."""
     def only_threads(self, threads: list[tuple[int, str]]) -> Profile:
         """The same profile with only these (thread id, thread name) pairs."""
     @property

@@ -53,6 +53,17 @@ class FunctionRow(NamedTuple):
     """``total_value`` as a fraction of the profile's total, 0 to 1."""
 
 
+class Frame(NamedTuple):
+    """One call in a stack."""
+
+    name: str
+    """``module.qualname``, or a pseudo-frame in angle brackets."""
+    file: str
+    """Source file; empty for a pseudo-frame."""
+    line: int
+    """Line that was executing, from 1; 0 if unknown."""
+
+
 class TopTable(list[FunctionRow]):
     """Rows of ``Profile.top``; ``str()`` gives a table to print."""
 
@@ -197,6 +208,22 @@ class Profile:
         The format is that of Brendan Gregg's flamegraph.pl.
         """
         return self._native.collapsed(self._kind(by).type)
+
+    def stacks(self, by: str | None = None) -> list[tuple[list[Frame], int]]:
+        """Return every stack with its lines, and what was spent in its innermost frame.
+
+        Args:
+            by: Sample type; the profile's default without.
+
+        Returns:
+            Pairs of the frames, outermost first, and the value (nanoseconds, or a count). A stack
+            is there once for each thread.
+
+        Raises:
+            RprofValueError: There is no such sample type.
+        """
+        found = self._native.stacks(self._kind(by).type)
+        return [([Frame(*frame) for frame in frames], value) for frames, value in found]
 
     def to_bytes(self) -> bytes:
         """Return the profile as gzip-compressed pprof."""

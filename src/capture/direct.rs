@@ -356,6 +356,10 @@ impl DirectEngine {
                 sample.thread_id,
             );
             match activity {
+                // Whoever is on a CPU has used more of it meanwhile.
+                Some(Activity::Running) if thread_cpu_ns(sample.thread_id) == clock => {
+                    ThreadState::Ready
+                }
                 Some(Activity::Running) => ThreadState::Running,
                 Some(Activity::Blocked { futex })
                     if (target.gil..target.gil + GIL_BYTES).contains(&futex) =>

@@ -29,8 +29,10 @@ pub struct ThreadKey(pub u64);
 pub enum ThreadState {
     /// The engine cannot tell.
     Unknown,
-    /// On a CPU, or ready for one, without the GIL.
+    /// On a CPU, without the GIL.
     Running,
+    /// Ready for a CPU that others have, without the GIL: just woken, or pushed aside.
+    Ready,
     /// Holds the GIL, in Python or in C code.
     HoldsGil,
     /// Waits for the GIL.
@@ -43,7 +45,7 @@ impl ThreadState {
     /// Whether CPU time may be what the thread was using at that moment.
     #[must_use]
     pub fn uses_cpu(self) -> bool {
-        !matches!(self, Self::WaitsForGil | Self::Blocked)
+        matches!(self, Self::Unknown | Self::Running | Self::HoldsGil)
     }
 }
 

@@ -151,6 +151,30 @@ impl Profile {
         Ok(py.detach(|| collapsed::collapsed(&self.profile, column)))
     }
 
+    /// Every stack with a value, outermost frame first: (function, file, line) of each, the value.
+    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
+    fn stacks(&self, sample_type: &str) -> PyResult<Vec<(Vec<(String, String, u32)>, i64)>> {
+        let column = self.column(sample_type)?;
+        let profile = &self.profile;
+        let rows = profile.rows().filter(|(_, values)| values[column] != 0);
+        Ok(rows
+            .map(|(sample, values)| {
+                let mut frames: Vec<_> = profile
+                    .tree
+                    .path(sample.node)
+                    .map(|node| {
+                        let location = profile.tree.location(node);
+                        let function = profile.symbols.function_of(location);
+                        let line = profile.symbols.location(location).line;
+                        (function.name.to_string(), function.file.to_string(), line)
+                    })
+                    .collect();
+                frames.reverse();
+                (frames, values[column])
+            })
+            .collect())
+    }
+
     /// The same profile with only these (thread id, thread name) pairs.
     fn only_threads(&self, threads: Vec<(i64, String)>) -> Self {
         let filtered = self.profile.filtered(|labels| {

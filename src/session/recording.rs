@@ -14,6 +14,12 @@ use crate::model::label::LabelSetId;
 use crate::model::sample_type;
 use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
 
+/// CPU time that waits for a thread to be seen computing, in ticks; more is placed at once.
+const MAX_UNPLACED_TICKS: u64 = 16;
+
+/// A ready thread that has had less than this part of a CPU since the last tick was just woken.
+const PUSHED_ASIDE_PART: u64 = 4;
+
 /// A thread as this recording last saw it.
 #[derive(Debug)]
 struct Seen {
@@ -24,8 +30,6 @@ struct Seen {
     labels: LabelSetId,
     /// Where it was last seen computing in this window.
     computing: Option<NodeId>,
-    /// Whether it was computing when it was last seen.
-    was_computing: bool,
     /// CPU time that no stack was seen spending yet, in ns.
     unplaced_cpu_ns: u64,
     name: Arc<str>,
@@ -284,7 +288,6 @@ impl Recording {
                     node,
                     labels,
                     computing: thread.state.uses_cpu().then_some(node),
-                    was_computing: thread.state.uses_cpu(),
                     unplaced_cpu_ns: 0,
                     name: thread.name.clone(),
                     window: self.window_number,
@@ -323,30 +326,26 @@ impl Recording {
         seen.window = self.window_number;
         seen.observation = observation;
         let (node, labels) = (seen.node, seen.labels);
-        let is_computing = thread.state.uses_cpu();
-        let was_computing = std::mem::replace(&mut seen.was_computing, is_computing);
-        // A thread that waits now has spent its CPU time elsewhere: where it was seen computing
-        // just before, or, if it only woke in between, where it is seen computing next. Those
-        // places are samples of its computing, as any other.
+        // A thread that is ready was pushed aside if it has had a good part of a CPU, else just woken.
+        let is_computing = thread.state.uses_cpu()
+            || thread.state == ThreadState::Ready && cpu >= wall / PUSHED_ASIDE_PART;
+        // A thread that waits now has spent its CPU time elsewhere: it is kept for the next times
+        // it is seen computing. Each of those is paid no more than the time since the last tick,
+        // as every sample of computing should weigh the same; were it paid all that has gathered,
+        // what follows upon a wait would weigh more or less than what precedes it.
+        seen.unplaced_cpu_ns += cpu;
         let mut cpu_here = 0;
-        let mut cpu_before = None;
         if is_computing {
             seen.computing = Some(node);
-            cpu_here = cpu + std::mem::take(&mut seen.unplaced_cpu_ns);
-        } else if let Some(before) = seen.computing.filter(|_| was_computing) {
-            cpu_before = Some(before);
-        } else {
-            seen.unplaced_cpu_ns += cpu;
+            let beyond = seen
+                .unplaced_cpu_ns
+                .saturating_sub(MAX_UNPLACED_TICKS * wall);
+            cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
+            seen.unplaced_cpu_ns -= cpu_here;
         }
         let width = self.width();
         let values = self.values(count, wall, cpu_here, thread.state);
         self.window.add(node, labels, &values[..width]);
-        if let Some(before) = cpu_before
-            && cpu > 0
-        {
-            let values = self.values(0, 0, cpu, ThreadState::Unknown);
-            self.window.add(before, labels, &values[..width]);
-        }
     }
 
     /// Gives the CPU time of the chosen threads that no stack was seen spending to where they were

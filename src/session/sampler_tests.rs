@@ -107,9 +107,9 @@ fn cpu_time_is_not_charged_to_a_wait() {
     let mut rig = rig([
         (100 * MS, vec![doing(HoldsGil, 0, &["compute"])]),
         (110 * MS, vec![doing(HoldsGil, 10 * MS, &["compute"])]),
-        // Went to sleep after 3 ms: they belong to where it was computing.
+        // Went to sleep after 3 ms: they are kept for the next sight of it.
         (120 * MS, vec![doing(Blocked, 13 * MS, &["sleep"])]),
-        // Woke, computed unseen for 2 ms, slept again: they wait for the next sight of it.
+        // Woke, computed unseen for 2 ms, slept again.
         (130 * MS, vec![doing(Blocked, 15 * MS, &["sleep"])]),
         (140 * MS, vec![doing(HoldsGil, 19 * MS, &["other"])]),
         (150 * MS, vec![doing(Blocked, 19 * MS, &["sleep"])]),
@@ -123,7 +123,7 @@ fn cpu_time_is_not_charged_to_a_wait() {
     let profile = rig.stop(1);
     assert_eq!(
         collapsed(&profile, CPU),
-        format!("main;compute {}\nmain;other {}\n", 13 * MS, 7 * MS)
+        format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
     );
 }
 

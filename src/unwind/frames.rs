@@ -19,8 +19,9 @@ const MAX_KNOWN: usize = 64;
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known.
 const MAX_ROUNDS: usize = 8;
-/// Copies that showed a contradiction; one more is tried, then the stack is incomplete.
-const MAX_TORN: usize = 2;
+/// Copies that may show a contradiction before the stack counts as incomplete. On 3.11 and 3.12 each
+/// call from C moves the frame that leads to the newest, which takes a copy or two more.
+const MAX_TORN: usize = 4;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.

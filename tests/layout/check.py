@@ -135,7 +135,7 @@ def differences(version: tuple[int, int], include: str) -> list[str]:
     """Every field on which the table and the headers disagree."""
     table = table_of(version)
     return [
-        f"{version[0]}.{version[1]} {place}: the table says {table.get(place)}, the headers {number}"
+        f"{version[0]}.{version[1]} {place}: table {table.get(place)}, headers {number}"
         for place, number in offsets_of(version, include).items()
         if table.get(place) != number
     ]

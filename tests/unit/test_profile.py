@@ -109,3 +109,15 @@ def test_a_dump_shows_every_thread():
     assert '"MainThread", current' in text
     assert f'File "{__file__}"' in text
     assert "rprof/_session.py" not in text
+
+
+def test_stacks_have_lines_and_add_up():
+    with rprof.profile(rate=500) as block:
+        burn(0.1)
+    stacks = block.profile.stacks("cpu")
+    assert sum(value for _, value in stacks) == block.profile.totals["cpu"]
+    frames, _ = max(stacks, key=lambda stack: stack[1])
+    (leaf,) = (frame for frame in frames if frame.name == "burning.burn")
+    first = burn.__code__.co_firstlineno
+    assert leaf.file == burn.__code__.co_filename
+    assert first < leaf.line <= first + 6
