@@ -179,9 +179,7 @@ impl DirectEngine {
             }
             return Ok(());
         }
-        // Once more, with the interpreters now known: they are looked at from here on.
-        self.heads
-            .check(memory.as_mut(), layout, *runtime, &self.census);
+        self.heads.remember(&self.census);
         self.needs_census = false;
         self.last_census = self.roster.snapshot;
         let mut threads = std::mem::take(&mut self.census.threads);
@@ -225,18 +223,24 @@ impl DirectEngine {
     fn greet(&mut self, snapshot: &mut Snapshot, previous_ns: u64, taken: &mut Taken) {
         let mut strangers = std::mem::take(&mut self.strangers);
         strangers.retain_mut(|(thread, hints)| {
+            let Some(target) = self.target(thread.address, thread.interpreter, thread.ident) else {
+                return true;
+            };
+            match self.read_stack(&target, hints, snapshot) {
+                Ok(Some(_)) => {}
+                // It has begun to run, or has ended: the next census has its ids.
+                Err(Failure::Gone) => {
+                    self.needs_census = true;
+                    return true;
+                }
+                Ok(None) | Err(Failure::Torn) => return true,
+            }
             let id = self.thread_id(thread);
             let cpu_ns = thread_cpu_ns(id);
             if cpu_ns.is_none() {
                 // Its state outlived it: a fork that Python did not see.
                 return true;
             }
-            let Some(target) = self.target(thread.address, thread.interpreter, thread.ident) else {
-                return true;
-            };
-            let Ok(Some(_)) = self.read_stack(&target, hints, snapshot) else {
-                return true;
-            };
             let newcomer = Newcomer {
                 id: thread.ident,
                 thread_id: id,

@@ -36,9 +36,11 @@ pub struct ListedThread {
 /// All threads at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
+    /// The first interpreter's address.
+    pub head: usize,
     /// All interpreters.
     pub interpreters: Vec<Interpreter>,
-    /// All threads that have begun to run.
+    /// All threads; one that has not begun to run has no ident yet, or its maker's (3.10, 3.11).
     pub threads: Vec<ListedThread>,
 }
 
@@ -90,12 +92,20 @@ impl Heads {
             return Change::Finalizing;
         }
         let words = (1..self.ranges.len()).map(|at| word(bytes, at * WORD));
-        if words.clone().eq(self.words.iter().copied()) {
-            return Change::Same;
+        if words.eq(self.words.iter().copied()) {
+            Change::Same
+        } else {
+            Change::Changed
         }
+    }
+
+    /// Takes the heads that `census` began with for those to compare with: a thread that was added
+    /// while the lists were read shows as a change.
+    pub fn remember(&mut self, census: &Census) {
         self.words.clear();
-        self.words.extend(words);
-        Change::Changed
+        self.words.push(census.head);
+        let heads = census.interpreters.iter().map(|known| known.threads_head);
+        self.words.extend(heads);
     }
 }
 
@@ -110,7 +120,8 @@ pub fn enumerate(
     let mut is_whole = true;
     census.interpreters.clear();
     census.threads.clear();
-    let mut next = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
+    census.head = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
+    let mut next = census.head;
     while next != 0 && census.interpreters.len() < MAX_INTERPRETERS {
         let address = next;
         if census
@@ -163,14 +174,12 @@ fn list_threads(
         next = word(bytes, thread.next);
         let ident = word(bytes, thread.ident);
         let native_id = thread.native_id.map_or(0, |at| word(bytes, at) as u64);
-        if ident != 0 {
-            census.threads.push(ListedThread {
-                address,
-                interpreter,
-                ident,
-                native_id,
-            });
-        }
+        census.threads.push(ListedThread {
+            address,
+            interpreter,
+            ident,
+            native_id,
+        });
         // A list that leads back to its begin would never end.
         if next == owner.threads_head {
             census.threads.truncate(first);
