@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._block import profile
 from ._config import ThreadInfo
-from ._session import Status, dump, flush, is_running, start, status, stop
+from ._session import Status, dump, dump_on_signal, flush, is_running, start, status, stop
 from .errors import (
     RprofError,
     RprofOSError,
@@ -46,6 +46,7 @@ __all__ = [
     "TopTable",
     "__version__",
     "dump",
+    "dump_on_signal",
     "flush",
     "is_running",
     "load",

@@ -111,8 +111,16 @@ def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> st
 
 def dump_threads(
     import_roots: list[str], own_directory: str
-) -> list[tuple[int, str, list[tuple[str, str, int]]]]:
-    """Every thread with its stack, leaf first: kernel id, name, (function, file, line)."""
+) -> list[tuple[int, str, str, list[tuple[str, str, int]]]]:
+    """Every thread, leaf first: kernel id, name, what it does, (function, file, line)."""
+
+def dump_on_signal(
+    signal: int, path: str | None, import_roots: list[str], own_directory: str
+) -> None:
+    """Has every thread's stack written when a signal comes."""
+
+def no_dump_on_signal() -> None:
+    """Ends that and restores what was done on the signal before."""
 
 def inject_panic() -> None:
     """Makes the sampler panic, so that a test can see what a fault of rprof's own does."""

@@ -22,7 +22,7 @@ from ._config import (
     program_name,
     resolve,
 )
-from .errors import RprofError, RprofStateError, RprofValueError
+from .errors import RprofError, RprofStateError, RprofTypeError, RprofValueError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from . import _native
     from ._profile import Profile
 
-__all__ = ["Status", "dump", "flush", "is_running", "start", "status", "stop"]
+__all__ = ["Status", "dump", "dump_on_signal", "flush", "is_running", "start", "status", "stop"]
 
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -90,6 +90,7 @@ class _State:
         self.continuous: _Continuous | None = None
         self.recordings: set[int] = set()
         self.reported_error: str | None = None
+        self.dumps = False
 
 
 # Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
@@ -185,7 +186,8 @@ def _before_fork() -> None:
     # By the kernel's ids: gevent replaces threading.get_ident() with the greenlet's. Where the main
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = threading.get_native_id() == os.getpid()
-    if _current().recordings:
+    state = _current()
+    if state.recordings or state.dumps:
         _load_native().before_fork()
 
 
@@ -193,12 +195,13 @@ def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
-    if not parent.recordings:
+    if not (parent.recordings or parent.dumps):
         _state = _State()
         return
     native = _load_native()
     native.after_fork_in_child()
     _state = _State()
+    _state.dumps = parent.dumps
     if parent.continuous is not None:
         config = parent.continuous.config
         try:
@@ -443,12 +446,43 @@ def dump() -> str:
     threads = _load_native().dump_threads(import_roots(), _PACKAGE_DIRECTORY)
     own_id = threading.get_native_id()
     blocks = []
-    for thread_id, name, frames in threads:
-        current = ", current" if thread_id == own_id else ""
-        lines = [f'Thread {thread_id} "{name}"{current} (most recent call first):']
+    for thread_id, name, doing, frames in threads:
+        state = "current" if thread_id == own_id else doing
+        state = state and f", {state}"
+        lines = [f'Thread {thread_id} "{name}"{state} (most recent call first):']
         lines += [f'  File "{file}", line {line}, in {function}' for function, file, line in frames]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = None) -> None:
+    """Write every thread's stack whenever a signal comes, even while the GIL is stuck.
+
+    A native thread does it, and needs no GIL: it answers while a C extension holds the GIL for
+    ever, and while all threads wait for each other. Each thread is shown with what it does: holds
+    the GIL, waits for the GIL, runs without it, or is blocked.
+
+    Args:
+        signal: For example ``signal.SIGUSR2``; what was done on it before is replaced. ``None``
+            ends dumping and restores that.
+        path: File that dumps are appended to (made with mode 0600); ``None`` is stderr.
+
+    Raises:
+        RprofStateError: The direct engine cannot be used here; the message says why.
+        RprofValueError: The signal cannot be handled.
+    """
+    native = _load_native()
+    if signal is None:
+        native.no_dump_on_signal()
+        _current().dumps = False
+        return
+    if isinstance(signal, bool) or not isinstance(signal, int):
+        raise RprofTypeError(f"signal must be a number such as signal.SIGUSR2, not {signal!r}")
+    if path is not None:
+        path = os.path.abspath(os.fspath(path))
+    _install_hooks(native)
+    _current().dumps = True
+    native.dump_on_signal(int(signal), path, import_roots(), _PACKAGE_DIRECTORY)
 
 
 def end(recording: int) -> Profile | None:

@@ -148,6 +148,23 @@ impl DirectEngine {
         }
     }
 
+    /// One snapshot by a thread that keeps nothing open afterwards.
+    ///
+    /// # Errors
+    /// As [`Engine::snapshot`].
+    pub fn look_once(&mut self, snapshot: &mut Snapshot) -> Result<Taken, Missed> {
+        // The roster goes by the snapshot it filled; this one is new.
+        self.roster = Roster::default();
+        self.strangers.clear();
+        self.needs_census = true;
+        self.asked_in = u64::MAX;
+        // What a new snapshot does not know, the cache must not know either.
+        self.cache.clear();
+        let taken = self.snapshot(snapshot);
+        self.close();
+        taken
+    }
+
     /// The kernel's id of a listed thread; 0 if it cannot be known.
     fn thread_id(&mut self, thread: &ListedThread) -> u64 {
         let id = match (self.interpreter.id_from_ident, &mut self.memory) {

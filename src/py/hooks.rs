@@ -7,6 +7,7 @@ use std::time::Duration;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::dump;
 use super::gil::attach;
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
@@ -22,6 +23,7 @@ const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
 /// no thread (3.12, `Modules/_threadmodule.c`: `interp->finalizing`).
 #[pyfunction]
 pub(crate) fn before_fork(py: Python<'_>) {
+    dump::before_fork();
     let session = session();
     session.before_fork();
     if !session.park_within(UNDER_GIL_PATIENCE) {
@@ -32,6 +34,7 @@ pub(crate) fn before_fork(py: Python<'_>) {
 /// Starts the threads again in the parent.
 #[pyfunction]
 pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
+    dump::after_fork();
     py.detach(|| session().after_fork_in_parent())?;
     Ok(())
 }
@@ -56,6 +59,7 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
 }
 
 extern "C" fn start_again(_: *mut c_void) -> c_int {
+    dump::after_fork();
     // The lock inside is never held by anyone who waits for the GIL, which is held here.
     if let Err(error) = session().after_fork_in_parent() {
         session().health().set_error(error.to_string());
@@ -66,6 +70,7 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
 /// Forgets everything of the parent in a forked child.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
+    dump::after_fork();
     forget_parent();
     attach::forget_parent();
 }

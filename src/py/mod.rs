@@ -1,6 +1,7 @@
 //! The door: everything Python can call, each a conversion of arguments and one call inwards.
 
 mod direct;
+mod dump;
 mod errors;
 mod gil;
 mod hooks;
@@ -11,6 +12,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use super::dump::{dump_on_signal, no_dump_on_signal};
     #[pymodule_export]
     use super::hooks::{
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::direct;
+use super::dump::doing;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::profile::Profile;
 use crate::capture::Engine;
@@ -233,7 +234,8 @@ pub(crate) fn expand_output(
     Ok(file::expand_output(output, &fields)?.into())
 }
 
-/// Every thread with its stack, leaf first: kernel id, name, (function, file, line) of each frame.
+/// Every thread with its stack, leaf first: kernel id, name, what it does (empty if unknown), and
+/// (function, file, line) of each frame.
 #[pyfunction]
 #[expect(
     clippy::type_complexity,
@@ -243,7 +245,7 @@ pub(crate) fn dump_threads(
     py: Python<'_>,
     import_roots: Vec<String>,
     own_directory: String,
-) -> PyResult<Vec<(u64, String, Vec<(String, String, u32)>)>> {
+) -> PyResult<Vec<(u64, String, &'static str, Vec<(String, String, u32)>)>> {
     let options = EngineOptions {
         import_roots,
         own_directory,
@@ -262,7 +264,9 @@ pub(crate) fn dump_threads(
                 frame.line,
             ))
         });
-        (thread.thread_id, thread.name.to_string(), frames.collect())
+        let state = doing(thread.state);
+        let name = thread.name.to_string();
+        (thread.thread_id, name, state, frames.collect())
     });
     Ok(threads.collect())
 }

@@ -30,11 +30,21 @@ impl<T: Send + 'static> NativeThread<T> {
     /// # Errors
     /// When the system has no room for another thread.
     pub fn spawn(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        Self::spawn_sharing(name, || {
+            isolate_descriptors();
+            body()
+        })
+    }
+
+    /// The same for a thread that writes to what the application has open.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_sharing(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
         let (id_sender, thread_id_receiver) = bounded(1);
         let (ended_sender, ended) = bounded::<()>(0);
         let run = move || {
             let _ended = ended_sender;
-            isolate_descriptors();
             // Room for one message is there, so this neither blocks nor fails.
             let _ = id_sender.try_send(thread_id());
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()

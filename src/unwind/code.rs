@@ -150,6 +150,12 @@ impl CodeCache {
         !are_known
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.table_bytes = 0;
+    }
+
     /// Whether one of the code objects of `frames` may have died since the last
     /// [`Self::forget`]; what was found of them is then not to be trusted.
     #[must_use]

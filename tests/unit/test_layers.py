@@ -48,6 +48,7 @@ SEAMS = (
     "py/gil/*.rs",
     "py/direct/code_events.rs",
     "py/direct/self_test.rs",
+    "py/dump.rs",
     "py/hooks.rs",
 )
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.

@@ -85,6 +85,18 @@ pub(crate) fn snapshot_once(py: Python<'_>, options: &EngineOptions) -> Result<S
     Ok(snapshot)
 }
 
+/// An engine for looks without the GIL, by any thread, with the names that are known now.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(crate) fn engine_for_dumps(
+    py: Python<'_>,
+    options: &EngineOptions,
+) -> Result<DirectEngine, String> {
+    let kit = Kit::tested(py, options)?;
+    Ok(kit.engine_with(Box::new(names::Known::new(kit.names.clone()))))
+}
+
 fn open_memory() -> Option<Box<dyn ReadMemory>> {
     own::open(None).ok()
 }

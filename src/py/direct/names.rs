@@ -55,6 +55,35 @@ impl NameSource for Fixed {
     fn end(&mut self) {}
 }
 
+/// Names as somebody read them last: those who wait for nobody know no newer ones.
+pub(super) struct Known;
+
+/// The newest names that any reader has had.
+static NEWEST: Mutex<Vec<ThreadName>> = Mutex::new(Vec::new());
+
+impl Known {
+    pub(super) fn new(names: Vec<ThreadName>) -> Self {
+        *NEWEST.lock() = names;
+        Self
+    }
+}
+
+impl NameSource for Known {
+    fn request(&mut self) {}
+
+    fn collect(&mut self) -> Option<Vec<ThreadName>> {
+        Some(NEWEST.lock().clone())
+    }
+
+    fn thread_state(&self) -> usize {
+        0
+    }
+
+    fn park(&mut self) {}
+
+    fn end(&mut self) {}
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     is_asked: AtomicBool,
@@ -78,6 +107,7 @@ impl Reader {
                     Ok(attached) => {
                         let found = self.names.all_attached(&attached);
                         drop(attached);
+                        NEWEST.lock().clone_from(&found);
                         *self.shared.answer.lock() = Some(found);
                     }
                     Err(Missed::NotNow) => {}

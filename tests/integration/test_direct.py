@@ -1,0 +1,258 @@
+"""What the direct engine sees that no engine with the GIL can, and what must not disturb it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import pytest
+import rprof
+from support import LONG
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the direct engine needs Linux")
+
+HOG = """
+import ctypes, time
+library = ctypes.PyDLL(None)  # PyDLL keeps the GIL during the call
+
+def hog(seconds):
+    library.usleep(int(seconds * 1e6))  # line of the call
+"""
+
+
+@pytest.fixture
+def hog(programs):
+    (programs.directory / "hog.py").write_text(HOG, encoding="utf-8")
+    return next(n for n, line in enumerate(HOG.splitlines(), 1) if "line of the call" in line)
+
+
+def test_a_call_that_keeps_the_gil_is_seen_at_full_rate(programs, hog):
+    programs.check(
+        """
+        import threading, rprof
+        from burning import burn
+        from hog import hog
+        with rprof.profile("x.pb.gz", rate=200, engine="direct", max_overhead=1.0):
+            other = threading.Thread(target=burn, args=(0.05,), name="other")
+            other.start()
+            hog(1.5)
+            other.join()
+        """
+    )
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    of_call = [
+        (frames, value) for frames, value in profile.stacks("gil") if frames[-1].name == "hog.hog"
+    ]
+    assert {frames[-1].line for frames, _ in of_call} == {hog}
+    assert sum(value for _, value in of_call) > 1.3e9
+    rate = next(line for line in profile.comments if line.startswith("rate"))
+    assert float(rate.split()[-2]) > 150, rate
+
+
+def test_dumps_while_the_gil_is_stuck(programs, hog):
+    process = programs.start(
+        """
+        import signal, threading, rprof
+        from hog import hog
+        def waits(): pass
+        rprof.dump_on_signal(signal.SIGUSR2, "dump.txt")
+        print("ready", flush=True)
+        hog(5)
+        print("over", flush=True)
+        """
+    )
+    assert process.stdout.readline() == "ready\n"
+    dump = programs.directory / "dump.txt"
+    while not (dump.exists() and dump.read_text().endswith("\n\n")):
+        # Until the call has begun, dumps show the line before it.
+        process.send_signal(signal.SIGUSR2)
+        time.sleep(0.05)
+    while "in hog.hog" not in dump.read_text():
+        process.send_signal(signal.SIGUSR2)
+        time.sleep(0.05)
+    # What was dumped came before what the program says after the call.
+    assert process.poll() is None
+    process.kill()
+    out, err = process.communicate()
+    assert (out, err) == ("", "")
+    text = dump.read_text()
+    assert f'hog.py", line {hog}, in hog.hog' in text
+    assert '"MainThread", holds the GIL' in text
+    assert dump.stat().st_mode & 0o777 == 0o600
+
+
+def test_dumps_survive_forks_and_end(programs):
+    out = programs.check(
+        """
+        import os, signal, sys, rprof
+        seen = []
+        signal.signal(signal.SIGUSR2, lambda *_: seen.append(1))
+        rprof.dump_on_signal(signal.SIGUSR2, "{}.txt".format("dump"))
+        child = os.fork()
+        if child == 0:
+            rprof.dump_on_signal(signal.SIGUSR2, "child.txt")
+        name = "dump.txt" if child else "child.txt"
+        os.kill(os.getpid(), signal.SIGUSR2)
+        while not (os.path.exists(name) and open(name).read().endswith("\\n\\n")):
+            pass
+        if child == 0:
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        rprof.dump_on_signal(None)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert seen == [1]
+        print(len(os.listdir("/proc/self/task")))
+        """,
+        "-W",
+        "error",
+    )
+    assert out == "1\n"
+
+
+def test_a_wrong_signal_is_named():
+    with pytest.raises(rprof.RprofTypeError, match="'USR2'"):
+        rprof.dump_on_signal("USR2")
+    with pytest.raises(rprof.RprofValueError, match="signal=9"):
+        rprof.dump_on_signal(signal.SIGKILL)
+
+
+def test_cpu_time_is_not_charged_to_sleep(programs):
+    programs.check(
+        """
+        import time, rprof
+        from burning import burn
+        def rest(): time.sleep(0.003)
+        with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
+            for _ in range(100):
+                burn(0.003)
+                rest()
+        """
+    )
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
+    wall = {row.name: row.self_value for row in profile.top(100, by="wall")}
+    assert cpu["burning.burn"] > 0.9 * profile.totals["cpu"]
+    assert wall["program.rest"] > 0.25e9
+    assert cpu.get("program.rest", 0) < 0.03 * profile.totals["cpu"]
+
+
+def test_the_garbage_collector_has_a_frame(programs):
+    programs.check(
+        """
+        import gc, time, rprof
+        garbage = [[] for _ in range(300_000)]
+        gc.disable()
+        with rprof.profile("x.pb.gz", rate=500, max_overhead=1.0):
+            end = time.thread_time() + 0.5
+            while time.thread_time() < end:
+                gc.collect()
+        """
+    )
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
+    assert cpu["<gc>"] > profile.totals["cpu"] / 2
+
+
+def test_a_daemon_closes_all_its_files(programs):
+    programs.check(
+        """
+        import os, rprof
+        from burning import burn
+        rprof.start("out/", rate=1000, max_overhead=1.0)
+        burn(0.1)
+        os.closerange(3, 1000)
+        # Descriptors that a careless profiler would take for its own.
+        files = [open(f"mine-{number}", "w+b") for number in range(40)]
+        burn(0.2)
+        rprof.flush()
+        burn(0.1)
+        profile = rprof.stop()
+        assert all(file.seek(0, 2) == 0 for file in files), "somebody wrote into them"
+        assert profile.totals["cpu"] > 0.05e9
+        for file in files: file.close()
+        """
+    )
+    assert len(programs.profiles("out")) == 2
+
+
+FORBID = """
+import ctypes, struct, platform
+assert platform.machine() == "x86_64"
+def forbid(error, *numbers):
+    "Have these system calls fail in this process, by a seccomp filter."
+    code = [(0x20, 0, 0, 0)]  # load the number of the call
+    for number in numbers:
+        code += [(0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error)]
+    code += [(0x06, 0, 0, 0x7FFF0000)]
+    filters = b"".join(struct.pack("HBBI", *line) for line in code)
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filters", ctypes.c_char_p)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    program = Program(len(code), filters)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, ctypes.byref(program)) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
+MEMFD_CREATE, PROCESS_VM_READV, PWRITEV, CLOSE_RANGE, EPERM, ENOSYS = 319, 310, 296, 436, 1, 38
+"""
+
+
+@pytest.mark.skipif(
+    __import__("platform").machine() != "x86_64", reason="the filter's numbers are those of x86-64"
+)
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ("MEMFD_CREATE", "file"),
+        ("MEMFD_CREATE, PWRITEV", "process_vm_readv"),
+        ("MEMFD_CREATE, PWRITEV, PROCESS_VM_READV", "pipe"),
+        ("CLOSE_RANGE", "memfd"),
+    ],
+)
+def test_forbidden_calls_are_done_without(programs, calls, expected, error):
+    out = programs.check(
+        FORBID
+        + f"""
+import rprof
+from burning import burn
+forbid({error}, {calls})
+rprof.start(None, rate=500, max_overhead=1.0)
+burn(0.1)
+print(rprof.status().engine, rprof.status().engine_reason)
+assert rprof.stop().totals["cpu"] > 0.05e9
+"""
+    )
+    assert out.startswith("direct ")
+    assert out.endswith(f"by {expected}\n")
+
+
+def test_short_threads_are_not_lost_and_names_are_not_mixed(programs):
+    programs.check(
+        f"""
+        import threading, rprof
+        from burning import burn
+        with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
+            for number in range({300 if LONG else 40}):
+                thread = threading.Thread(target=burn, args=(0.02,), name=f"worker {{number}}")
+                thread.start(); thread.join()
+        """
+    )
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    workers = [t for t in profile.threads if t.name != "MainThread"]
+    assert sum(t.totals["cpu"] for t in workers) > (300 if LONG else 40) * 0.018e9
+    named = [t for t in workers if t.name]
+    assert len(named) > len(workers) / 2
+    for thread in named:
+        assert thread.totals["cpu"] < 0.04e9, thread
+
+
+def test_one_engine_a_process():
+    with (
+        rprof.profile(engine="direct"),
+        pytest.raises(rprof.RprofStateError, match="one engine"),
+        rprof.profile(engine="gil"),
+    ):
+        pass
+    with rprof.profile(engine="gil") as block:
+        sum(range(100_000))
+    assert "engine: gil" in block.profile.comments
