@@ -79,7 +79,9 @@ impl State {
         let taken = self.engine.look_once(&mut snapshot);
         let text = match taken {
             Ok(_) => text(&snapshot),
-            Err(_) => "rprof: the interpreter is shutting down\n".to_owned(),
+            Err(_) => {
+                "rprof: no snapshot could be taken; is the interpreter shutting down?\n".to_owned()
+            }
         };
         // Nobody is there to be told of a failure to write.
         let _: std::io::Result<()> = match &self.path {

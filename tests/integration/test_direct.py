@@ -18,6 +18,9 @@ library = ctypes.PyDLL(None)  # PyDLL keeps the GIL during the call
 
 def hog(seconds):
     library.usleep(int(seconds * 1e6))  # line of the call
+
+def hog_for_ever():
+    return sum(range(10**15))  # one C function, which no signal interrupts
 """
 
 
@@ -54,30 +57,28 @@ def test_dumps_while_the_gil_is_stuck(programs, hog):
     process = programs.start(
         """
         import signal, threading, rprof
-        from hog import hog
-        def waits(): pass
+        from hog import hog_for_ever
         rprof.dump_on_signal(signal.SIGUSR2, "dump.txt")
         print("ready", flush=True)
-        hog(5)
-        print("over", flush=True)
+        hog_for_ever()
         """
     )
-    assert process.stdout.readline() == "ready\n"
-    dump = programs.directory / "dump.txt"
-    while not (dump.exists() and dump.read_text().endswith("\n\n")):
+    try:
+        assert process.stdout.readline() == "ready\n"
+        dump = programs.directory / "dump.txt"
+        deadline = time.monotonic() + 60
         # Until the call has begun, dumps show the line before it.
-        process.send_signal(signal.SIGUSR2)
-        time.sleep(0.05)
-    while "in hog.hog" not in dump.read_text():
-        process.send_signal(signal.SIGUSR2)
-        time.sleep(0.05)
-    # What was dumped came before what the program says after the call.
-    assert process.poll() is None
-    process.kill()
-    out, err = process.communicate()
+        while not (dump.exists() and "in hog.hog_for_ever" in dump.read_text()):
+            assert time.monotonic() < deadline
+            process.send_signal(signal.SIGUSR2)
+            time.sleep(0.05)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        out, err = process.communicate()
     assert (out, err) == ("", "")
     text = dump.read_text()
-    assert f'hog.py", line {hog}, in hog.hog' in text
+    assert f'hog.py", line {hog + 3}, in hog.hog_for_ever' in text
     assert '"MainThread", holds the GIL' in text
     assert dump.stat().st_mode & 0o777 == 0o600
 
@@ -86,6 +87,7 @@ def test_dumps_survive_forks_and_end(programs):
     out = programs.check(
         """
         import os, signal, sys, rprof
+        from pathlib import Path
         seen = []
         signal.signal(signal.SIGUSR2, lambda *_: seen.append(1))
         rprof.dump_on_signal(signal.SIGUSR2, "{}.txt".format("dump"))
@@ -94,7 +96,7 @@ def test_dumps_survive_forks_and_end(programs):
             rprof.dump_on_signal(signal.SIGUSR2, "child.txt")
         name = "dump.txt" if child else "child.txt"
         os.kill(os.getpid(), signal.SIGUSR2)
-        while not (os.path.exists(name) and open(name).read().endswith("\\n\\n")):
+        while not (os.path.exists(name) and Path(name).read_text().endswith("\\n\\n")):
             pass
         if child == 0:
             sys.exit(0)
