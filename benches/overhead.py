@@ -2,7 +2,7 @@
 
 Run:  python benches/overhead.py [--quick] [--json FILE]
 
-Ten threads with 30 frames each, blocked, or nine blocked and one busy. All samplers take turns in
+Ten threads with 30 frames each: all blocked, one busy, or all busy. All samplers take turns in
 one process, round after round, so that a machine whose speed drifts treats them alike. The cost is
 the CPU time of the sampling thread by its own clock, in percent of one core (rprof: of its two
 threads); samples are counted per thread and second (ideal: threads x rate). The waking thread is a
@@ -83,16 +83,18 @@ class WakingThread(PythonSampler):
 class Rprof:
     """A recording of all threads; its cost is the sampler thread's own CPU clock."""
 
-    def __init__(self, rate: int, max_overhead: float | None = 0.0) -> None:
+    def __init__(self, rate: int, engine: str, max_overhead: float | None = 0.0) -> None:
         self.rate = rate
+        self.engine = engine
         self.max_overhead = max_overhead
-        self.name = "rprof, no limit" if max_overhead == 0.0 else "rprof, default limit"
+        limit = "" if max_overhead == 0.0 else ", 1 % limit"
+        self.name = f"rprof {engine}{limit}"
 
     def measure(self, seconds: float) -> tuple[float, float]:
         options = {} if self.max_overhead is None else {"max_overhead": self.max_overhead}
         before = rprof.status().own_cpu_seconds
         began = time.perf_counter()
-        rprof.start(None, rate=self.rate, **options)
+        rprof.start(None, rate=self.rate, engine=self.engine, **options)
         time.sleep(seconds)
         profile = rprof.stop()
         passed = time.perf_counter() - began
@@ -118,7 +120,13 @@ def compare(rate: int, busy: int, rounds: int, seconds: float) -> list[dict]:
     ]
     for thread in threads:
         thread.start()
-    samplers = [WakingThread(rate), PythonSampler(rate), Rprof(rate), Rprof(rate, None)]
+    samplers = [
+        WakingThread(rate),
+        PythonSampler(rate),
+        Rprof(rate, "gil"),
+        Rprof(rate, "direct"),
+        Rprof(rate, "direct", None),
+    ]
     figures: dict[str, list[tuple[float, float]]] = {sampler.name: [] for sampler in samplers}
     for _ in range(rounds):
         for sampler in samplers:
@@ -153,8 +161,10 @@ def main() -> None:
     rounds, seconds = (1, 0.5) if options.quick else (5, 2.0)
     print(f"CPython {sys.version.split()[0]}, {THREADS} threads x {FRAMES} frames")
     rows = []
-    for busy in (0, 1):
-        for rate in (100, 1000):
+    for busy in (0, 1, THREADS):
+        for rate in (100, 1000, 10_000):
+            if busy == THREADS and rate > 100:
+                continue
             print(f"\n{rate} Hz, {busy} of {THREADS} threads busy")
             print(f"{'':22}{'% of core':>10}{'samples/s':>11}{'x waking':>9}{'x Python':>10}")
             for row in compare(rate, busy, rounds, seconds):

@@ -114,6 +114,9 @@ def dump_threads(
 ) -> list[tuple[int, str, str, list[tuple[str, str, int]]]]:
     """Every thread, leaf first: kernel id, name, what it does, (function, file, line)."""
 
+def decode_lines(table: bytes, first_line: int) -> list[tuple[int, int]]:
+    """Lines of a code object by instruction offset (bytes), as the direct engine decodes them."""
+
 def dump_on_signal(
     signal: int, path: str | None, import_roots: list[str], own_directory: str
 ) -> None:

@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use super::direct::decode_lines;
+    #[pymodule_export]
     use super::dump::{dump_on_signal, no_dump_on_signal};
     #[pymodule_export]
     use super::hooks::{

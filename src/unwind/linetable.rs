@@ -32,6 +32,12 @@ impl LineTable {
         after.checked_sub(1).map_or(0, |at| self.stretches[at].1)
     }
 
+    /// Begin of each stretch, in bytes, and its line; 0 for none.
+    #[must_use]
+    pub fn stretches(&self) -> &[(u32, u32)] {
+        &self.stretches
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -13,10 +13,12 @@ use self::names::NameReader;
 use super::gil::engine::EngineOptions;
 use crate::capture::Engine;
 use crate::capture::direct::{DirectEngine, Interpreter, NameSource, ThreadName};
+use crate::layout::LineFormat;
 use crate::memory::{ReadMemory, own};
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::Snapshot;
 use crate::unwind::code::CodeCache;
+use crate::unwind::linetable::LineTable;
 
 /// What an engine is made of.
 struct Kit {
@@ -95,6 +97,19 @@ pub(crate) fn engine_for_dumps(
 ) -> Result<DirectEngine, String> {
     let kit = Kit::tested(py, options)?;
     Ok(kit.engine_with(Box::new(names::Known::new(kit.names.clone()))))
+}
+
+/// The lines of a code object by instruction offset (bytes), as the engine decodes them; 0 is none.
+#[pyfunction]
+pub(crate) fn decode_lines(py: Python<'_>, table: &[u8], first_line: u32) -> Vec<(u32, u32)> {
+    let format = if py.version_info() >= (3, 11) {
+        LineFormat::Locations
+    } else {
+        LineFormat::Deltas
+    };
+    LineTable::decode(format, first_line, table)
+        .stretches()
+        .to_vec()
 }
 
 fn open_memory() -> Option<Box<dyn ReadMemory>> {
