@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import ENGINE
+
+if "RPROF_CI_ENGINE" in os.environ:
+    os.environ["RPROF_ENGINE"] = ENGINE
 
 WORKLOADS = Path(__file__).parent.parent / "workloads"
 
@@ -31,6 +35,8 @@ class Programs:
     def environment(self, **variables: str) -> dict[str, str]:
         """Return a plain environment with the workloads importable."""
         kept = {name: text for name, text in os.environ.items() if not name.startswith("RPROF_")}
+        if "RPROF_CI_ENGINE" in os.environ:
+            kept["RPROF_ENGINE"] = ENGINE
         return {**kept, "PYTHONPATH": str(WORKLOADS), "PYTHONFAULTHANDLER": "1", **variables}
 
     def command(self, code: str, *options: str) -> list[str]:

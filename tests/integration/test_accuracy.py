@@ -11,6 +11,7 @@ import time
 
 import pytest
 import rprof
+from support import ENGINE
 
 GO = shutil.which("go")
 needs_go = pytest.mark.skipif(
@@ -129,7 +130,7 @@ def test_pprof_shows_what_costs_the_time(programs, way):
     (file,) = programs.profiles("out")
     text = pprof("-top", "-cum", "-sample_index=cpu", file)
     assert "burning.burn_three" in text
-    assert "engine: direct" in text
+    assert f"engine: {ENGINE}" in text
     assert text.index("burning.burn_three") < text.index("burning.burn_one")
     focused = pprof("-top", "-cum", "-sample_index=cpu", "-tagfocus=thread name=light", file)
     assert "burning.burn_one" in focused

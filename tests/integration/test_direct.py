@@ -125,7 +125,7 @@ def test_cpu_time_is_not_charged_to_sleep(programs):
         import time, rprof
         from burning import burn
         def rest(): time.sleep(0.003)
-        with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
+        with rprof.profile("x.pb.gz", rate=1000, engine="direct", max_overhead=1.0):
             for _ in range(100):
                 burn(0.003)
                 rest()
@@ -145,7 +145,7 @@ def test_the_garbage_collector_has_a_frame(programs):
         import gc, time, rprof
         garbage = [[] for _ in range(300_000)]
         gc.disable()
-        with rprof.profile("x.pb.gz", rate=500, max_overhead=1.0):
+        with rprof.profile("x.pb.gz", rate=500, engine="direct", max_overhead=1.0):
             end = time.thread_time() + 0.5
             while time.thread_time() < end:
                 gc.collect()
@@ -161,7 +161,7 @@ def test_a_daemon_closes_all_its_files(programs):
         """
         import os, rprof
         from burning import burn
-        rprof.start("out/", rate=1000, max_overhead=1.0)
+        rprof.start("out/", rate=1000, engine="direct", max_overhead=1.0)
         burn(0.1)
         os.closerange(3, 1000)
         # Descriptors that a careless profiler would take for its own.
@@ -218,7 +218,7 @@ def test_forbidden_calls_are_done_without(programs, calls, expected, error):
 import rprof
 from burning import burn
 forbid({error}, {calls})
-rprof.start(None, rate=500, max_overhead=1.0)
+rprof.start(None, rate=500, engine="direct", max_overhead=1.0)
 burn(0.1)
 print(rprof.status().engine, rprof.status().engine_reason)
 assert rprof.stop().totals["cpu"] > 0.05e9
@@ -233,7 +233,7 @@ def test_short_threads_are_not_lost_and_names_are_not_mixed(programs):
         f"""
         import threading, rprof
         from burning import burn
-        with rprof.profile("x.pb.gz", rate=1000, max_overhead=1.0):
+        with rprof.profile("x.pb.gz", rate=1000, engine="direct", max_overhead=1.0):
             for number in range({300 if LONG else 40}):
                 thread = threading.Thread(target=burn, args=(0.02,), name=f"worker {{number}}")
                 thread.start(); thread.join()

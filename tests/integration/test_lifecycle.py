@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import rprof
-from support import LONG
+from support import ENGINE, LONG
 
 SPIN = """
 import threading
@@ -174,7 +174,7 @@ def test_status_tells_how_it_goes(programs):
         )
     )
     assert status["running"]
-    assert status["engine"] == "direct"
+    assert status["engine"] == ENGINE
     assert status["rate"] == 100
     assert 10 < status["achieved_rate"] <= 130
     assert status["windows"] == 1

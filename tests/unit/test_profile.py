@@ -74,13 +74,7 @@ def test_what_is_asked_wrongly_is_said(profile):
 
 def test_it_describes_itself(profile):
     assert "cpu=" in repr(profile)
-    assert [kind.type for kind in profile.sample_types] == [
-        "samples",
-        "wall",
-        "cpu",
-        "gil",
-        "gil-wait",
-    ]
+    assert [kind.type for kind in profile.sample_types][:3] == ["samples", "wall", "cpu"]
     assert profile.duration_ns > 0
     assert profile.period_ns == 1_000_000
     assert abs(profile.time_ns - time.time_ns()) < 600e9
@@ -112,13 +106,15 @@ def test_a_dump_shows_every_thread():
 
 
 def test_stacks_have_lines_and_add_up():
-    with rprof.profile(rate=500) as block:
+    with rprof.profile(rate=500, engine="direct") as block:
         burn(0.1)
+    kinds = [kind.type for kind in block.profile.sample_types]
+    assert kinds == ["samples", "wall", "cpu", "gil", "gil-wait"]
     stacks = block.profile.stacks("cpu")
     total = block.profile.totals["cpu"]
     assert sum(value for _, value in stacks) == total
     leaves = [(frames[-1], value) for frames, value in stacks if frames]
-    burning = [(leaf, value) for leaf, value in leaves if leaf.name == "burning.burn"]
+    burning = [(leaf, value) for leaf, value in leaves if leaf.name.endswith("test_profile.burn")]
     assert sum(value for _, value in burning) > total / 2
     first = burn.__code__.co_firstlineno
     for leaf, _ in burning:
