@@ -6,3 +6,4 @@ mod pprof;
 mod report;
 mod sink;
 mod support;
+mod unwind;
