@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Status", "dump", "dump_on_signal", "flush", "is_running", "start", "status", "stop"]
 
+# Our threads, as their counters are called.
+_THREADS = ("sampler", "writer", "names")
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -428,7 +430,7 @@ def status() -> Status:
         incomplete=counters["incomplete"],
         overflow=counters["overflow"],
         gaps=counters["gaps"],
-        own_cpu_seconds=(counters["sampler_cpu_ns"] + counters["writer_cpu_ns"]) / 1e9,
+        own_cpu_seconds=sum(counters[f"{name}_cpu_ns"] for name in _THREADS) / 1e9,
         own_bytes=counters["own_bytes"],
         hold_max_seconds=counters["hold_max_ns"] / 1e9,
         windows=counters["windows"],

@@ -47,6 +47,8 @@ counters! {
     sampler_cpu_ns,
     /// CPU time of the writer thread in ns.
     writer_cpu_ns,
+    /// CPU time of the thread that reads names in ns.
+    names_cpu_ns,
     /// Time the engine held the GIL in ns.
     hold_ns,
     /// The longest single hold in ns.

@@ -13,9 +13,12 @@ use pyo3::prelude::*;
 
 use crate::capture::Missed;
 use crate::capture::direct::{NameSource, ThreadName};
+use crate::clock::cpu::own_cpu_ns;
 use crate::py::gil::attach::Attachment;
 use crate::py::gil::names::Names;
 use crate::py::gil::symbols::Symbols;
+use crate::session::fork::session;
+use crate::session::health::Health;
 use crate::session::native_thread::NativeThread;
 
 /// A park waits this long for a thread that waits for the GIL.
@@ -101,6 +104,7 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) -> Self {
+        let mut cpu_mark_ns = 0;
         while !self.shared.quit.load(Ordering::Acquire) {
             if self.shared.is_asked.swap(false, Ordering::AcqRel) {
                 match self.attachment.attach() {
@@ -113,6 +117,9 @@ impl Reader {
                     Err(Missed::NotNow) => {}
                     Err(Missed::Finalizing) => break,
                 }
+                let cpu_ns = own_cpu_ns();
+                let cost_ns = cpu_ns - std::mem::replace(&mut cpu_mark_ns, cpu_ns);
+                Health::add(&session().health().names_cpu_ns, cost_ns);
             } else {
                 std::thread::park();
             }
