@@ -3,6 +3,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,9 @@ use rustix::io::Errno;
 
 use super::file_name::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
 use crate::error::{Error, Result};
+
+/// How many new files in a row may be lost to another process's removal of left-overs.
+const MAX_LOST_FILES: usize = 16;
 
 /// A file's name, when it was last written (seconds, ns), and its bytes.
 pub type Listed = (String, (i64, i64), u64);
@@ -87,8 +91,7 @@ impl Directory {
     /// When any of that fails; no part of the file is then visible.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         // A directory that was deleted still takes no files, but says so only as "not found".
-        let temporary = temporary_name();
-        let mut file = self.new_file(&temporary)?;
+        let (temporary, mut file) = self.new_file()?;
         let written = file
             .write_all(bytes)
             .map_err(|error| self.error(&format!("write {name}"), &error))
@@ -114,8 +117,7 @@ impl Directory {
     /// # Errors
     /// When it cannot.
     pub fn probe(&self) -> Result<()> {
-        let temporary = temporary_name();
-        drop(self.new_file(&temporary)?);
+        let (temporary, _file) = self.new_file()?;
         self.remove(&temporary);
         Ok(())
     }
@@ -190,20 +192,33 @@ impl Directory {
         statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
-    /// A new, locked file that only this user can read, whatever the umask.
-    fn new_file(&self, name: &str) -> Result<File> {
+    /// A new, locked file that only this user can read, whatever the umask, and its name.
+    fn new_file(&self) -> Result<(String, File)> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.error("make a file", &error))?;
-        // Nobody else can hold a lock on a file that was not there before.
-        let _: std::result::Result<(), Errno> =
-            flock(&file, FlockOperation::NonBlockingLockExclusive);
-        if let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR) {
-            self.remove(name);
-            return Err(self.error("make a file", &error));
+        for _ in 0..MAX_LOST_FILES {
+            let name = temporary_name();
+            let file = openat(&self.handle, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|error| self.error("make a file", &error))?;
+            if !self.lock_new(&file, &name) {
+                self.remove(&name);
+                continue;
+            }
+            if let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR) {
+                self.remove(&name);
+                return Err(self.error("make a file", &error));
+            }
+            return Ok((name, File::from(file)));
         }
-        Ok(File::from(file))
+        Err(self.error("make a file", &"something removes each one at once"))
+    }
+
+    /// Locks a file just made; false if another process took it for a left-over before that.
+    ///
+    /// Where locks are not to be had, nobody else can get one either.
+    fn lock_new(&self, file: &OwnedFd, name: &str) -> bool {
+        flock(file, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
+            && self.contains(name)
     }
 
     fn error(&self, doing: &str, source: &dyn std::fmt::Display) -> Error {

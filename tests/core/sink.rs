@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rprof::sink::Sink;
+use rprof::sink::directory::Directory;
 use rprof::sink::file::{FileConfig, FileSink, write_file};
 
 fn config(output: impl AsRef<Path>) -> FileConfig {
@@ -259,4 +261,29 @@ fn left_overs_of_the_dead_are_removed_but_not_of_the_living() {
     rustix::fs::flock(&writing, rustix::fs::FlockOperation::LockExclusive).unwrap();
     FileSink::open(config(scratch.path())).unwrap();
     assert!(!dead.exists() && live.exists());
+}
+
+#[test]
+fn a_file_in_the_making_is_no_left_over() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = Directory::create(scratch.path()).unwrap();
+    let over = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    directory.remove_leftovers();
+                }
+            });
+        }
+        let written: Vec<_> = (0..1_000)
+            .map(|_| directory.write("a.pb.gz", b"x"))
+            .collect();
+        over.store(true, Ordering::Relaxed);
+        written
+    });
+    for outcome in written {
+        outcome.unwrap();
+    }
+    assert_eq!(names(scratch.path()), ["a.pb.gz"]);
 }

@@ -37,7 +37,7 @@ def test_a_storm_of_forks(programs, exits):
             _, status = os.waitpid(child, 0)
             assert status == 0, status
         burn(0.05)
-        assert rprof.status().last_error is None
+        assert rprof.status().last_error is None, rprof.status().last_error
         rprof.stop()
         after = resources()
         assert after == before, (before, after)
