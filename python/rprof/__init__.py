@@ -67,6 +67,7 @@ _LAZY = {
     "TopTable": "_profile",
     "load": "_profile",
     "__version__": "_native",
+    "load_ipython_extension": "_ipython",
 }
 
 

@@ -6,9 +6,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import RprofTypeError, RprofValueError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["OPTIONS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"]
 
@@ -197,9 +200,56 @@ def resolve(
     return Config(**values)
 
 
+def file_options(directory: Path) -> dict[str, Any]:
+    """Return the options in the table ``[tool.rprof]`` of the nearest pyproject.toml.
+
+    Args:
+        directory: Where to begin; its parents follow.
+
+    Raises:
+        RprofValueError: The file cannot be read, or a value is out of range.
+        RprofTypeError: There is an unknown option, or a value of the wrong type.
+    """
+    for parent in (directory, *directory.parents):
+        path = parent / "pyproject.toml"
+        if path.is_file():
+            return _checked_table(path)
+    return {}
+
+
+def _checked_table(path: Path) -> dict[str, Any]:
+    from importlib import import_module
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RprofValueError(f"cannot read {path}: {error}") from error
+    if "[tool.rprof]" not in text:
+        return {}
+    try:
+        toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ImportError:
+        raise RprofValueError(
+            f"{path} has a table [tool.rprof], and CPython 3.10 cannot read TOML; install tomli"
+        ) from None
+    try:
+        table = toml.loads(text)["tool"]["rprof"]
+    except toml.TOMLDecodeError as error:
+        raise RprofValueError(f"{path} is not TOML: {error}") from error
+    unknown = sorted(set(table) - set(OPTIONS))
+    if unknown:
+        raise RprofTypeError(
+            f"{path} sets tool.rprof.{unknown[0]}; the options are {', '.join(OPTIONS)}"
+        )
+    return {
+        name: OPTIONS[name].check(f"tool.rprof.{name} in {path}", value)
+        for name, value in table.items()
+    }
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like an option but are none, for a warning about a slip of the pen."""
-    known = {"RPROF_" + name.upper() for name in OPTIONS}
+    known = {"RPROF_RUN", *("RPROF_" + name.upper() for name in OPTIONS)}
     return sorted(
         name
         for name in environment
@@ -210,6 +260,10 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 def program_name() -> str:
     """What is running: the script or module that the interpreter was started with."""
     path = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if path == "-m":
+        # Until the module has been found, its name is only in the interpreter's own arguments.
+        words = sys.orig_argv
+        path = words[words.index("-m") + 1].replace(".", "/") if "-m" in words[:-1] else ""
     name = os.path.basename(path)
     if name == "__main__.py":
         name = os.path.basename(os.path.dirname(os.path.abspath(path)))

@@ -42,6 +42,11 @@ class Profile:
     def only_threads(self, threads: list[tuple[int, str]]) -> Profile:
         """The same profile with only these (thread id, thread name) pairs."""
     @property
+    def functions(self) -> list[str]:
+        """The names of all functions, by their positions."""
+    def only_stacks(self, focus: list[bool] | None, ignore: list[bool]) -> Profile:
+        """The same profile with only the stacks that have a function of `focus` (`None`: any)."""
+    @property
     def time_ns(self) -> int:
         """Start in ns since the Unix epoch."""
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -251,6 +252,25 @@ class Profile:
         kept = [(t.id, t.name) for t in self.threads if accept(ThreadInfo(t.id, t.name))]
         return Profile(self._native.only_threads(kept))
 
+    def only_stacks(
+        self,
+        *,
+        focus: str | re.Pattern[str] | None = None,
+        ignore: str | re.Pattern[str] | None = None,
+    ) -> Profile:
+        """Return the profile of some stacks.
+
+        Args:
+            focus: Only stacks with a function whose name this expression finds.
+            ignore: No stacks with a function whose name this expression finds.
+
+        Raises:
+            RprofValueError: An expression is none.
+        """
+        names = self._native.functions
+        focused, ignored = _matching("focus", focus, names), _matching("ignore", ignore, names)
+        return Profile(self._native.only_stacks(focused, ignored or []))
+
     def _kind(self, by: str | None) -> SampleType:
         if by is not None and not isinstance(by, str):
             raise RprofTypeError(f"by must name a sample type, not {by!r}")
@@ -261,6 +281,20 @@ class Profile:
                 return kind
         known = ", ".join(kind.type for kind in kinds)
         raise RprofValueError(f"by={wanted!r} is not in this profile; it has {known or 'none'}")
+
+
+def _matching(
+    option: str, expression: str | re.Pattern[str] | None, names: list[str]
+) -> list[bool] | None:
+    if expression is None:
+        return None
+    try:
+        found = re.compile(expression).search
+    except (re.error, TypeError) as error:
+        raise RprofValueError(
+            f"{option}={expression!r} is no regular expression: {error}"
+        ) from None
+    return [found(name) is not None for name in names]
 
 
 def load(path: str | os.PathLike[str]) -> Profile:

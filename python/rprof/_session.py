@@ -257,15 +257,20 @@ def begin(config: Config, *, window_ns: int | None = None, output: str | None = 
     return recording
 
 
-def _begin_continuous(config: Config) -> None:
-    native = _load_native()
-    rotates = config.output is not None and native.output_rotates(config.output)
-    ticks, age_ns = native.counters()["ticks"], native.age_ns()
-    recording = begin(
+def begin_output(config: Config) -> int:
+    """Start a native recording that writes to the configured output, window by window."""
+    rotates = config.output is not None and _load_native().output_rotates(config.output)
+    return begin(
         config,
         window_ns=round(config.window * 1e9) if rotates else None,
         output=config.output,
     )
+
+
+def _begin_continuous(config: Config) -> None:
+    native = _load_native()
+    ticks, age_ns = native.counters()["ticks"], native.age_ns()
+    recording = begin_output(config)
     _current().continuous = _Continuous(recording, config, ticks, age_ns or native.age_ns())
 
 

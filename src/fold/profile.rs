@@ -123,13 +123,35 @@ impl Profile {
     #[must_use]
     pub fn filtered(&self, mut keep: impl FnMut(&LabelSet) -> bool) -> Self {
         let kept: Vec<bool> = self.label_sets.iter().map(&mut keep).collect();
+        self.only(|sample| kept[sample.labels.0 as usize])
+    }
+
+    /// The same profile with only the stacks that have one of the functions of `focus` in them
+    /// (`None`: any) and none of `ignore`; both by position in the table of functions.
+    #[must_use]
+    pub fn only_stacks(&self, focus: Option<&[bool]>, ignore: &[bool]) -> Self {
+        let has = |table: &[bool], position: usize| table.get(position).copied().unwrap_or(false);
+        let mut kept = vec![(focus.is_none(), true); self.tree.len()];
+        for node in self.tree.nodes() {
+            let (focused, shown) = kept[self.tree.parent(node).index()];
+            let location = self.symbols.location(self.tree.location(node));
+            let position = location.function.0 as usize;
+            kept[node.index()] = (
+                focused || focus.is_some_and(|focus| has(focus, position)),
+                shown && !has(ignore, position),
+            );
+        }
+        self.only(|sample| kept[sample.node.index()] == (true, true))
+    }
+
+    fn only(&self, keep: impl Fn(Sample) -> bool) -> Self {
         let mut filtered = Self {
             samples: Vec::new(),
             values: Vec::new(),
             ..self.clone()
         };
         for (sample, values) in self.rows() {
-            if kept[sample.labels.0 as usize] {
+            if keep(sample) {
                 filtered.samples.push(sample);
                 filtered.values.extend_from_slice(values);
             }

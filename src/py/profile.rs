@@ -186,6 +186,22 @@ impl Profile {
         Self::new(Arc::new(filtered))
     }
 
+    /// The names of all functions, by their positions.
+    #[getter]
+    fn functions(&self) -> Vec<&str> {
+        let functions = &self.profile.symbols.functions;
+        functions.iter().map(|function| &*function.name).collect()
+    }
+
+    /// The same profile with only the stacks that have a function of `focus` (`None`: any) and none
+    /// of `ignore`; true at the position of each function that is meant.
+    #[expect(clippy::needless_pass_by_value, reason = "converted from Python")]
+    fn only_stacks(&self, focus: Option<Vec<bool>>, ignore: Vec<bool>) -> Self {
+        Self::new(Arc::new(
+            self.profile.only_stacks(focus.as_deref(), &ignore),
+        ))
+    }
+
     /// Start in ns since the Unix epoch.
     #[getter]
     fn time_ns(&self) -> i64 {

@@ -98,3 +98,28 @@ fn profiles_of_different_kinds_do_not_merge() {
         "{message}"
     );
 }
+
+#[test]
+fn stacks_are_chosen_by_the_functions_in_them() {
+    let rows = [
+        row("main;serve;checkout;pay", 1, [1, 10, 5]),
+        row("main;serve;checkout", 1, [1, 20, 5]),
+        row("main;serve", 2, [1, 40, 5]),
+        row("main;idle", 2, [1, 80, 5]),
+    ];
+    let whole = profile(&rows);
+    let wall = whole.column("wall").unwrap();
+    let named = |wanted: &str| -> Vec<bool> {
+        let functions = &whole.symbols.functions;
+        functions.iter().map(|f| &*f.name == wanted).collect()
+    };
+    let wall_of = |focus: Option<&str>, ignore: &str| {
+        let focus = focus.map(&named);
+        whole.only_stacks(focus.as_deref(), &named(ignore)).totals()[wall]
+    };
+    assert_eq!(wall_of(Some("checkout"), ""), 30);
+    assert_eq!(wall_of(Some("checkout"), "pay"), 20);
+    assert_eq!(wall_of(None, "serve"), 80);
+    assert_eq!(wall_of(Some("pay"), "pay"), 0);
+    assert_eq!(wall_of(None, ""), 150);
+}

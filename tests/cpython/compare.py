@@ -21,6 +21,9 @@ with rprof, is listed as *flaky* with its counts and is not a difference. A proc
 signal under rprof, and never without, stays a difference whatever the re-runs say. Tests that
 fail plain and pass with rprof are listed and change nothing.
 
+With ``--by-command`` the suite is run by ``rprof run --follow-children`` instead, as a program of
+a user is.
+
 What proves that rprof ran. The profiles that each module left behind are counted; a module that
 left none was not compared, and the exit code is 2.
 
@@ -203,8 +206,17 @@ def worse_tests(before: Run, after: Run) -> list[str]:
 class Suite:
     """One interpreter's test suite in a scratch environment."""
 
-    def __init__(self, python: str, wheel: Path, scratch: Path, rate: int, timeout: float) -> None:
+    def __init__(
+        self,
+        python: str,
+        wheel: Path,
+        scratch: Path,
+        rate: int,
+        timeout: float,
+        by_command: bool,
+    ) -> None:
         self.scratch = scratch
+        self.by_command = by_command
         self.timeout = timeout
         self.rate = rate
         self.environment = {
@@ -268,10 +280,13 @@ class Suite:
             "TMPDIR": str(temporary),
             "RPROF_OUTPUT": f"{profiles}/",
             "RPROF_RATE": str(self.rate),
-            SWITCH: "1" if with_rprof else "0",
+            SWITCH: "1" if with_rprof and not self.by_command else "0",
         }
         # -u: a crash must not take the last lines of the log with it.
-        command = [self.python, "-u", "-m", "test", "-v", "--fail-env-changed"]
+        command = [self.python, "-u"]
+        if with_rprof and self.by_command:
+            command += ["-m", "rprof", "run", "-q", "--follow-children", "-o", f"{profiles}/"]
+        command += ["-m", "test", "-v", "--fail-env-changed"]
         command += ["--junit-xml", str(report), "--tempdir", str(temporary), module]
         began = time.monotonic()
         with log.open("wb") as output:
@@ -514,6 +529,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wheel", type=Path, required=True, help="the rprof wheel to install")
     parser.add_argument("--modules", nargs="+", metavar="NAME", help="instead of the default ones")
     parser.add_argument("--all", action="store_true", help="every module that PYTHON ships")
+    parser.add_argument(
+        "--by-command", action="store_true", help="by `rprof run`, not from a .pth file"
+    )
     parser.add_argument("--rate", type=int, default=1000, help="samples per second (%(default)s)")
     parser.add_argument(
         "--timeout", type=float, default=900, help="seconds for one module (%(default)s)"
@@ -544,7 +562,14 @@ def main(given: Sequence[str] | None = None) -> int:
     scratch = Path(tempfile.mkdtemp(prefix="rprof-cmp-"))
     keep = options.keep
     try:
-        suite = Suite(python, options.wheel.resolve(), scratch, options.rate, options.timeout)
+        suite = Suite(
+            python,
+            options.wheel.resolve(),
+            scratch,
+            options.rate,
+            options.timeout,
+            options.by_command,
+        )
         shipped = suite.shipped()
         wanted = shipped if options.all else list(options.modules or DEFAULT_MODULES)
         # A module inside a package, "test.test_asyncio.test_locks", is for the runner to find.

@@ -1,0 +1,10 @@
+"""What ``rprof run`` and the processes of its program tell each other."""
+
+from __future__ import annotations
+
+RUN = "RPROF_RUN"
+"""Variable: ``follow`` or ``once``, the process id of ``rprof run``, its scratch directory, with
+colons between them."""
+
+PROBLEM = "problem.txt"
+"""File in the scratch directory: why the program is not profiled."""

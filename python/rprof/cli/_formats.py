@@ -1,0 +1,84 @@
+"""What a profile is written as, by the extension of the file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RprofOSError, RprofValueError
+
+if TYPE_CHECKING:
+    from .._profile import Profile
+
+
+FORMATS = {
+    ".pb.gz": "pprof",
+    ".html": "the report page",
+    ".json": "speedscope",
+    ".folded": "collapsed stacks",
+    ".pstats": "pstats, for SnakeViz",
+    ".md": "Markdown",
+}
+"""What each extension means."""
+
+
+def check(path: str) -> str:
+    """Return the extension that says how to write a file.
+
+    Raises:
+        RprofValueError: It is unknown.
+    """
+    for extension in FORMATS:
+        if path.endswith(extension):
+            return extension
+    known = ", ".join(f"{extension} ({what})" for extension, what in FORMATS.items())
+    raise RprofValueError(f"{path}: the extension says what to write; choose one of {known}")
+
+
+def write(profile: Profile, path: str, by: str | None = None) -> None:
+    """Write a profile as its path's extension says.
+
+    Args:
+        profile: What to write.
+        path: Where to.
+        by: Sample type, for formats that hold only one.
+
+    Raises:
+        RprofError: The extension is unknown, or the file cannot be written.
+    """
+    extension = check(path)
+    if extension == ".pb.gz":
+        profile.write(path)
+    elif extension == ".pstats":
+        profile.to_pstats(path, by)
+    elif extension == ".html":
+        write_text(path, profile.to_html())
+    elif extension == ".json":
+        write_text(path, profile.to_speedscope())
+    elif extension == ".md":
+        write_text(path, profile.to_markdown())
+    else:
+        write_text(path, profile.to_collapsed(by))
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a text file that only its owner can read, complete or not at all.
+
+    Raises:
+        RprofOSError: It cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(
+            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
+            "w",
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            file.write(text)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RprofOSError(f"cannot write {path}: {error.strerror or error}") from error

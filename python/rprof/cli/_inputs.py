@@ -1,0 +1,105 @@
+"""What the verbs read: files and directories of profiles, narrowed by filters."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RprofOSError, RprofValueError
+from ._console import progress
+
+if TYPE_CHECKING:
+    from .._profile import Profile
+
+# So many profiles are in memory at once while they are merged.
+_BATCH = 64
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for profiles."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="pprof files, or directories of them; several are merged",
+    )
+
+
+def add_sample_type(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of what is measured."""
+    parser.add_argument(
+        "--by",
+        metavar="TYPE",
+        help="sample type: wall, cpu, gil, gil-wait or samples (default: the profile's own)",
+    )
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add what narrows a profile down."""
+    group = parser.add_argument_group("filters")
+    group.add_argument(
+        "--thread",
+        action="append",
+        metavar="NAME",
+        help="only threads of this name, with * and ?; may be repeated",
+    )
+    group.add_argument("--focus", metavar="REGEX", help="only stacks with a function that matches")
+    group.add_argument("--ignore", metavar="REGEX", help="no stacks with a function that matches")
+
+
+def files_of(path: str) -> list[Path]:
+    """Return the profiles that an argument means: the file, or all in the directory.
+
+    Raises:
+        RprofOSError: There are none.
+    """
+    given = Path(path)
+    if not given.is_dir():
+        return [given]
+    found = sorted(given.glob("*.pb.gz"))
+    if not found:
+        raise RprofOSError(f"there is no .pb.gz file in {path}; was the program profiled there?")
+    return found
+
+
+def read(paths: Sequence[str]) -> Profile:
+    """Read profiles and merge them into one.
+
+    Raises:
+        RprofError: One cannot be read, or they do not fit together.
+    """
+    from .._profile import load
+
+    files = [file for path in paths for file in files_of(path)]
+    merged: Profile | None = None
+    batch: list[Profile] = []
+    with progress("reading", len(files)) as shown:
+        for number, file in enumerate(files, 1):
+            shown.step(file.name)
+            batch.append(load(file))
+            if len(batch) == _BATCH or number == len(files):
+                together = [*([merged] if merged else []), *batch]
+                merged = together[0].merge(*together[1:]) if len(together) > 1 else together[0]
+                batch = []
+    if merged is None:
+        raise RprofValueError("there is nothing to read; name at least one profile")
+    return merged
+
+
+def narrow(profile: Profile, options: argparse.Namespace) -> Profile:
+    """Apply the filters.
+
+    Raises:
+        RprofValueError: An expression is none, or nothing is left.
+    """
+    if options.thread:
+        names = options.thread
+        profile = profile.only_threads(lambda t: any(fnmatchcase(t.name, n) for n in names))
+        if not profile.threads:
+            raise RprofValueError(f"no thread is called {' or '.join(names)}")
+    if options.focus is None and options.ignore is None:
+        return profile
+    return profile.only_stacks(focus=options.focus, ignore=options.ignore)

@@ -1,0 +1,168 @@
+"""``rprof live``: what a running process does, from the profiles it writes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RprofOSError, RprofValueError
+from ._console import say
+
+if TYPE_CHECKING:
+    from .._profile import Profile
+
+HELP = "watch a running process that profiles itself"
+EXAMPLES = """\
+examples:
+  rprof live 4711                  a process that called rprof.start()
+  rprof live /srv/app/rprof        the processes that write there
+  rprof live 4711 --once --by cpu  print the newest windows and end
+
+What is shown is as new as the process's last window: start it with window=5, say, to see it move.
+Nothing is asked of the process, so watching costs it nothing. With `pip install 'rprof[live]'` the
+view is drawn by rich, else it is plain text.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("target", metavar="PID|DIR", help="process id, or a directory of profiles")
+    parser.add_argument("--by", metavar="TYPE", help="sample type (default: the profile's own)")
+    parser.add_argument("-n", type=int, default=20, metavar="N", help="functions (default: 20)")
+    parser.add_argument(
+        "--windows", type=int, default=1, metavar="N", help="newest windows to show (default: 1)"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="look so often (default: 1)"
+    )
+    parser.add_argument("--once", action="store_true", help="print once and end")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the newest windows until the process ends or Ctrl-C comes."""
+    if options.windows < 1 or not 0.1 <= options.interval <= 3600:
+        raise RprofValueError("--windows is at least 1, --interval 0.1 to 3600 seconds")
+    pid = int(options.target) if options.target.isdigit() else None
+    directory = Path(options.target) if pid is None else output_of(pid)
+    if not directory.is_dir():
+        raise RprofOSError(f"{directory} is no directory of profiles")
+    pattern = "*.pb.gz" if pid is None else f"*-{pid}-*.pb.gz"
+    if options.once:
+        profile = newest(directory, pattern, options.windows)
+        if profile is None:
+            raise RprofOSError(
+                f"no window of {options.target} is in {directory} yet; the first one comes when "
+                "its window (RPROF_WINDOW, 60 s unless set) is over"
+            )
+        print(describe(profile, options.by, options.n))
+        return 0
+    return _watch(directory, pattern, pid, options)
+
+
+def output_of(pid: int) -> Path:
+    """Return the directory that a process writes its profiles to.
+
+    Raises:
+        RprofOSError: There is no such process, or it belongs to somebody else.
+    """
+    process = Path("/proc") / str(pid)
+    try:
+        here = (process / "cwd").readlink()
+        environment = (process / "environ").read_bytes()
+    except OSError as error:
+        raise RprofOSError(
+            f"cannot look at process {pid} ({error.strerror}); name its directory of profiles"
+        ) from error
+    for entry in environment.split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if name == b"RPROF_OUTPUT" and value:
+            return here / os.fsdecode(value)
+    return here / "rprof"
+
+
+def newest(directory: Path, pattern: str, windows: int) -> Profile | None:
+    """Return the newest windows, merged, of those that are there; None without any."""
+    from .._profile import load
+
+    dated = []
+    for path in directory.glob(pattern):
+        # It may have gone since: only so many files are kept.
+        try:
+            dated.append((path.stat().st_mtime_ns, path))
+        except FileNotFoundError:
+            continue
+    profiles = []
+    for _, path in sorted(dated)[-windows:]:
+        try:
+            profiles.append(load(path))
+        except RprofOSError:
+            continue
+    return profiles[0].merge(*profiles[1:]) if profiles else None
+
+
+def facts(profile: Profile) -> list[str]:
+    """Return lines about the whole: age, rates, the share of the GIL."""
+    totals = profile.totals
+    seconds = max(profile.duration_ns / 1e9, 1e-9)
+    age = time.time() - (profile.time_ns / 1e9 + seconds)
+    lines = [f"{profile.program}: {seconds:.1f} s, ended {max(age, 0):.0f} s ago"]
+    parts = [f"{totals.get('samples', 0) / seconds:,.0f} samples/s"]
+    parts.append(f"cpu {totals.get('cpu', 0) / 1e9 / seconds:.0%} of a core")
+    if "gil" in totals:
+        parts.append(f"GIL held {totals['gil'] / 1e9 / seconds:.0%}")
+        parts.append(f"waited for {totals['gil-wait'] / 1e9 / seconds:.0%}")
+    lines.append(", ".join(parts))
+    return lines
+
+
+def describe(profile: Profile, by: str | None, n: int) -> str:
+    """Return the view as plain text."""
+    lines = [*facts(profile), ""]
+    for thread in profile.threads[:8]:
+        share = thread.totals.get("cpu", 0) / max(profile.duration_ns, 1)
+        lines.append(f"{share:>7.1%} cpu  {thread.name or thread.id}")
+    if len(profile.threads) > 8:
+        lines.append(f"             and {len(profile.threads) - 8} more threads")
+    return "\n".join([*lines, "", str(profile.top(n, by))])
+
+
+def _watch(directory: Path, pattern: str, pid: int | None, options: argparse.Namespace) -> int:
+    draw, end = _screen()
+    shown: tuple[int, int] | None = None
+    try:
+        while True:
+            profile = newest(directory, pattern, options.windows)
+            if profile is None:
+                draw(f"waiting for the first window in {directory} (Ctrl-C ends)")
+            elif (profile.time_ns, profile.duration_ns) != shown or sys.stdout.isatty():
+                shown = (profile.time_ns, profile.duration_ns)
+                draw(describe(profile, options.by, options.n))
+            if pid is not None and not Path("/proc", str(pid)).exists():
+                break
+            time.sleep(options.interval)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        end()
+    say(f"process {pid} has ended")
+    return 0
+
+
+def _screen() -> tuple[Callable[[str], None], Callable[[], None]]:
+    """Return how to draw a text, and how to end: by rich on a terminal, else plainly."""
+    if not sys.stdout.isatty():
+        return print, lambda: None
+    try:
+        from rich.live import Live
+        from rich.text import Text
+    except ImportError:
+        # Clear the screen and go to its corner (ECMA-48).
+        return lambda text: print("\x1b[2J\x1b[H" + text, flush=True), lambda: None
+    screen = Live(screen=True, auto_refresh=False)
+    screen.start()
+    return lambda text: screen.update(Text(text), refresh=True), screen.stop
