@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_ipython_extension"]
 
-_USAGE = "%rprof [-r HZ] [-o FILE] [-a] [-t] statement, or %%rprof [-r HZ] [-o FILE] [-a] [-t] over a cell"
+_OPTIONS = "[-r HZ] [-o FILE] [-a] [-t]"
+_USAGE = f"%rprof {_OPTIONS} statement, or %%rprof {_OPTIONS} over a cell"
 
 
 def load_ipython_extension(ipython: Any) -> None:

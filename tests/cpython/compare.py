@@ -213,6 +213,7 @@ class Suite:
         scratch: Path,
         rate: int,
         timeout: float,
+        *,
         by_command: bool,
     ) -> None:
         self.scratch = scratch
@@ -568,7 +569,7 @@ def main(given: Sequence[str] | None = None) -> int:
             scratch,
             options.rate,
             options.timeout,
-            options.by_command,
+            by_command=options.by_command,
         )
         shipped = suite.shipped()
         wanted = shipped if options.all else list(options.modules or DEFAULT_MODULES)
