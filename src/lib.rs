@@ -19,5 +19,8 @@ pub mod sink;
 
 pub mod session;
 
+#[cfg(unix)]
+pub mod serve;
+
 #[cfg(feature = "python")]
 mod py;

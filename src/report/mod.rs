@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod collapsed;
+pub mod dump;
 pub mod threads;
 pub mod top;
 pub mod tree;

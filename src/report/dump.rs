@@ -1,0 +1,120 @@
+//! All threads' stacks at one moment, as text and as JSON.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
+
+/// What a thread does, in words; empty if unknown.
+#[must_use]
+pub fn doing(state: ThreadState) -> &'static str {
+    match state {
+        ThreadState::Unknown => "",
+        ThreadState::Running | ThreadState::Ready => "running without the GIL",
+        ThreadState::HoldsGil => "holds the GIL",
+        ThreadState::WaitsForGil => "waits for the GIL",
+        ThreadState::Blocked => "blocked",
+    }
+}
+
+/// Every thread by itself, the innermost call first.
+#[must_use]
+pub fn threads(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    for thread in &snapshot.threads {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} (most recent call first):", heading(thread));
+        text.push_str(&stack(snapshot, thread));
+        text.push('\n');
+    }
+    text
+}
+
+/// Threads that stand at the same place are one entry, with their number, the largest first.
+#[must_use]
+pub fn places(snapshot: &Snapshot) -> String {
+    let mut places: Vec<(String, Vec<&ThreadSample>)> = Vec::new();
+    for thread in &snapshot.threads {
+        let stack = stack(snapshot, thread);
+        match places.iter_mut().find(|(known, _)| *known == stack) {
+            Some((_, threads)) => threads.push(thread),
+            None => places.push((stack, vec![thread])),
+        }
+    }
+    places.sort_by_key(|(_, threads)| std::cmp::Reverse(threads.len()));
+    let mut text = format!("threads: {}\n\n", snapshot.threads.len());
+    for (stack, threads) in places {
+        let _ = writeln!(
+            text,
+            "{} thread{}:",
+            threads.len(),
+            if threads.len() == 1 { "" } else { "s" }
+        );
+        for thread in threads {
+            let _ = writeln!(text, "# {}", heading(thread));
+        }
+        text.push_str(&stack);
+        text.push('\n');
+    }
+    text
+}
+
+/// The same as data: a list of threads, frames innermost first.
+#[must_use]
+pub fn to_json(snapshot: &Snapshot) -> Value {
+    let threads: Vec<Value> = snapshot
+        .threads
+        .iter()
+        .map(|thread| {
+            let frames: Vec<Value> = frames(snapshot, thread)
+                .map(|(function, file, line)| {
+                    json!({ "function": function, "file": file, "line": line })
+                })
+                .collect();
+            json!({
+                "id": thread.thread_id,
+                "name": &*thread.name,
+                "state": doing(thread.state),
+                "cpu_ns": thread.cpu_ns,
+                "incomplete": thread.stack.incomplete,
+                "frames": frames,
+            })
+        })
+        .collect();
+    json!({ "threads": threads })
+}
+
+fn heading(thread: &ThreadSample) -> String {
+    let mut text = format!("Thread {} \"{}\"", thread.thread_id, thread.name);
+    let state = doing(thread.state);
+    if !state.is_empty() {
+        let _ = write!(text, ", {state}");
+    }
+    if let Some(cpu_ns) = thread.cpu_ns {
+        let _ = write!(text, ", {:.3} s of CPU", cpu_ns as f64 / 1e9);
+    }
+    text
+}
+
+fn stack(snapshot: &Snapshot, thread: &ThreadSample) -> String {
+    let mut text = String::new();
+    if thread.stack.incomplete {
+        text.push_str("  <incomplete>\n");
+    }
+    for (function, file, line) in frames(snapshot, thread) {
+        let _ = writeln!(text, "  File \"{file}\", line {line}, in {function}");
+    }
+    text
+}
+
+fn frames<'a>(
+    snapshot: &'a Snapshot,
+    thread: &'a ThreadSample,
+) -> impl Iterator<Item = (&'a str, &'a str, u32)> {
+    thread.stack.frames.iter().filter_map(|frame| {
+        let function = snapshot.function(frame.function)?;
+        Some((&*function.name, &*function.file, frame.line))
+    })
+}

@@ -1,0 +1,412 @@
+//! What is answered at which path. The scheme is that of Go's `net/http/pprof`, so that whatever
+//! scrapes Go programs scrapes this: `go tool pprof`, Grafana Alloy, Parca.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HOST, HeaderName, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::gate::Gate;
+use super::query::Query;
+use super::status;
+use crate::capture::direct::DirectEngine;
+use crate::clock::cpu::monotonic_ns;
+use crate::error::Error;
+use crate::fold::profile::Profile;
+use crate::fold::window::Limits;
+use crate::model::snapshot::Snapshot;
+use crate::pprof::encode::encode;
+use crate::report::dump;
+use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::control::RecordingId;
+use crate::session::fork::session;
+
+/// The longest profile, in seconds.
+pub const MAX_SECONDS: u64 = 300;
+/// What Go takes when nothing is said.
+const DEFAULT_SECONDS: f64 = 30.0;
+const MIN_SECONDS: f64 = 0.01;
+const DEFAULT_RATE: f64 = 100.0;
+/// Profiles at a time; all share the one sampler.
+const MAX_PROFILES: usize = 4;
+/// CPU time the sampler may use for a profile, as a fraction of one core.
+const MAX_OVERHEAD: f64 = 0.05;
+/// Wrong tokens in a row before nobody is listened to for a while.
+const MAX_WRONG_TOKENS: u64 = 10;
+const TOKEN_PENALTY_NS: u64 = 10_000_000_000;
+
+/// Marks an error as Go's endpoint does, so that `go tool pprof` shows its text.
+const X_GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
+
+/// An answer.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What the routes know.
+pub struct Context {
+    /// The connections.
+    pub gate: Arc<Gate>,
+    /// What runs.
+    pub program: String,
+    /// What a request must show, if anything.
+    pub token: Option<String>,
+    /// Whether the `Host` of a request must name this machine: a page elsewhere could point a name
+    /// of its own at it (DNS rebinding).
+    pub must_be_local: bool,
+    /// Looks at all threads without the GIL; the reason if that cannot be.
+    pub dumper: Result<Mutex<DirectEngine>, String>,
+    profiles: Semaphore,
+    wrong_tokens: AtomicU64,
+    wrong_token_ns: AtomicU64,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Context")
+            .field("program", &self.program)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// A context without any request yet.
+    #[must_use]
+    pub fn new(
+        program: String,
+        token: Option<String>,
+        must_be_local: bool,
+        dumper: Result<DirectEngine, String>,
+    ) -> Self {
+        Self {
+            gate: Arc::new(Gate::default()),
+            program,
+            token,
+            must_be_local,
+            dumper: dumper.map(Mutex::new),
+            profiles: Semaphore::new(MAX_PROFILES),
+            wrong_tokens: AtomicU64::new(0),
+            wrong_token_ns: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Why a request is not answered.
+struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
+fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
+    Refusal {
+        status,
+        text: text.into(),
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+/// Answers a request.
+pub async fn answer<B>(context: &Arc<Context>, request: &Request<B>) -> Answer {
+    let answered = match admit(context, request) {
+        Ok(()) => route(context, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    let mut answer = answered.unwrap_or_else(|refusal| {
+        let mut answer = text(refusal.text + "\n");
+        *answer.status_mut() = refusal.status;
+        let headers = answer.headers_mut();
+        headers.insert(X_GO_PPROF, HeaderValue::from_static("1"));
+        if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        answer
+    });
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'"));
+    answer
+}
+
+/// Whether whoever asks may.
+fn admit<B>(context: &Context, request: &Request<B>) -> Result<(), Refusal> {
+    if request.method() != Method::GET {
+        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered"));
+    }
+    let header = |name| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    if context.must_be_local && !header(HOST).is_some_and(is_this_machine) {
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "the Host header must name this machine: 127.0.0.1, [::1] or localhost",
+        ));
+    }
+    let Some(token) = &context.token else {
+        return Ok(());
+    };
+    let now_ns = monotonic_ns();
+    if now_ns.saturating_sub(context.wrong_token_ns.load(Relaxed)) > TOKEN_PENALTY_NS {
+        context.wrong_tokens.store(0, Relaxed);
+    }
+    if context.wrong_tokens.load(Relaxed) >= MAX_WRONG_TOKENS {
+        return Err(refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong tokens; try again later",
+        ));
+    }
+    let shown = header(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+    if shown.is_some_and(|shown| is_equal(shown.as_bytes(), token.as_bytes())) {
+        return Ok(());
+    }
+    context.wrong_token_ns.store(now_ns, Relaxed);
+    context.wrong_tokens.fetch_add(1, Relaxed);
+    Err(refuse(
+        StatusCode::UNAUTHORIZED,
+        "a token is needed: Authorization: Bearer TOKEN",
+    ))
+}
+
+/// Whether a `Host` header names this machine by a name that nobody else can own.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Compares in a time that depends on the lengths only.
+fn is_equal(left: &[u8], right: &[u8]) -> bool {
+    let mut difference = left.len() ^ right.len();
+    for (position, byte) in left.iter().enumerate() {
+        let other = right.get(position).copied().unwrap_or(0);
+        difference |= usize::from(byte ^ other);
+    }
+    difference == 0
+}
+
+async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer, Refusal> {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    match request.uri().path() {
+        "/" | "/debug/pprof" | "/debug/pprof/" => {
+            let health = session().health().counters();
+            let page = status::index(&context.program, &session().engine(), &health);
+            Ok(typed(page, "text/html; charset=utf-8"))
+        }
+        "/debug/pprof/profile" => profile(context, &query, "cpu").await,
+        "/debug/pprof/wall" => profile(context, &query, "wall").await,
+        "/debug/pprof/cpu" => profile(context, &query, "cpu").await,
+        // Go's name for the like of threads.
+        "/debug/pprof/threads" | "/debug/pprof/goroutine" => threads(context, &query).await,
+        "/debug/pprof/status" => {
+            let status = status::to_json(&context.program, context.gate.turned_away.load(Relaxed));
+            Ok(typed(status.to_string() + "\n", "application/json"))
+        }
+        "/debug/pprof/metrics" | "/metrics" => Ok(typed(
+            status::metrics(&session().health().counters()),
+            // https://prometheus.io/docs/instrumenting/exposition_formats/
+            "text/plain; version=0.0.4; charset=utf-8",
+        )),
+        "/debug/pprof/cmdline" => Err(refuse(
+            StatusCode::FORBIDDEN,
+            "the command line is not shown: it may hold secrets",
+        )),
+        _ => Err(refuse(
+            StatusCode::NOT_FOUND,
+            "there is nothing here; see /debug/pprof/",
+        )),
+    }
+}
+
+fn text(text: String) -> Answer {
+    typed(text, "text/plain; charset=utf-8")
+}
+
+fn typed(body: impl Into<Bytes>, kind: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+/// A recording that ends with the request, even if the client goes away.
+struct Recording(Option<RecordingId>);
+
+impl Recording {
+    async fn begin(config: RecordingConfig) -> Result<Self, Refusal> {
+        let id = blocking(move || session().start(config, None, None)).await??;
+        Ok(Self(Some(id)))
+    }
+
+    async fn end(mut self) -> Result<Arc<Profile>, Refusal> {
+        match self.0.take() {
+            Some(id) => Ok(blocking(move || session().stop(id)).await??.profile),
+            None => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "ended twice")),
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(id) = self.0.take() {
+            // Nobody wants it any more. The sampler answers at once.
+            drop(session().stop(id));
+        }
+    }
+}
+
+/// Runs what waits for other threads elsewhere, so that others are answered meanwhile.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Records for so many seconds.
+async fn profile(
+    context: &Arc<Context>,
+    query: &Query,
+    default_type: &str,
+) -> Result<Answer, Refusal> {
+    let bad = |message: String| refuse(StatusCode::BAD_REQUEST, message);
+    let longest = Duration::from_secs(MAX_SECONDS).as_secs_f64();
+    let seconds = query
+        .number("seconds", DEFAULT_SECONDS, MIN_SECONDS, longest)
+        .map_err(bad)?;
+    let rate = query
+        .number("rate", DEFAULT_RATE, 0.01, 10_000.0)
+        .map_err(bad)?;
+    let wanted = query.text("type").unwrap_or(default_type).to_owned();
+    let _place = context.profiles.try_acquire().map_err(|_| {
+        refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("{MAX_PROFILES} profiles are being recorded already; try again later"),
+        )
+    })?;
+    let config = RecordingConfig {
+        period_ns: (1e9 / rate).round().max(1.0) as u64,
+        max_overhead: MAX_OVERHEAD,
+        limits: Limits::default(),
+        threads: ThreadFilter::All,
+        window_ns: None,
+        program: context.program.clone(),
+    };
+    let recording = Recording::begin(config).await?;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let mut profile = (*recording.end().await?).clone();
+    let Some(kind) = profile
+        .sample_types
+        .iter()
+        .find(|kind| *kind.name == *wanted)
+    else {
+        let known: Vec<&str> = profile.sample_types.iter().map(|kind| &*kind.name).collect();
+        return Err(bad(format!("type={wanted} is unknown; choose {}", known.join(", "))));
+    };
+    profile.default_sample_type = kind.name.clone();
+    let bytes = blocking(move || encode(&profile)).await??;
+    let mut answer = typed(bytes, "application/octet-stream");
+    answer.headers_mut().insert(
+        CONTENT_DISPOSITION,
+        HeaderValue::from_static("attachment; filename=\"profile.pb.gz\""),
+    );
+    Ok(answer)
+}
+
+/// Every thread's stack, now.
+async fn threads(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> {
+    let debug = query.text("debug").unwrap_or("1").to_owned();
+    let as_json = match query.text("format") {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            return Err(refuse(
+                StatusCode::BAD_REQUEST,
+                format!("format={other} is unknown; choose text or json"),
+            ));
+        }
+    };
+    let looking = context.clone();
+    let snapshot = blocking(move || look(&looking)).await??;
+    if as_json {
+        return Ok(typed(
+            dump::to_json(&snapshot).to_string() + "\n",
+            "application/json",
+        ));
+    }
+    match &*debug {
+        "1" => Ok(text(dump::places(&snapshot))),
+        "2" => Ok(text(dump::threads(&snapshot))),
+        other => Err(refuse(
+            StatusCode::BAD_REQUEST,
+            format!("debug={other} is unknown; choose 1 (by place) or 2 (by thread)"),
+        )),
+    }
+}
+
+fn look(context: &Context) -> Result<Snapshot, Refusal> {
+    let dumper = context
+        .dumper
+        .as_ref()
+        .map_err(|reason| refuse(StatusCode::SERVICE_UNAVAILABLE, reason.clone()))?;
+    let mut snapshot = Snapshot::default();
+    match dumper.lock().look_once(&mut snapshot) {
+        Ok(_) => Ok(snapshot),
+        Err(_) => Err(refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no snapshot could be taken; is the interpreter shutting down?",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_name_this_machine() {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:6060", "127.1.2.3", "[::1]:1", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in ["", "example.org", "127.0.0.1.example.org", "10.0.0.1:80", "localhost.evil:80"] {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_compared_whole() {
+        assert!(is_equal(b"secret", b"secret"));
+        for wrong in [&b"secre"[..], b"secrets", b"", b"Secret"] {
+            assert!(!is_equal(wrong, b"secret"));
+        }
+    }
+}

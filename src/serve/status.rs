@@ -1,0 +1,128 @@
+//! How the profiler does: for people, for scripts, for Prometheus.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+
+use crate::session::fork::session;
+use crate::session::manager::EngineNote;
+
+/// Counters that only grow, as Prometheus wants to know of each.
+const GAUGES: [&str; 4] = ["period_ns", "hold_max_ns", "own_bytes", "failed"];
+
+/// Routes, and what they are for.
+const ROUTES: [(&str, &str); 7] = [
+    ("profile?seconds=5", "CPU profile of the next seconds (pprof)"),
+    ("wall?seconds=5", "the same, opened on wall time"),
+    ("threads?debug=1", "where all threads stand, by place"),
+    ("threads?debug=2", "every thread's stack and what it does"),
+    ("threads?format=json", "the same as JSON"),
+    ("status", "how the profiler does (JSON)"),
+    ("metrics", "the same for Prometheus"),
+];
+
+/// The index page. It has no script and asks for nothing.
+#[must_use]
+pub fn index(program: &str, engine: &EngineNote, counters: &[(&'static str, u64)]) -> String {
+    let mut page = String::from(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>rprof</title>\n",
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        page,
+        "<h1>rprof: {}</h1>\n<p>process {}, engine {} ({})</p>\n<table>",
+        escaped(program),
+        std::process::id(),
+        escaped(engine.name),
+        escaped(&engine.reason)
+    );
+    for (route, what) in ROUTES {
+        let _ = writeln!(
+            page,
+            "<tr><td><a href=\"/debug/pprof/{route}\">{route}</a><td>{what}"
+        );
+    }
+    page.push_str("</table>\n<h2>Counters</h2>\n<table>\n");
+    for (name, value) in counters {
+        let _ = writeln!(page, "<tr><td>{name}<td>{value}");
+    }
+    page.push_str(
+        "</table>\n<p><code>go tool pprof http://THIS-HOST/debug/pprof/profile?seconds=5</code></p>\n",
+    );
+    page
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('"', "&quot;")
+}
+
+/// Everything at once.
+#[must_use]
+pub fn to_json(program: &str, turned_away: u64) -> Value {
+    let session = session();
+    let engine = session.engine();
+    let counters: Map<String, Value> = session
+        .health()
+        .counters()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), Value::from(value)))
+        .collect();
+    json!({
+        "program": program,
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "engine": engine.name,
+        "engine_reason": engine.reason,
+        "last_error": session.health().last_error(),
+        "connections_turned_away": turned_away,
+        "counters": counters,
+    })
+}
+
+/// The counters in Prometheus' text format: times in seconds, as its conventions have it.
+#[must_use]
+pub fn metrics(counters: &[(&'static str, u64)]) -> String {
+    let mut text = String::new();
+    for (name, value) in counters {
+        let is_gauge = GAUGES.contains(name);
+        let (base, number) = match name.strip_suffix("_ns") {
+            Some(base) => (format!("{base}_seconds"), *value as f64 / 1e9),
+            None => ((*name).to_owned(), *value as f64),
+        };
+        let suffix = if is_gauge { "" } else { "_total" };
+        let kind = if is_gauge { "gauge" } else { "counter" };
+        let _ = writeln!(
+            text,
+            "# TYPE rprof_{base}{suffix} {kind}\nrprof_{base}{suffix} {number}"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_typed_and_in_seconds() {
+        let text = metrics(&[("ticks", 12), ("sampler_cpu_ns", 1_500_000_000), ("own_bytes", 7)]);
+        for line in [
+            "# TYPE rprof_ticks_total counter",
+            "rprof_ticks_total 12",
+            "rprof_sampler_cpu_seconds_total 1.5",
+            "# TYPE rprof_own_bytes gauge",
+            "rprof_own_bytes 7",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_inert_on_the_index() {
+        let page = index("<script>", &EngineNote::default(), &[]);
+        assert!(!page.contains("<script>"));
+    }
+}
