@@ -8,8 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
+use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
-use crate::fold::window::{Limits, merge};
+use crate::fold::window::Limits;
 use crate::model::label::thread_of;
 use crate::pprof::{decode::decode, encode::encode};
 use crate::report::{collapsed, threads, top, tree};
