@@ -16,7 +16,7 @@ const FREE_BYTES: u64 = 1 << 20;
 pub(super) enum Source<'bytes> {
     Plain(&'bytes [u8]),
     Gzip {
-        inflater: MultiGzDecoder<&'bytes [u8]>,
+        inflater: Box<MultiGzDecoder<&'bytes [u8]>>,
         /// Bytes that may still come out.
         left: u64,
     },
@@ -30,7 +30,7 @@ impl<'bytes> Source<'bytes> {
                 .saturating_add((bytes.len() as u64).saturating_mul(MAX_RATIO))
                 .min(MAX_MESSAGE_BYTES);
             Self::Gzip {
-                inflater: MultiGzDecoder::new(bytes),
+                inflater: Box::new(MultiGzDecoder::new(bytes)),
                 left,
             }
         } else {

@@ -1,6 +1,7 @@
 //! The heaviest functions.
 #![forbid(unsafe_code)]
 
+use super::sums::sums;
 use crate::fold::profile::Profile;
 use crate::model::function::Function;
 
@@ -18,31 +19,17 @@ pub struct Row {
 /// All functions, heaviest own value first, then total, then by name.
 #[must_use]
 pub fn top(profile: &Profile, column: usize) -> Vec<Row> {
-    let symbols = &profile.symbols;
-    let by_node = profile.self_values(column);
-    let mut own = vec![0_i64; symbols.functions.len()];
-    let mut total = vec![0_i64; symbols.functions.len()];
-    // The node whose stack a function was last counted for.
-    let mut counted_for = vec![u32::MAX; symbols.functions.len()];
-    for node in profile.tree.nodes() {
-        let value = by_node[node.index()];
-        if value == 0 {
-            continue;
-        }
-        let leaf = symbols.location(profile.tree.location(node)).function.0 as usize;
-        own[leaf] = own[leaf].saturating_add(value);
-        for frame in profile.tree.path(node) {
-            let function = symbols.location(profile.tree.location(frame)).function.0 as usize;
-            if counted_for[function] != node.0 {
-                counted_for[function] = node.0;
-                total[function] = total[function].saturating_add(value);
-            }
-        }
-    }
-    let mut rows: Vec<Row> = symbols
-        .functions
+    let functions = &profile.symbols.functions;
+    let keys: Vec<u32> = profile
+        .symbols
+        .locations
         .iter()
-        .zip(own.iter().zip(&total))
+        .map(|location| location.function.0)
+        .collect();
+    let sums = sums(profile, column, &keys, functions.len());
+    let mut rows: Vec<Row> = functions
+        .iter()
+        .zip(sums.own.iter().zip(&sums.total))
         .filter(|(_, (own, total))| **own != 0 || **total != 0)
         .map(|(function, (own, total))| Row {
             function: function.clone(),

@@ -326,7 +326,7 @@ fn foreign_locations_are_read() {
         ..proto::Profile::default()
     };
     let read = decode(&foreign.encode_to_vec(), "x").unwrap();
-    assert_eq!(collapsed(&read, 0), "0xbeef;caller;inlined 5\n");
+    assert_eq!(collapsed(&read, 0, true), "0xbeef;caller;inlined 5\n");
     assert_eq!(&*read.default_sample_type, "cpu");
 }
 

@@ -48,8 +48,8 @@ fn threads_are_told_apart() {
 #[test]
 fn the_collapsed_format_keeps_its_separators() {
     let folded = profile(&[row("a", 1, [1, 7, 0])]);
-    assert_eq!(collapsed(&folded, WALL), "t1;a 7\n");
-    assert_eq!(collapsed(&folded, CPU), "");
+    assert_eq!(collapsed(&folded, WALL, true), "t1;a 7\n");
+    assert_eq!(collapsed(&folded, CPU, true), "");
 }
 
 #[test]
