@@ -27,10 +27,22 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._diff import Diff, DiffRow
     from ._native import __version__
-    from ._profile import Frame, FunctionRow, Profile, SampleType, ThreadTotals, TopTable, load
+    from ._profile import (
+        Frame,
+        FunctionRow,
+        Profile,
+        SampleType,
+        ThreadTotals,
+        TopTable,
+        load,
+        merge,
+    )
 
 __all__ = [
+    "Diff",
+    "DiffRow",
     "Frame",
     "FunctionRow",
     "Profile",
@@ -50,6 +62,7 @@ __all__ = [
     "flush",
     "is_running",
     "load",
+    "merge",
     "profile",
     "start",
     "status",
@@ -59,6 +72,8 @@ __all__ = [
 # Names whose modules load the native library; they are looked up on first use, so that importing
 # rprof costs next to nothing and works even where the library cannot be loaded.
 _LAZY = {
+    "Diff": "_diff",
+    "DiffRow": "_diff",
     "FunctionRow": "_profile",
     "Frame": "_profile",
     "Profile": "_profile",
@@ -66,6 +81,7 @@ _LAZY = {
     "ThreadTotals": "_profile",
     "TopTable": "_profile",
     "load": "_profile",
+    "merge": "_profile",
     "__version__": "_native",
     "load_ipython_extension": "_ipython",
 }

@@ -1,4 +1,5 @@
 use rprof::model::sample_type::{CPU, WALL};
+use rprof::report::Grouping;
 use rprof::report::collapsed::collapsed;
 use rprof::report::threads::thread_totals;
 use rprof::report::top::top;
@@ -12,7 +13,7 @@ fn recursion_counts_once() {
         row("main;f;f;f", 1, [1, 10, 4]),
         row("main;f;g", 1, [1, 10, 6]),
     ]);
-    let rows: Vec<_> = top(&folded, CPU)
+    let rows: Vec<_> = top(&folded, CPU, Grouping::Function)
         .into_iter()
         .map(|row| {
             (
@@ -48,8 +49,8 @@ fn threads_are_told_apart() {
 #[test]
 fn the_collapsed_format_keeps_its_separators() {
     let folded = profile(&[row("a", 1, [1, 7, 0])]);
-    assert_eq!(collapsed(&folded, WALL), "t1;a 7\n");
-    assert_eq!(collapsed(&folded, CPU), "");
+    assert_eq!(collapsed(&folded, WALL, true), "t1;a 7\n");
+    assert_eq!(collapsed(&folded, CPU, true), "");
 }
 
 #[test]
@@ -86,7 +87,7 @@ wall: 1.00 s in 60.00 s
 #[test]
 fn an_empty_profile_reports_nothing() {
     let folded = profile(&[]);
-    assert!(top(&folded, CPU).is_empty());
+    assert!(top(&folded, CPU, Grouping::Function).is_empty());
     assert_eq!(
         tree(&folded, CPU, &TreeOptions::default()),
         "cpu: 0 ns in 60.00 s\n"
