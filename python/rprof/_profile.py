@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -360,6 +361,42 @@ class Profile:
         """
         found = self._native.stacks(self._kind(by).type)
         return [([Frame(*frame) for frame in frames], value) for frames, value in found]
+
+    def to_html(
+        self, *, baseline: Profile | None = None, source: bool = False, title: str | None = None
+    ) -> str:
+        """Return the report page: one HTML file with the profile inside, which loads nothing.
+
+        Args:
+            baseline: What came before; the page then shows what became more and what less.
+            source: Put the Python files that the profile names into the page, those that are on
+                this machine and have not changed since, to see what each line cost. Whoever gets
+                the page can read them.
+            title: What the page is called; the program's name without.
+        """
+        from . import viewer
+
+        sources = None
+        if source:
+            names = (file for _, file, *_ in self._native.top(self._kind(None).type))
+            sources = viewer.sources.read(names, self.time_ns)
+        return viewer.page(
+            [(self._label(), self.to_bytes())],
+            title=title if title is not None else self._label(),
+            baseline=(baseline._label(), baseline.to_bytes()) if baseline is not None else None,
+            sources=sources,
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the report page in a notebook, in a frame that can reach nothing around it."""
+        document = html.escape(self.to_html())
+        return (
+            '<iframe sandbox="allow-scripts allow-downloads" title="rprof" srcdoc="'
+            f'{document}" style="width: 100%; height: 720px; border: 0"></iframe>'
+        )
+
+    def _label(self) -> str:
+        return os.path.basename(self.program) or self.program or "profile"
 
     def to_bytes(self) -> bytes:
         """Return the profile as gzip-compressed pprof."""
