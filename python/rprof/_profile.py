@@ -378,7 +378,7 @@ class Profile:
 
         sources = None
         if source:
-            names = (file for _, file, *_ in self._native.top(self._kind(None).type))
+            names = (file for _, file, *_ in self._native.top(self._kind(None).type, False))
             sources = viewer.sources.read(names, self.time_ns)
         return viewer.page(
             [(self._label(), self.to_bytes())],
