@@ -64,7 +64,7 @@ def markdown(profile: Profile, kinds: list[SampleType], n: int) -> str:
         sections.append("With what was called:")
         rows.sort(key=lambda row: (-row.total_value, -row.self_value, row.name, row.file))
         sections.append(_fenced(_table(rows, kind, n)))
-        sections.append("Where it was called from:")
+        sections.append("Call tree:")
         sections.append(_fenced(_tree(profile, kind)))
     sections.append("## Threads")
     sections.append(_fenced(_threads(profile, kinds, n)))

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,9 +42,10 @@ const MAX_FRAMES_PER_BYTE: u64 = 16;
 const MAX_NODES: usize = 8_000_000;
 /// What a file of any size may weigh in memory.
 const FREE_WEIGHT: usize = 16 << 20;
-/// What it may weigh for each of its bytes beyond that: gzip packs the tables of a real profile, a
-/// function in ten bytes, and that function is half a kilobyte of tables.
-const MAX_WEIGHT_PER_BYTE: usize = 100;
+/// What it may weigh for each of its bytes beyond that, packed and plain: a function of a real
+/// profile takes ten bytes in gzip, a few dozen without, and half a kilobyte in the tables here.
+const MAX_WEIGHT_PER_PACKED_BYTE: usize = 100;
+const MAX_WEIGHT_PER_PLAIN_BYTE: usize = 32;
 /// What any profile may weigh.
 const MAX_WEIGHT: usize = 1 << 30;
 
@@ -65,7 +66,7 @@ fn read(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
     if bytes.len() as u64 > MAX_MESSAGE_BYTES {
         return Err(Problem::TooLarge);
     }
-    let mut budget = Budget::new(bytes.len());
+    let mut budget = Budget::new(bytes);
     let tables = Tables::read(bytes, &mut budget).map_err(|problem| {
         if problem.is_of_structure() {
             foreign(&head(bytes)).map_or(problem, Problem::Foreign)
@@ -76,16 +77,14 @@ fn read(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
     read_samples(bytes, tables, budget)
 }
 
-/// The first bytes of the message, or of the file where it cannot be unpacked.
+/// The first bytes of the message, as far as they can be unpacked.
 fn head(bytes: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
-    match Source::new(bytes)
+    // What came out before an error is there all the same.
+    let _: io::Result<usize> = Source::new(bytes)
         .take(HEAD_BYTES as u64)
-        .read_to_end(&mut head)
-    {
-        Ok(_) => head,
-        Err(_) => bytes[..bytes.len().min(HEAD_BYTES)].to_vec(),
-    }
+        .read_to_end(&mut head);
+    head
 }
 
 /// What may still be allocated, in bytes.
@@ -94,10 +93,14 @@ struct Budget {
 }
 
 impl Budget {
-    fn new(file_bytes: usize) -> Self {
+    fn new(file: &[u8]) -> Self {
+        let per_byte = match Source::new(file) {
+            Source::Gzip { .. } => MAX_WEIGHT_PER_PACKED_BYTE,
+            Source::Plain(_) => MAX_WEIGHT_PER_PLAIN_BYTE,
+        };
         Self {
             left: FREE_WEIGHT
-                .saturating_add(file_bytes.saturating_mul(MAX_WEIGHT_PER_BYTE))
+                .saturating_add(file.len().saturating_mul(per_byte))
                 .min(MAX_WEIGHT),
         }
     }

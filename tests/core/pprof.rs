@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rprof::pprof::decode::decode;
 use rprof::pprof::encode::{encode, encode_message};
 
+use crate::invariants::hold_for;
 use crate::support::{any_rows, meaning, profile, row};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -41,8 +42,13 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        drop(decode(&bytes, "x"));
-        drop(decode(&gzip(&bytes), "x"));
+        hold_for(&bytes);
+        hold_for(&gzip(&bytes));
+    }
+
+    #[test]
+    fn profiles_keep_what_they_say(rows in any_rows()) {
+        prop_assert!(hold_for(&encode_message(&profile(&rows))));
     }
 
     #[test]
@@ -55,8 +61,92 @@ proptest! {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        drop(decode(&bytes, "x"));
+        hold_for(&bytes);
     }
+
+    #[test]
+    fn foreign_messages_do_no_harm(message in any_message()) {
+        use prost::Message;
+
+        hold_for(&message.encode_to_vec());
+    }
+}
+
+/// A message whose references are mostly right: what random bytes hardly ever are.
+fn any_message() -> impl Strategy<Value = rprof::pprof::proto::Profile> {
+    use rprof::pprof::proto;
+
+    let text = -1..6_i64;
+    let id = 0..5_u64;
+    let line =
+        (id.clone(), -2..5_i64).prop_map(|(function_id, line)| proto::Line { function_id, line });
+    let location = (any::<u64>(), prop::collection::vec(line, 0..3));
+    let label = (text.clone(), text.clone(), any::<i64>(), text.clone()).prop_map(
+        |(key, str, num, num_unit)| proto::Label {
+            key,
+            str,
+            num,
+            num_unit,
+        },
+    );
+    let value = prop_oneof![-5..5_i64, any::<i64>()];
+    let sample = (
+        prop::collection::vec(id, 0..6),
+        prop::collection::vec(value, 2),
+        prop::collection::vec(label, 0..3),
+    )
+        .prop_map(|(location_id, value, label)| proto::Sample {
+            location_id,
+            value,
+            label,
+        });
+    (
+        prop::collection::vec(sample, 0..8),
+        prop::collection::vec(location, 4..5),
+        prop::collection::vec((text.clone(), text.clone(), text.clone(), -2..9_i64), 4..5),
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 4..6),
+        (text.clone(), text, any::<i64>(), any::<i64>()),
+    )
+        .prop_map(|(sample, locations, functions, strings, numbers)| {
+            let (default_sample_type, comment, time_nanos, duration_nanos) = numbers;
+            let string_table = std::iter::once(Vec::new()).chain(strings).collect();
+            proto::Profile {
+                sample_type: (1..3)
+                    .map(|text| proto::ValueType {
+                        r#type: text,
+                        unit: 3 - text,
+                    })
+                    .collect(),
+                sample,
+                location: (0..)
+                    .zip(locations)
+                    .map(|(id, (address, line))| proto::Location {
+                        id,
+                        address,
+                        line,
+                        ..proto::Location::default()
+                    })
+                    .collect(),
+                function: (0..)
+                    .zip(functions)
+                    .map(
+                        |(id, (name, system_name, filename, start_line))| proto::Function {
+                            id,
+                            name,
+                            system_name,
+                            filename,
+                            start_line,
+                        },
+                    )
+                    .collect(),
+                string_table,
+                time_nanos,
+                duration_nanos,
+                comment: vec![comment],
+                default_sample_type,
+                ..proto::Profile::default()
+            }
+        })
 }
 
 fn complaint(bytes: &[u8]) -> String {
@@ -80,14 +170,16 @@ fn what_is_no_profile_is_said_in_a_sentence() {
     }
 }
 
-/// So many times `block`, compressed.
+/// `begin`, then so many times `block`: gzip files one after the other are one file.
 fn bomb(begin: &[u8], block: &[u8], times: usize) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(begin).unwrap();
-    for _ in 0..times {
-        encoder.write_all(block).unwrap();
-    }
-    encoder.finish().unwrap()
+    [gzip(begin), gzip(block).repeat(times)].concat()
+}
+
+/// An entry of the schema's `Profile` of any content.
+fn entry(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+    [&bytes, content].concat()
 }
 
 #[test]
@@ -95,38 +187,19 @@ fn gzip_bombs_are_refused() {
     use prost::Message;
 
     let begin = foreign().encode_to_vec();
-    let sample = proto_sample();
-    let mebibyte = |entry: &[u8]| entry.repeat((1 << 20) / entry.len());
-    for (bytes, words) in [
-        (
-            bomb(&[], &[0; 1 << 20], 300),
-            "does not contain a pprof message",
-        ),
-        // A profile as far as it goes: one and the same sample again and again.
-        (
-            bomb(&begin, &mebibyte(&sample), 300),
-            "unpacks to more than",
-        ),
-        // Empty texts.
-        (bomb(&begin, &mebibyte(&[0x32, 0]), 200), "more entries"),
-        // Comments, a thousand packed in each.
-        (
-            bomb(
-                &begin,
-                &mebibyte(&[&[0x6a, 0xe8, 7][..], &[0; 1000]].concat()),
-                200,
-            ),
-            "more entries",
-        ),
+    for (block, words) in [
+        (vec![0; 1 << 20], "does not contain a pprof message"),
+        // One and the same sample again and again.
+        (entry(0x12, &[0; 1 << 20]), "unpacks to more than"),
+        (entry(0x32, &[]).repeat(1 << 19), "more entries"),
+        (entry(0x6a, &[0; 1 << 20]), "more entries"),
+        // A location of half a million empty lines.
+        (entry(0x22, &[0x22, 0].repeat(1 << 19)), "more entries"),
+        (vec![0x32, 255, 255, 255, 1], "only a part"),
     ] {
-        let message = complaint(&bytes);
+        let message = complaint(&bomb(&begin, &block, 300));
         assert!(message.contains(words), "{message}");
     }
-}
-
-/// A sample with one value, as a field of the profile.
-fn proto_sample() -> Vec<u8> {
-    vec![0x12, 3, 0x12, 1, 1]
 }
 
 #[test]
@@ -177,7 +250,7 @@ fn a_profile_cut_anywhere_is_refused_or_smaller() {
 
 #[test]
 fn large_tables_that_compress_well_are_read() {
-    let rows: Vec<_> = (0..150_000)
+    let rows: Vec<_> = (0..60_000)
         .map(|number| {
             row(
                 &format!("main;package.module.function_{number}"),
@@ -385,13 +458,7 @@ fn tiny_entries_are_counted_before_they_are_made() {
 
     for (entry, count, words) in [
         (vec![0x12, 0], 1, "0 values"),
-        (vec![0x2a, 0], 1_000_000, "more entries"),
-        // A location of a million empty lines, again and again.
-        (
-            [vec![0x22, 0x80, 0x89, 0x7a], [0x22, 0].repeat(1_000_000)].concat(),
-            40,
-            "more entries",
-        ),
+        (vec![0x2a, 0], 200_000, "more entries"),
         // A sample of a million empty labels.
         (
             [
@@ -417,7 +484,7 @@ fn nodes_are_bounded_by_the_size_of_the_file() {
     use rprof::pprof::proto;
 
     let mut deep = foreign();
-    deep.location = (1..=2_000)
+    deep.location = (1..=200)
         .map(|id| proto::Location {
             id,
             address: id,
@@ -427,7 +494,7 @@ fn nodes_are_bounded_by_the_size_of_the_file() {
     let begin = deep.encode_to_vec();
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(&begin).unwrap();
-    for id in 1..=2_000 {
+    for id in 1..=200 {
         let mut location_id = vec![1; 50_000];
         location_id.push(id);
         let one = proto::Profile {
