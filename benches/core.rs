@@ -4,8 +4,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use rprof::fold::merge::merge;
 use rprof::fold::profile::{Profile, ProfileMeta};
-use rprof::fold::window::{Limits, Window, merge};
+use rprof::fold::window::{Limits, Window};
 use rprof::model::function::Function;
 use rprof::model::label::thread_labels;
 use rprof::pprof::decode::decode;

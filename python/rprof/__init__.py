@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._block import profile
 from ._config import ThreadInfo
+from ._endpoint import Endpoint, serve
 from ._session import Status, dump, dump_on_signal, flush, is_running, start, status, stop
 from .errors import (
     RprofError,
@@ -27,10 +28,23 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from ._diff import Diff, DiffRow
     from ._native import __version__
-    from ._profile import Frame, FunctionRow, Profile, SampleType, ThreadTotals, TopTable, load
+    from ._profile import (
+        Frame,
+        FunctionRow,
+        Profile,
+        SampleType,
+        ThreadTotals,
+        TopTable,
+        load,
+        merge,
+    )
 
 __all__ = [
+    "Diff",
+    "DiffRow",
+    "Endpoint",
     "Frame",
     "FunctionRow",
     "Profile",
@@ -50,7 +64,9 @@ __all__ = [
     "flush",
     "is_running",
     "load",
+    "merge",
     "profile",
+    "serve",
     "start",
     "status",
     "stop",
@@ -59,6 +75,8 @@ __all__ = [
 # Names whose modules load the native library; they are looked up on first use, so that importing
 # rprof costs next to nothing and works even where the library cannot be loaded.
 _LAZY = {
+    "Diff": "_diff",
+    "DiffRow": "_diff",
     "FunctionRow": "_profile",
     "Frame": "_profile",
     "Profile": "_profile",
@@ -66,6 +84,7 @@ _LAZY = {
     "ThreadTotals": "_profile",
     "TopTable": "_profile",
     "load": "_profile",
+    "merge": "_profile",
     "__version__": "_native",
     "load_ipython_extension": "_ipython",
 }

@@ -249,7 +249,12 @@ def _checked_table(path: Path) -> dict[str, Any]:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like an option but are none, for a warning about a slip of the pen."""
-    known = {"RPROF_RUN", *("RPROF_" + name.upper() for name in OPTIONS)}
+    known = {
+        "RPROF_RUN",
+        "RPROF_SERVE",
+        "RPROF_SERVE_TOKEN",
+        *("RPROF_" + name.upper() for name in OPTIONS),
+    }
     return sorted(
         name
         for name in environment

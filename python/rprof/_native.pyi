@@ -1,5 +1,6 @@
 """The native part of rprof; use the functions of ``rprof`` instead."""
 
+from collections.abc import Iterable
 from os import PathLike
 from typing import final
 
@@ -13,8 +14,8 @@ class Profile:
     def decode(data: bytes, name: str) -> Profile:
         """Reads a pprof file's bytes; `name` is what errors call them."""
     @staticmethod
-    def merge(profiles: list[Profile]) -> Profile:
-        """One profile from several."""
+    def merge(profiles: Iterable[Profile]) -> Profile:
+        """One profile from all that `profiles` yields, of which one at a time is in memory."""
     def encode(self) -> bytes:
         """As gzip pprof."""
     def write(self, path: str | PathLike[str]) -> None:
@@ -31,12 +32,39 @@ class Profile:
     @property
     def threads(self) -> list[tuple[int, str, list[int]]]:
         """(thread id, thread name, totals) of each thread, heaviest in the default type first."""
-    def top(self, sample_type: str) -> list[tuple[str, str, int, int, int]]:
-        """(name, file, first line, self, total) of each function, heaviest first."""
-    def tree(self, sample_type: str, min_fraction: float) -> str:
+    def top(self, sample_type: str, by_line: bool) -> list[tuple[str, str, int, int, int]]:
+        """(name, file, line, self, total) of each function or line, heaviest first."""
+    def tree(
+        self,
+        sample_type: str,
+        *,
+        min_fraction: float,
+        max_depth: int | None,
+        fold_library: bool,
+        color: bool,
+    ) -> str:
         """The call tree as text."""
-    def collapsed(self, sample_type: str) -> str:
-        """One line for each stack: `thread;root;...;leaf value`."""
+    def collapsed(self, sample_type: str, by_thread: bool) -> str:
+        """One line for each stack: `thread;root;...;leaf value`, or without the thread."""
+    def speedscope(self) -> str:
+        """JSON for speedscope, one profile for each thread and sample type."""
+    def diff(
+        self, later: Profile, sample_type: str, by_line: bool
+    ) -> list[tuple[tuple[str, str, int], tuple[int, int], tuple[int, int]]]:
+        """(name, file, line), (self, total) here and in `later`, of each function or line."""
+    def calls(
+        self, sample_type: str, samples_type: str | None
+    ) -> list[
+        tuple[
+            tuple[str, str, int],
+            tuple[int, int, int],
+            list[tuple[tuple[str, str, int], tuple[int, int, int]]],
+        ]
+    ]:
+        """(name, file, line) of each function with (samples, self, total), and that by caller."""
+    @staticmethod
+    def write_file(path: str | bytes | PathLike[str], data: bytes) -> None:
+        """Writes `data` to `path`, whole or not at all."""
     def stacks(self, sample_type: str) -> list[tuple[list[tuple[str, str, int]], int]]:
         """Every stack with a value, outermost frame first: (function, file, line) of each."""
     def only_threads(self, threads: list[tuple[int, str]]) -> Profile:
@@ -144,3 +172,20 @@ def after_fork_in_parent_later() -> None:
 
 def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""
+
+def serve(
+    *,
+    address: str,
+    token: str | None,
+    program: str,
+    import_roots: list[str],
+    own_directory: str,
+    keep_thread_state: bool,
+) -> str:
+    """Begins to answer at `address`; returns where it listens."""
+
+def stop_serving() -> None:
+    """Closes the endpoint, if there is one."""
+
+def is_local_address(address: str) -> bool:
+    """Whether an address can be reached from elsewhere."""

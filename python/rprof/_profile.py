@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from ._config import ThreadInfo
+from ._diff import Diff
+from ._export import markdown, pstats_bytes
 from ._native import Profile as NativeProfile
+from ._text import format_ns, format_value, inert, short_file
 from .errors import RprofOSError, RprofTypeError, RprofValueError
 
-__all__ = ["FunctionRow", "Profile", "SampleType", "ThreadTotals", "TopTable", "load"]
+__all__ = ["FunctionRow", "Profile", "SampleType", "ThreadTotals", "TopTable", "load", "merge"]
 
 
 class SampleType(NamedTuple):
@@ -36,14 +40,14 @@ class ThreadTotals(NamedTuple):
 
 
 class FunctionRow(NamedTuple):
-    """One function's share of a profile, in the sample type that was asked for."""
+    """The share of one function, or of one line of it, in the sample type that was asked for."""
 
     name: str
     """``module.qualname``."""
     file: str
     """Source file."""
     line: int
-    """Line of the ``def``."""
+    """Line of the ``def``, or the line that was executing where rows are lines."""
     self_value: int
     """Spent in the function itself (nanoseconds, or a count)."""
     total_value: int
@@ -75,30 +79,18 @@ class TopTable(list[FunctionRow]):
 
     def __str__(self) -> str:
         kind, unit = self.sample_type
-        show = _format_ns if unit == "nanoseconds" else "{:,}".format
         lines = [
-            f"{kind}, {show(self.total)} in all",
+            f"{inert(kind)}, {format_value(self.total, unit)} in all",
             f"{'self':>10} {'':>6} {'total':>10} {'':>6}  function",
         ]
         for row in self:
-            where = f" ({_short_file(row.file)}:{row.line})" if row.file else ""
+            where = f" ({short_file(row.file)}:{row.line})" if row.file else ""
             lines.append(
-                f"{show(row.self_value):>10} {row.self_fraction:>6.1%} "
-                f"{show(row.total_value):>10} {row.total_fraction:>6.1%}  {row.name}{where}"
+                f"{format_value(row.self_value, unit):>10} {row.self_fraction:>6.1%} "
+                f"{format_value(row.total_value, unit):>10} {row.total_fraction:>6.1%}  "
+                f"{inert(row.name)}{where}"
             )
         return "\n".join(lines)
-
-
-def _format_ns(nanoseconds: int) -> str:
-    if abs(nanoseconds) >= 1_000_000_000:
-        return f"{nanoseconds / 1e9:.2f} s"
-    if abs(nanoseconds) >= 1_000_000:
-        return f"{nanoseconds / 1e6:.1f} ms"
-    return f"{nanoseconds / 1e3:.0f} us"
-
-
-def _short_file(file: str) -> str:
-    return os.sep.join(file.split(os.sep)[-2:])
 
 
 class Profile:
@@ -114,8 +106,8 @@ class Profile:
 
     def __repr__(self) -> str:
         totals = self.totals
-        parts = [f"{name}={_format_ns(totals[name])}" for name in ("wall", "cpu") if name in totals]
-        return f"<rprof.Profile of {self.program or 'unknown'}: {', '.join(parts)}>"
+        parts = [f"{name}={format_ns(totals[name])}" for name in ("wall", "cpu") if name in totals]
+        return f"<rprof.Profile of {inert(self.program) or 'unknown'}: {', '.join(parts)}>"
 
     @property
     def sample_types(self) -> list[SampleType]:
@@ -162,53 +154,197 @@ class Profile:
         """What ran."""
         return self._native.program
 
-    def top(self, n: int = 20, by: str | None = None) -> TopTable:
-        """Return the heaviest functions, by their own time.
+    def top(
+        self,
+        n: int = 20,
+        by: str | None = None,
+        *,
+        lines: bool = False,
+        sort: Literal["self", "total"] = "self",
+    ) -> TopTable:
+        """Return the heaviest functions, or lines of them.
 
         Args:
             n: How many.
             by: Sample type: ``"wall"``, ``"cpu"`` or ``"samples"``; default the profile's own.
+            lines: Rows are lines of functions; ``line`` is then the one that was executing.
+            sort: By what was spent in the function ``"self"``, or in ``"total"`` with what it
+                called.
 
         Raises:
-            RprofValueError: There is no such sample type, or ``n`` is negative.
+            RprofValueError: There is no such sample type, ``n`` is negative, or ``sort`` is
+                unknown.
         """
+        if sort not in ("self", "total"):
+            raise RprofValueError(f"sort={sort!r} is unknown; choose 'self' or 'total'")
         if isinstance(n, bool) or not isinstance(n, int):
             raise RprofTypeError(f"n must be a whole number, not {n!r}")
         if n < 0:
             raise RprofValueError(f"n={n} is negative; ask for at least 0 functions")
         kind = self._kind(by)
-        rows = self._native.top(kind.type)[:n]
+        rows = self._native.top(kind.type, lines)
+        if sort == "total":
+            rows.sort(key=lambda row: row[4], reverse=True)
         total = self.totals[kind.type]
         scale = total or 1
         return TopTable(
             (
                 FunctionRow(name, file, line, own, whole, own / scale, whole / scale)
-                for name, file, line, own, whole in rows
+                for name, file, line, own, whole in rows[:n]
             ),
             kind,
             total,
         )
 
-    def tree(self, by: str | None = None, *, min_fraction: float = 0.005) -> str:
-        """Return the call tree as text.
+    def tree(
+        self,
+        by: str | None = None,
+        *,
+        min_fraction: float = 0.005,
+        max_depth: int | None = None,
+        library: bool = False,
+        color: bool = False,
+    ) -> str:
+        """Return the call tree as text, the heaviest branches first.
 
         Args:
             by: Sample type, as for ``top``.
-            min_fraction: Branches below this fraction of the total are summed up, 0 to 1.
+            min_fraction: Branches below this fraction of the total are summed up in one line,
+                0 to 1.
+            max_depth: Levels shown, at least 1; what lies deeper is in the totals. Default 512.
+            library: Show every call within installed packages and the standard library. Without,
+                only the call into a library is shown, with the number of frames below it; the
+                user's functions that a library calls are below that line. A profile of library
+                code alone is shown whole.
+            color: Colour heavy branches and dim the rest with ANSI escapes.
 
         Raises:
-            RprofValueError: There is no such sample type, or the fraction is out of range.
+            RprofValueError: There is no such sample type, or a number is out of range.
         """
         if not 0 <= min_fraction <= 1:
             raise RprofValueError(f"min_fraction={min_fraction!r} is out of range; choose 0 to 1")
-        return self._native.tree(self._kind(by).type, float(min_fraction))
+        if max_depth is not None and not 1 <= max_depth <= _MAX_TREE_DEPTH:
+            raise RprofValueError(
+                f"max_depth={max_depth!r} is out of range; choose 1 to {_MAX_TREE_DEPTH:,}"
+            )
+        return self._native.tree(
+            self._kind(by).type,
+            min_fraction=float(min_fraction),
+            max_depth=max_depth,
+            fold_library=not library,
+            color=color,
+        )
 
-    def to_collapsed(self, by: str | None = None) -> str:
+    def diff(
+        self,
+        other: Profile,
+        by: str | None = None,
+        *,
+        lines: bool = False,
+        scale: Literal["duration", "none"] = "duration",
+    ) -> Diff:
+        """Compare this profile, the older one, with another.
+
+        Args:
+            other: The newer profile.
+            by: Sample type, as for ``top``; both profiles must have it.
+            lines: Compare lines rather than functions. Lines move when a file is edited.
+            scale: ``"duration"`` multiplies the older values by the ratio of the two lengths, so
+                that both are what a recording as long as the newer one would hold: right for
+                services, where the question is the cost per second. ``"none"`` compares the
+                values as recorded: right for a program or a benchmark that ran from start to end
+                both times. Shares and ``Diff.regression`` are the same either way.
+
+        Raises:
+            RprofValueError: A profile does not have the sample type, or their units differ.
+        """
+        if not isinstance(other, Profile):
+            raise RprofTypeError(f"other must be a Profile, not {other!r}; use rprof.load first")
+        if scale not in ("duration", "none"):
+            raise RprofValueError(f"scale={scale!r} is unknown; choose 'duration' or 'none'")
+        kind = self._kind(by)
+        later = other._kind(kind.type)
+        if kind.unit != later.unit:
+            raise RprofValueError(
+                f"{kind.type} is in {kind.unit} before and in {later.unit} after; compare "
+                "profiles of one kind"
+            )
+        return Diff(
+            self._native.diff(other._native, kind.type, lines),
+            kind,
+            (self.totals[kind.type], other.totals[kind.type]),
+            (self.duration_ns, other.duration_ns),
+            scale,
+        )
+
+    def to_collapsed(self, by: str | None = None, *, threads: bool = True) -> str:
         """Return one line for each stack, ``thread;root;...;leaf value``.
 
-        The format is that of Brendan Gregg's flamegraph.pl.
+        The format is that of Brendan Gregg's flamegraph.pl. A ``;`` in a name becomes ``:``, and
+        characters that cannot be seen become escapes. Values are in the sample type's unit.
+
+        Args:
+            by: Sample type, as for ``top``.
+            threads: Begin each stack with its thread; without, all threads are added up.
+
+        Raises:
+            RprofValueError: There is no such sample type.
         """
-        return self._native.collapsed(self._kind(by).type)
+        return self._native.collapsed(self._kind(by).type, threads)
+
+    def to_speedscope(self) -> str:
+        """Return JSON for https://www.speedscope.app, one profile for each thread and sample type.
+
+        The format is speedscope's own, https://www.speedscope.app/file-format-schema.json, with
+        profiles of type ``sampled``: weights are values in the sample type's unit, nanoseconds or
+        a count. It opens on the heaviest thread and the default sample type. Stacks with a value
+        below 0, which the format does not know, are left out.
+        """
+        return self._native.speedscope()
+
+    def to_pstats(self, path: str | os.PathLike[str], by: str | None = None) -> Path:
+        """Write the file that ``pstats.Stats(path)`` and SnakeViz open, and return the path.
+
+        The format is that of the standard library's ``pstats``, a marshalled dict. Times are in
+        seconds, over all threads. What pstats calls the number of calls is the number of samples
+        in which a function was on the stack: a sampler does not see calls. Recursion counts once
+        for each stack, as for ``top``.
+
+        Args:
+            path: The file (mode 0600, complete or not at all).
+            by: Sample type, as for ``top``; it must be a time.
+
+        Raises:
+            RprofValueError: There is no such sample type, it is no time, or all of it is zero.
+            RprofOSError: The file cannot be written.
+        """
+        data = pstats_bytes(self, self._kind(by), self._count_type())
+        self._native.write_file(os.fspath(path), data)
+        return Path(os.fsdecode(path))
+
+    def to_markdown(self, by: str | None = None, *, n: int = 15) -> str:
+        """Return a summary for a bug report or a language model.
+
+        Facts of the recording; for each sample type the heaviest functions and the call tree; the
+        threads. All that comes from the profile stands in fenced blocks, on one line each, with
+        invisible characters escaped and overlong names cut.
+
+        Args:
+            by: One sample type; default the times that are not zero, or else the default type.
+            n: Rows of each table.
+
+        Raises:
+            RprofValueError: There is no such sample type, or ``n`` is negative.
+        """
+        if n < 0:
+            raise RprofValueError(f"n={n} is negative; ask for at least 0 rows")
+        totals = self.totals
+        kinds = [
+            kind for kind in self.sample_types if kind.unit != "count" and totals[kind.type] != 0
+        ]
+        if by is not None or not kinds:
+            kinds = [self._kind(by)]
+        return markdown(self, kinds, n)
 
     def stacks(self, by: str | None = None) -> list[tuple[list[Frame], int]]:
         """Return every stack with its lines, and what was spent in its innermost frame.
@@ -226,6 +362,42 @@ class Profile:
         found = self._native.stacks(self._kind(by).type)
         return [([Frame(*frame) for frame in frames], value) for frames, value in found]
 
+    def to_html(
+        self, *, baseline: Profile | None = None, source: bool = False, title: str | None = None
+    ) -> str:
+        """Return the report page: one HTML file with the profile inside, which loads nothing.
+
+        Args:
+            baseline: What came before; the page then shows what became more and what less.
+            source: Put the Python files that the profile names into the page, those that are on
+                this machine and have not changed since, to see what each line cost. Whoever gets
+                the page can read them.
+            title: What the page is called; the program's name without.
+        """
+        from . import viewer
+
+        sources = None
+        if source:
+            names = (file for _, file, *_ in self._native.top(self._kind(None).type, False))
+            sources = viewer.sources.read(names, self.time_ns)
+        return viewer.page(
+            [(self._label(), self.to_bytes())],
+            title=title if title is not None else self._label(),
+            baseline=(baseline._label(), baseline.to_bytes()) if baseline is not None else None,
+            sources=sources,
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the report page in a notebook, in a frame that can reach nothing around it."""
+        document = html.escape(self.to_html())
+        return (
+            '<iframe sandbox="allow-scripts allow-downloads" title="rprof" srcdoc="'
+            f'{document}" style="width: 100%; height: 720px; border: 0"></iframe>'
+        )
+
+    def _label(self) -> str:
+        return os.path.basename(self.program) or self.program or "profile"
+
     def to_bytes(self) -> bytes:
         """Return the profile as gzip-compressed pprof."""
         return self._native.encode()
@@ -237,15 +409,17 @@ class Profile:
             RprofOSError: The file cannot be written.
         """
         self._native.write(os.fspath(path))
-        return Path(path)
+        return Path(os.fsdecode(path))
 
     def merge(self, *others: Profile) -> Profile:
         """Return one profile with the samples of this and the others added up.
 
+        See ``rprof.merge`` for what becomes of the rest, and for more profiles than fit in memory.
+
         Raises:
             RprofValueError: Their sample types differ.
         """
-        return Profile(NativeProfile.merge([self._native, *(other._native for other in others)]))
+        return merge([self, *others])
 
     def only_threads(self, accept: Callable[[ThreadInfo], bool]) -> Profile:
         """Return the profile of those threads for which ``accept`` is true."""
@@ -271,6 +445,11 @@ class Profile:
         focused, ignored = _matching("focus", focus, names), _matching("ignore", ignore, names)
         return Profile(self._native.only_stacks(focused, ignored or []))
 
+    def _count_type(self) -> str | None:
+        """The sample type that counts samples, if there is one."""
+        counts = [kind.type for kind in self.sample_types if kind.unit == "count"]
+        return "samples" if "samples" in counts else next(iter(counts), None)
+
     def _kind(self, by: str | None) -> SampleType:
         if by is not None and not isinstance(by, str):
             raise RprofTypeError(f"by must name a sample type, not {by!r}")
@@ -279,7 +458,7 @@ class Profile:
         for kind in kinds:
             if kind.type == wanted:
                 return kind
-        known = ", ".join(kind.type for kind in kinds)
+        known = ", ".join(inert(kind.type) for kind in kinds)
         raise RprofValueError(f"by={wanted!r} is not in this profile; it has {known or 'none'}")
 
 
@@ -300,23 +479,77 @@ def _matching(
 def load(path: str | os.PathLike[str]) -> Profile:
     """Read a pprof file, gzip-compressed or plain, of rprof or any other profiler.
 
+    The format is recognised by content, whatever the file is called. The file may be hostile: what
+    it unpacks to and what that takes in memory is bounded. Other threads run meanwhile.
+
     Args:
         path: The file.
 
     Raises:
         RprofOSError: The file cannot be read.
-        RprofValueError: It is no pprof file, is truncated, or is unreasonably large.
+        RprofValueError: It is no pprof file (the message says what it is instead, where that is
+            known), is truncated, or is unreasonably large.
     """
-    name: Any = os.fspath(path)
     try:
-        with open(name, "rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
+        raw = os.fspath(path)
+    except TypeError:
+        raise RprofTypeError(f"path must be a file name, not {path!r}") from None
+    # Names of files may hold anything, the message only what can be shown.
+    name = inert(os.fsdecode(raw))
+    try:
+        with open(raw, "rb") as file:
+            data = _read_bounded(file, name)
+    except IsADirectoryError:
+        raise RprofOSError(
+            f"{name} is a directory; give one of the files in it, or merge them with rprof.merge"
+        ) from None
     except OSError as error:
         raise RprofOSError(f"cannot read {name}: {error.strerror or error}") from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise RprofValueError(f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB; split it first")
-    return Profile(NativeProfile.decode(data, str(name)))
+    except ValueError as error:
+        if isinstance(error, RprofValueError):
+            raise
+        raise RprofValueError(f"cannot read {name}: {error}") from error
+    return Profile(NativeProfile.decode(data, name))
+
+
+def _read_bounded(file: BinaryIO, name: str) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    # A pipe or a device has no size; of those one byte too many is enough to know.
+    data = b"" if size > _MAX_FILE_BYTES else file.read(_MAX_FILE_BYTES + 1)
+    if max(size, len(data)) > _MAX_FILE_BYTES:
+        raise RprofValueError(
+            f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB, which no profile is; give a file "
+            "written by rprof or another profiler's pprof output"
+        )
+    return data
+
+
+def merge(sources: Iterable[Profile | str | os.PathLike[str]]) -> Profile:
+    """Add up profiles, or files of them, which are read one at a time.
+
+    Samples of equal stacks and labels are added up; threads, as all labels, are kept apart. The
+    first profile names the program, the period and the default sample type; the result begins
+    with the earliest, and its length is the time in which at least one of them was recording:
+    profiles of several processes at once count once, and gaps do not count. Of the comments the
+    first 100 different ones are kept. Beyond 8,000,000 nodes stacks fold into ``<overflow>``,
+    and a comment says so.
+
+    Args:
+        sources: Profiles and paths, in any order.
+
+    Raises:
+        RprofOSError: A file cannot be read.
+        RprofValueError: A file is no profile, their sample types differ, or there is none.
+    """
+    return Profile(NativeProfile.merge(_loaded(sources)))
+
+
+def _loaded(sources: Iterable[Profile | str | os.PathLike[str]]) -> Iterator[NativeProfile]:
+    for source in sources:
+        yield (source if isinstance(source, Profile) else load(source))._native
 
 
 # Compressed; the decoder bounds what comes out of it.
 _MAX_FILE_BYTES = 256 << 20
+# Deeper than any stack that is recorded or read.
+_MAX_TREE_DEPTH = 1_000_000

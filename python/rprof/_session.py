@@ -74,6 +74,8 @@ class Status(NamedTuple):
     """Files of this process that are in place, oldest first."""
     last_error: str | None
     """The newest trouble in words; None if there was none."""
+    endpoint: str
+    """Where ``rprof.serve`` answers in this process; empty if it does not."""
 
 
 class _Continuous(NamedTuple):
@@ -81,6 +83,18 @@ class _Continuous(NamedTuple):
     config: Config
     ticks_at_start: int
     age_at_start_ns: int
+
+
+class EndpointRequest(NamedTuple):
+    """What ``rprof.serve`` was asked for, to be asked for again in a forked child."""
+
+    address: str
+    token: str | None
+
+    @property
+    def is_for_each_process(self) -> bool:
+        """Whether a child can listen as well: at a free port, or a path with its own id."""
+        return self.address.endswith(":0") or "{pid}" in self.address
 
 
 class _State:
@@ -93,6 +107,8 @@ class _State:
         self.recordings: set[int] = set()
         self.reported_error: str | None = None
         self.dumps = False
+        self.endpoint: EndpointRequest | None = None
+        self.endpoint_address = ""
 
 
 # Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
@@ -167,6 +183,7 @@ def _at_threading_exit() -> None:
 
 def _at_exit() -> None:
     state = _current()
+    close_endpoint()
     with state.lock:
         recordings = sorted(state.recordings)
         state.recordings.clear()
@@ -189,7 +206,7 @@ def _before_fork() -> None:
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = threading.get_native_id() == os.getpid()
     state = _current()
-    if state.recordings or state.dumps:
+    if state.recordings or state.dumps or state.endpoint:
         _load_native().before_fork()
 
 
@@ -197,7 +214,7 @@ def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
-    if not (parent.recordings or parent.dumps):
+    if not (parent.recordings or parent.dumps or parent.endpoint):
         _state = _State()
         return
     native = _load_native()
@@ -211,6 +228,11 @@ def _after_fork_in_child() -> None:
         except (RprofError, OSError, RuntimeError) as error:
             # A child that cannot be profiled must work all the same.
             log().warning("a forked child is not profiled: %s", error)
+    if parent.endpoint is not None and parent.endpoint.is_for_each_process:
+        try:
+            open_endpoint(parent.endpoint)
+        except (RprofError, OSError, RuntimeError) as error:
+            log().warning("a forked child has no endpoint: %s", error)
 
 
 def _child_output(output: str | None) -> str | None:
@@ -442,6 +464,7 @@ def status() -> Status:
         merged_windows=counters["merged_windows"],
         files=native.kept_files(),
         last_error=native.last_error(),
+        endpoint=state.endpoint_address,
     )
 
 
@@ -490,6 +513,42 @@ def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = Non
     _install_hooks(native)
     _current().dumps = True
     native.dump_on_signal(int(signal), path, import_roots(), _PACKAGE_DIRECTORY)
+
+
+def open_endpoint(request: EndpointRequest) -> str:
+    """Open this process's endpoint and return its address."""
+    native = _load_native()
+    _install_hooks(native)
+    address: str = native.serve(
+        address=request.address,
+        token=request.token,
+        program=program_name(),
+        import_roots=import_roots(),
+        own_directory=_PACKAGE_DIRECTORY,
+        keep_thread_state=_forked_from_thread or _tracing_possible(),
+    )
+    state = _current()
+    state.endpoint, state.endpoint_address = request, address
+    log().info("the endpoint of process %d is %s", state.pid, address)
+    return address
+
+
+def close_endpoint() -> None:
+    """Close this process's endpoint, if there is one."""
+    state = _current()
+    if state.endpoint is not None:
+        state.endpoint, state.endpoint_address = None, ""
+        _load_native().stop_serving()
+
+
+def is_local_address(address: str) -> bool:
+    """Return whether only this machine can reach an address.
+
+    Raises:
+        RprofValueError: It is no address.
+    """
+    local: bool = _load_native().is_local_address(address)
+    return local
 
 
 def end(recording: int) -> Profile | None:

@@ -1,20 +1,26 @@
 //! One id for each distinct function, location and label set.
 
+use std::collections::HashMap;
+
 use rustc_hash::FxHashMap;
 
 use crate::model::function::Function;
-use crate::model::label::{LabelSet, LabelSetId};
+use crate::model::label::{Label, LabelSet, LabelSetId};
 use crate::model::location::{FunctionId, Location, LocationId, Symbols};
 
 /// Grows the tables of one window.
+///
+/// Names and labels may come from a file whose author chose them to collide, so that their hasher
+/// is one that cannot be foreseen; ids are ours.
 #[derive(Debug, Default)]
 pub struct Interner {
     symbols: Symbols,
-    functions: FxHashMap<Function, FunctionId>,
+    functions: HashMap<Function, FunctionId>,
     locations: FxHashMap<Location, LocationId>,
     label_sets: Vec<LabelSet>,
-    by_labels: FxHashMap<LabelSet, LabelSetId>,
+    by_labels: HashMap<LabelSet, LabelSetId>,
     string_bytes: usize,
+    label_bytes: usize,
 }
 
 /// A table index as an id; tables are bounded far below `u32::MAX` by the window's limits.
@@ -58,6 +64,9 @@ impl Interner {
             return id;
         }
         let id = LabelSetId(index_u32(self.label_sets.len()));
+        // Both copies, and a label's text.
+        self.label_bytes +=
+            2 * size_of::<LabelSet>() + labels.len() * (2 * size_of::<Label>() + 32);
         self.label_sets.push(labels.clone());
         self.by_labels.insert(labels.clone(), id);
         id
@@ -86,7 +95,7 @@ impl Interner {
         self.string_bytes
             + self.symbols.functions.len() * 3 * size_of::<Function>()
             + self.symbols.locations.len() * 4 * size_of::<Location>()
-            + self.label_sets.len() * 256
+            + self.label_bytes
     }
 
     /// The finished tables.

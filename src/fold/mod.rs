@@ -3,5 +3,6 @@
 
 pub mod call_tree;
 pub mod interner;
+pub mod merge;
 pub mod profile;
 pub mod window;

@@ -112,10 +112,27 @@ impl Window {
     ) {
         let mut node = NodeId::ROOT;
         for (function, line) in path {
-            let function = self.interner.function(function);
-            let location = self.interner.location(Location { function, line });
+            let location = self.location(function, line);
             node = self.step(node, location);
         }
+        let labels = self.labels(labels);
+        self.add(node, labels, values);
+    }
+
+    /// The id of a function and a line in it, for [`Window::add_locations`].
+    pub fn location(&mut self, function: &Function, line: u32) -> LocationId {
+        let function = self.interner.function(function);
+        self.interner.location(Location { function, line })
+    }
+
+    /// Adds `values` to the stack of these locations of this window, outermost first.
+    pub fn add_locations(
+        &mut self,
+        path: impl Iterator<Item = LocationId>,
+        labels: &LabelSet,
+        values: &[i64],
+    ) {
+        let node = path.fold(NodeId::ROOT, |node, location| self.step(node, location));
         let labels = self.labels(labels);
         self.add(node, labels, values);
     }
@@ -195,11 +212,7 @@ impl Window {
             .iter()
             .map(|location| {
                 let function = &other.symbols.functions[location.function.0 as usize];
-                let function = self.interner.function(function);
-                self.interner.location(Location {
-                    function,
-                    line: location.line,
-                })
+                self.location(function, location.line)
             })
             .collect();
         let mut nodes = vec![NodeId::ROOT; other.tree.len()];
@@ -294,61 +307,4 @@ impl Window {
         let location = self.interner.pseudo(OVERFLOW);
         self.tree.child(NodeId::ROOT, location)
     }
-}
-
-/// One profile from several of the same sample types; the first names the program.
-///
-/// # Errors
-/// When the sample types differ, naming both lists.
-pub fn merge(profiles: &[&Profile], limits: Limits) -> crate::error::Result<Profile> {
-    let Some(first) = profiles.first() else {
-        return Err(crate::error::Error::value(
-            "merge needs at least one profile, got none",
-        ));
-    };
-    let mut window = Window::with_types(
-        limits,
-        first.sample_types.clone(),
-        first.default_sample_type.clone(),
-    );
-    let mut meta = first.meta.clone();
-    let mut end_ns = meta.time_ns;
-    for profile in profiles {
-        if profile.sample_types != first.sample_types {
-            let names = |types: &[SampleType]| {
-                let words: Vec<String> = types
-                    .iter()
-                    .map(|kind| format!("{}/{}", kind.name, kind.unit))
-                    .collect();
-                words.join(", ")
-            };
-            return Err(crate::error::Error::value(format!(
-                "cannot merge profiles of different sample types ({} and {}); merge only profiles \
-                 of one kind",
-                names(&first.sample_types),
-                names(&profile.sample_types)
-            )));
-        }
-        window.absorb(profile);
-        meta.time_ns = meta.time_ns.min(profile.meta.time_ns);
-        end_ns = end_ns.max(
-            profile
-                .meta
-                .time_ns
-                .saturating_add(profile.meta.duration_ns),
-        );
-        for comment in &profile.meta.comments {
-            if !meta.comments.contains(comment) && meta.comments.len() < 100 {
-                meta.comments.push(comment.clone());
-            }
-        }
-    }
-    meta.duration_ns = end_ns.saturating_sub(meta.time_ns);
-    if window.overflowed() > 0 {
-        meta.comments.push(format!(
-            "merge: {} stacks folded into {OVERFLOW}",
-            window.overflowed()
-        ));
-    }
-    Ok(window.finish(meta))
 }

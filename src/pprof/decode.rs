@@ -1,108 +1,53 @@
 //! From a pprof file, of rprof or of any other profiler, to a profile.
 //!
-//! The input may be hostile: sizes are bounded before anything is allocated for them, and every
-//! index is checked. What cannot be kept (addresses, mappings but the first) is dropped.
+//! The input may be hostile: it is read twice as a stream, first for its tables, then for its
+//! samples, which are folded one at a time, so that memory holds what the profile says and never
+//! the message. Sizes are bounded before anything is allocated for them, and every index is
+//! checked. What cannot be kept (addresses, mappings but the first) is dropped.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
-use flate2::read::MultiGzDecoder;
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::fields::{Content, Fields, for_each_field, packed_numbers};
+use super::foreign::{HEAD_BYTES, foreign};
+use super::problem::Problem;
 use super::proto;
+use super::source::Source;
 use crate::error::{Error, Result};
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::{Limits, Window};
 use crate::model::function::Function;
 use crate::model::label::{Label, LabelSet, LabelValue};
+use crate::model::location::LocationId;
 use crate::model::sample_type::SampleType;
 
-/// The largest message that is read, in bytes.
-pub const MAX_MESSAGE_BYTES: u64 = 256 << 20;
-/// How much more a file may unpack to than its own size, once past the first mebibyte.
-const MAX_RATIO: u64 = 1_000;
+pub use super::source::MAX_MESSAGE_BYTES;
+
 /// Frames of one sample.
 const MAX_FRAMES: usize = 100_000;
-/// What the messages may weigh once they are structs: an empty sample grows from 2 bytes to 72.
-const MAX_STRUCT_BYTES: usize = 1 << 30;
+/// Labels of one sample.
+const MAX_LABELS: usize = 1_000;
+/// Values of one sample.
+const MAX_SAMPLE_TYPES: usize = 256;
 /// Frames of all samples for each byte of the message. A location stands for as many frames as were
 /// inlined there, so that samples that share one multiply it; real code inlines a few.
-const MAX_FRAMES_PER_BYTE: usize = 16;
+const MAX_FRAMES_PER_BYTE: u64 = 16;
 /// Nodes of the call tree.
 const MAX_NODES: usize = 8_000_000;
-
-/// Why a file is no profile.
-#[derive(Debug)]
-enum Problem {
-    Empty,
-    Zstd,
-    Gzip(std::io::Error),
-    TooLarge,
-    Protobuf(prost::DecodeError),
-    CutShort,
-    NoSampleTypes,
-    Text(i64),
-    Id(&'static str, u64),
-    Duplicate(&'static str, u64),
-    TooMuch(&'static str),
-    Values { found: usize, expected: usize },
-    TooDeep,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => write!(out, "it is empty; was the program still writing it?"),
-            Self::Zstd => write!(
-                out,
-                "it is compressed with zstd; unpack it with `zstd -d` first"
-            ),
-            Self::Gzip(error) => write!(
-                out,
-                "its gzip data is damaged or cut short ({error}); copy it again from where it was \
-                 written"
-            ),
-            Self::TooLarge => write!(
-                out,
-                "it unpacks to more than {} MiB or {MAX_RATIO} times its size, which no profile \
-                 does",
-                MAX_MESSAGE_BYTES >> 20
-            ),
-            Self::Protobuf(error) => write!(
-                out,
-                "it does not contain a pprof message ({error}); give a file written by rprof or \
-                 another profiler's pprof output"
-            ),
-            Self::CutShort => write!(
-                out,
-                "it does not contain a pprof message, or only a part of one; give a file written \
-                 by rprof or another profiler's pprof output"
-            ),
-            Self::NoSampleTypes => write!(
-                out,
-                "it has no sample types, so it is no profile; give a file written by rprof or \
-                 another profiler's pprof output"
-            ),
-            Self::Text(index) => write!(out, "it refers to text {index}, which it does not have"),
-            Self::Id(what, id) => write!(out, "it refers to {what} {id}, which it does not have"),
-            Self::Duplicate(what, id) => write!(out, "it has two of {what} {id}"),
-            Self::TooMuch(what) => write!(
-                out,
-                "it has more {what} than a profile of its size can need; record a shorter time"
-            ),
-            Self::Values { found, expected } => write!(
-                out,
-                "a sample has {found} values where there are {expected} sample types"
-            ),
-            Self::TooDeep => write!(out, "a sample has more than {MAX_FRAMES} frames"),
-        }
-    }
-}
+/// What a file of any size may weigh in memory.
+const FREE_WEIGHT: usize = 16 << 20;
+/// What it may weigh for each of its bytes beyond that, packed and plain: a function of a real
+/// profile takes ten bytes in gzip, a few dozen without, and half a kilobyte in the tables here.
+const MAX_WEIGHT_PER_PACKED_BYTE: usize = 100;
+const MAX_WEIGHT_PER_PLAIN_BYTE: usize = 32;
+/// What any profile may weigh.
+const MAX_WEIGHT: usize = 1 << 30;
 
 /// Reads a profile; `name` is what error messages call it.
 ///
@@ -110,194 +55,388 @@ impl fmt::Display for Problem {
 /// When the bytes are not a profile, or an unreasonably large one; the message names the file, the
 /// fault and the remedy.
 pub fn decode(bytes: &[u8], name: &str) -> Result<Profile> {
-    unpack(bytes)
-        .and_then(|message| read_message(&message))
+    read(bytes)
         .map_err(|problem| Error::value(format!("{name} cannot be read as a profile: {problem}")))
 }
 
-fn unpack(bytes: &[u8]) -> std::result::Result<Vec<u8>, Problem> {
-    match bytes {
-        [] => Err(Problem::Empty),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Err(Problem::Zstd),
-        [0x1f, 0x8b, ..] => {
-            let limit = (1_u64 << 20)
-                .saturating_add((bytes.len() as u64).saturating_mul(MAX_RATIO))
-                .min(MAX_MESSAGE_BYTES);
-            let mut message = Vec::new();
-            MultiGzDecoder::new(bytes)
-                .take(limit + 1)
-                .read_to_end(&mut message)
-                .map_err(Problem::Gzip)?;
-            if message.len() as u64 > limit {
-                return Err(Problem::TooLarge);
-            }
-            if message.is_empty() {
-                return Err(Problem::Empty);
-            }
-            Ok(message)
+fn read(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
+    if bytes.is_empty() {
+        return Err(Problem::Empty);
+    }
+    if bytes.len() as u64 > MAX_MESSAGE_BYTES {
+        return Err(Problem::TooLarge);
+    }
+    let mut budget = Budget::new(bytes);
+    let tables = Tables::read(bytes, &mut budget).map_err(|problem| {
+        if problem.is_of_structure() {
+            foreign(&head(bytes)).map_or(problem, Problem::Foreign)
+        } else {
+            problem
         }
-        _ if bytes.len() as u64 > MAX_MESSAGE_BYTES => Err(Problem::TooLarge),
-        _ => Ok(bytes.to_vec()),
+    })?;
+    read_samples(bytes, tables, budget)
+}
+
+/// The first bytes of the message, as far as they can be unpacked.
+fn head(bytes: &[u8]) -> Vec<u8> {
+    let mut head = Vec::new();
+    // What came out before an error is there all the same.
+    let _: io::Result<usize> = Source::new(bytes)
+        .take(HEAD_BYTES as u64)
+        .read_to_end(&mut head);
+    head
+}
+
+/// What may still be allocated, in bytes.
+struct Budget {
+    left: usize,
+}
+
+impl Budget {
+    fn new(file: &[u8]) -> Self {
+        let per_byte = match Source::new(file) {
+            Source::Gzip { .. } => MAX_WEIGHT_PER_PACKED_BYTE,
+            Source::Plain(_) => MAX_WEIGHT_PER_PLAIN_BYTE,
+        };
+        Self {
+            left: FREE_WEIGHT
+                .saturating_add(file.len().saturating_mul(per_byte))
+                .min(MAX_WEIGHT),
+        }
+    }
+
+    fn charge(&mut self, weight: usize) -> std::result::Result<(), Problem> {
+        self.left = self
+            .left
+            .checked_sub(weight)
+            .ok_or(Problem::TooMuch("entries"))?;
+        Ok(())
+    }
+}
+
+/// Everything but the samples, as the message has it.
+#[derive(Default)]
+struct Tables {
+    message_bytes: u64,
+    strings: Vec<Arc<str>>,
+    sample_types: Vec<proto::ValueType>,
+    default_sample_type: i64,
+    functions: Vec<proto::Function>,
+    locations: Vec<proto::Location>,
+    mapping: Option<proto::Mapping>,
+    comments: Vec<i64>,
+    time_ns: i64,
+    duration_ns: i64,
+    period_ns: i64,
+}
+
+/// Numbers of the fields of `Profile`.
+mod field {
+    pub(super) const SAMPLE_TYPE: u32 = 1;
+    pub(super) const SAMPLE: u32 = 2;
+    pub(super) const MAPPING: u32 = 3;
+    pub(super) const LOCATION: u32 = 4;
+    pub(super) const FUNCTION: u32 = 5;
+    pub(super) const STRING_TABLE: u32 = 6;
+    pub(super) const TIME_NANOS: u32 = 9;
+    pub(super) const DURATION_NANOS: u32 = 10;
+    pub(super) const PERIOD: u32 = 12;
+    pub(super) const COMMENT: u32 = 13;
+    pub(super) const DEFAULT_SAMPLE_TYPE: u32 = 14;
+}
+
+impl Tables {
+    fn read(bytes: &[u8], budget: &mut Budget) -> std::result::Result<Self, Problem> {
+        let mut fields = Fields::new(Source::new(bytes));
+        let mut tables = Self::default();
+        while let Some((number, content)) = fields.next()? {
+            match content {
+                Content::Bytes(content) => tables.take_bytes(number, content, budget)?,
+                Content::Number(value) => tables.take_number(number, value, budget)?,
+                Content::Skipped => {}
+            }
+        }
+        tables.message_bytes = fields.bytes_read();
+        if tables.message_bytes == 0 {
+            return Err(Problem::Empty);
+        }
+        if tables.sample_types.is_empty() {
+            return Err(Problem::NoSampleTypes);
+        }
+        if tables.strings.first().is_some_and(|text| !text.is_empty()) {
+            return Err(Problem::FirstText);
+        }
+        Ok(tables)
+    }
+
+    /// Charges are what an entry weighs here and in the finished profile.
+    fn take_bytes(
+        &mut self,
+        number: u32,
+        content: &[u8],
+        budget: &mut Budget,
+    ) -> std::result::Result<(), Problem> {
+        match number {
+            field::SAMPLE_TYPE => {
+                if self.sample_types.len() == MAX_SAMPLE_TYPES {
+                    return Err(Problem::TooMuch("sample types"));
+                }
+                self.sample_types.push(message(content)?);
+            }
+            field::MAPPING if self.mapping.is_none() => self.mapping = Some(message(content)?),
+            field::LOCATION => {
+                let mut lines = 0;
+                for_each_field(content, |_, _| {
+                    lines += 1;
+                    Ok(())
+                })?;
+                budget.charge(128 + 64 * lines)?;
+                self.locations.push(message(content)?);
+            }
+            field::FUNCTION => {
+                budget.charge(256)?;
+                self.functions.push(message(content)?);
+            }
+            field::STRING_TABLE => {
+                let text = String::from_utf8_lossy(content);
+                budget.charge(48 + text.len())?;
+                self.strings.push(Arc::from(text.as_ref()));
+            }
+            field::COMMENT => {
+                budget.charge(64 * packed_numbers(content))?;
+                let mut rest = content;
+                while !rest.is_empty() {
+                    let number =
+                        prost::encoding::decode_varint(&mut rest).map_err(Problem::Protobuf)?;
+                    self.comments.push(number.cast_signed());
+                }
+            }
+            field::SAMPLE | field::MAPPING => {}
+            // A number where the schema has one may be nothing else.
+            field::TIME_NANOS
+            | field::DURATION_NANOS
+            | field::PERIOD
+            | field::DEFAULT_SAMPLE_TYPE => return Err(Problem::CutShort),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_number(
+        &mut self,
+        number: u32,
+        value: u64,
+        budget: &mut Budget,
+    ) -> std::result::Result<(), Problem> {
+        let value = value.cast_signed();
+        match number {
+            field::TIME_NANOS => self.time_ns = value,
+            field::DURATION_NANOS => self.duration_ns = value,
+            field::PERIOD => self.period_ns = value,
+            field::DEFAULT_SAMPLE_TYPE => self.default_sample_type = value,
+            field::COMMENT => {
+                budget.charge(64)?;
+                self.comments.push(value);
+            }
+            field::SAMPLE_TYPE
+            | field::SAMPLE
+            | field::MAPPING
+            | field::LOCATION
+            | field::FUNCTION
+            | field::STRING_TABLE => return Err(Problem::CutShort),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn text(&self, index: i64) -> std::result::Result<Arc<str>, Problem> {
+        usize::try_from(index)
+            .ok()
+            .and_then(|at| self.strings.get(at))
+            .cloned()
+            .ok_or(Problem::Text(index))
+    }
+
+    fn texts(&self, indices: &[i64]) -> std::result::Result<Vec<String>, Problem> {
+        indices
+            .iter()
+            .map(|&index| self.text(index).map(|text| text.to_string()))
+            .collect()
+    }
+
+    fn sample_types(&self) -> std::result::Result<Vec<SampleType>, Problem> {
+        self.sample_types
+            .iter()
+            .map(|kind| {
+                Ok(SampleType {
+                    name: self.text(kind.r#type)?,
+                    unit: self.text(kind.unit)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The tables are keyed by what the file says: their hasher must be one that it cannot foresee.
+    fn functions(&self) -> std::result::Result<HashMap<u64, Function>, Problem> {
+        let mut functions = HashMap::with_capacity(self.functions.len());
+        for function in &self.functions {
+            let name = match self.text(function.name)? {
+                none if none.is_empty() => self.text(function.system_name)?,
+                named => named,
+            };
+            let read = Function {
+                name,
+                file: self.text(function.filename)?,
+                first_line: u32::try_from(function.start_line).unwrap_or(0),
+            };
+            insert(&mut functions, "function", function.id, read)?;
+        }
+        Ok(functions)
     }
 }
 
 /// A foreign location as the frames it stands for, innermost first.
-type Frames = Vec<(Arc<Function>, u32)>;
-
-struct Strings {
-    table: Vec<Arc<str>>,
+struct Places {
+    frames: Vec<LocationId>,
+    of_location: HashMap<u64, Range<usize>>,
 }
 
-impl Strings {
-    fn get(&self, index: i64) -> std::result::Result<Arc<str>, Problem> {
-        usize::try_from(index)
-            .ok()
-            .and_then(|at| self.table.get(at))
-            .cloned()
-            .ok_or(Problem::Text(index))
+impl Places {
+    fn read(tables: &Tables, window: &mut Window) -> std::result::Result<Self, Problem> {
+        let functions = tables.functions()?;
+        let mut places = Self {
+            frames: Vec::with_capacity(tables.locations.len()),
+            of_location: HashMap::with_capacity(tables.locations.len()),
+        };
+        for location in &tables.locations {
+            let begin = places.frames.len();
+            for line in &location.line {
+                let function = functions
+                    .get(&line.function_id)
+                    .ok_or(Problem::Id("function", line.function_id))?;
+                let number = u32::try_from(line.line).unwrap_or(0);
+                places.frames.push(window.location(function, number));
+            }
+            if location.line.is_empty() {
+                // Not symbolised: the address is all the name there is.
+                let name = format!("{:#x}", location.address);
+                places
+                    .frames
+                    .push(window.location(&Function::pseudo(&name), 0));
+            }
+            let range = begin..places.frames.len();
+            insert(&mut places.of_location, "location", location.id, range)?;
+        }
+        Ok(places)
+    }
+
+    fn frames(&self, id: u64) -> std::result::Result<&[LocationId], Problem> {
+        self.of_location
+            .get(&id)
+            .map(|range| &self.frames[range.clone()])
+            .ok_or(Problem::Id("location", id))
     }
 }
 
-fn read_message(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
-    weigh(bytes)?;
-    let message = proto::Profile::decode(bytes).map_err(Problem::Protobuf)?;
-    if message.sample_type.is_empty() {
-        return Err(Problem::NoSampleTypes);
-    }
-    let strings = Strings {
-        table: message
-            .string_table
-            .iter()
-            .map(|text| Arc::from(String::from_utf8_lossy(text).as_ref()))
-            .collect(),
-    };
-    let locations = read_locations(&message, &strings)?;
-    let sample_types = message
-        .sample_type
-        .iter()
-        .map(|kind| {
-            Ok(SampleType {
-                name: strings.get(kind.r#type)?,
-                unit: strings.get(kind.unit)?,
-            })
-        })
-        .collect::<std::result::Result<Vec<_>, Problem>>()?;
-    let default_sample_type = match strings.get(message.default_sample_type)? {
-        // The schema's default: the last sample type.
-        none if none.is_empty() => sample_types
-            .last()
-            .map_or_else(|| Arc::from(""), |kind| kind.name.clone()),
-        named => named,
-    };
-    let program = match message.mapping.first() {
-        Some(mapping) => strings.get(mapping.filename)?.to_string(),
-        None => String::new(),
-    };
-    let comments = message
-        .comment
-        .iter()
-        .map(|&comment| strings.get(comment).map(|text| text.to_string()))
-        .collect::<std::result::Result<Vec<_>, Problem>>()?;
-
+fn read_samples(
+    bytes: &[u8],
+    mut tables: Tables,
+    mut budget: Budget,
+) -> std::result::Result<Profile, Problem> {
+    let sample_types = tables.sample_types()?;
     let expected = sample_types.len();
-    let mut frames_left = bytes.len().saturating_mul(MAX_FRAMES_PER_BYTE);
-    // Names and labels are already bounded by the size of the message.
+    let named = tables.text(tables.default_sample_type)?;
+    // The schema's default is the last one.
+    let default_sample_type = sample_types
+        .iter()
+        .find(|kind| !named.is_empty() && kind.name == named)
+        .or(sample_types.last())
+        .map_or(named, |kind| kind.name.clone());
+    let meta = ProfileMeta {
+        time_ns: tables.time_ns,
+        duration_ns: tables.duration_ns,
+        period_ns: tables.period_ns,
+        program: match &tables.mapping {
+            Some(mapping) => tables.text(mapping.filename)?.to_string(),
+            None => String::new(),
+        },
+        comments: tables.texts(&tables.comments)?,
+    };
+
+    // Names and labels are already bounded by the budget.
     let limits = Limits {
         max_nodes: MAX_NODES,
         max_depth: MAX_FRAMES,
     };
     let mut window = Window::unbounded(limits, sample_types, default_sample_type);
-    for sample in &message.sample {
-        if sample.value.len() != expected {
-            return Err(Problem::Values {
-                found: sample.value.len(),
-                expected,
-            });
-        }
-        let mut path = Vec::with_capacity(sample.location_id.len());
+    let places = Places::read(&tables, &mut window)?;
+    // What these hold was charged with the tables.
+    budget.left = budget.left.saturating_add(window.bytes());
+    tables.functions = Vec::new();
+    tables.locations = Vec::new();
+
+    let mut frames_left = tables.message_bytes.saturating_mul(MAX_FRAMES_PER_BYTE);
+    let mut fields = Fields::new(Source::new(bytes));
+    let mut path = Vec::new();
+    while let Some((number, content)) = fields.next()? {
+        let (field::SAMPLE, Content::Bytes(content)) = (number, content) else {
+            continue;
+        };
+        let sample = read_sample(content, expected)?;
+        path.clear();
         for id in &sample.location_id {
-            let frames = locations.get(id).ok_or(Problem::Id("location", *id))?;
-            path.extend(frames.iter().map(|(function, line)| (&**function, *line)));
+            path.extend_from_slice(places.frames(*id)?);
             if path.len() > MAX_FRAMES {
-                return Err(Problem::TooDeep);
+                return Err(Problem::TooDeep(MAX_FRAMES));
             }
         }
         frames_left = frames_left
-            .checked_sub(path.len())
+            .checked_sub(path.len() as u64)
             .ok_or(Problem::TooMuch("inlined frames"))?;
-        let labels = read_labels(&sample.label, &strings)?;
-        window.add_path(path.into_iter().rev(), &labels, &sample.value);
-        if window.overflowed() > 0 {
+        let labels = read_labels(&sample.label, &tables)?;
+        window.add_locations(path.iter().rev().copied(), &labels, &sample.value);
+        if window.overflowed() > 0 || window.bytes() > budget.left {
             return Err(Problem::TooMuch("different stacks"));
         }
     }
-    Ok(window.finish(ProfileMeta {
-        time_ns: message.time_nanos,
-        duration_ns: message.duration_nanos,
-        period_ns: message.period,
-        program,
-        comments,
-    }))
+    Ok(window.finish(meta))
 }
 
-/// `Profile.sample`, `.location` and `.comment`: the fields with repeated fields or numbers inside.
-const SAMPLE: u32 = 2;
-const LOCATION: u32 = 4;
-const COMMENT: u32 = 13;
-
-/// Refuses a message whose structs would take many times the memory of its bytes, before they are
-/// made.
-fn weigh(message: &[u8]) -> std::result::Result<(), Problem> {
-    let mut weight = 0_usize;
-    let mut add = |more: usize| {
-        weight = weight.saturating_add(more);
-        if weight > MAX_STRUCT_BYTES {
-            return Err(Problem::TooMuch("entries"));
+/// Counts before it makes: two bytes may stand for an empty label of thirty-two.
+fn read_sample(content: &[u8], expected: usize) -> std::result::Result<proto::Sample, Problem> {
+    let (mut frames, mut values, mut labels) = (0, 0, 0);
+    for_each_field(content, |number, packed| {
+        let count = packed.map_or(1, packed_numbers);
+        match number {
+            1 => frames += count,
+            2 => values += count,
+            3 => labels += 1,
+            _ => {}
         }
         Ok(())
-    };
-    for_each_field(message, |tag, content| {
-        let content = content.unwrap_or_default();
-        add(128 + content.len())?;
-        match tag {
-            SAMPLE | LOCATION => for_each_field(content, |_, packed| {
-                add(32 + 8 * numbers(packed.unwrap_or_default()))
-            }),
-            COMMENT => add(8 * numbers(content)),
-            _ => Ok(()),
-        }
-    })
-}
-
-/// How many packed numbers these bytes can be: each ends where the continuation bit is not set.
-fn numbers(packed: &[u8]) -> usize {
-    packed.iter().filter(|byte| **byte < 0x80).count()
-}
-
-/// Calls `visit` with each field's number and, where it has a length, its content.
-fn for_each_field(
-    mut rest: &[u8],
-    mut visit: impl FnMut(u32, Option<&[u8]>) -> std::result::Result<(), Problem>,
-) -> std::result::Result<(), Problem> {
-    while !rest.is_empty() {
-        let (tag, wire_type) = decode_key(&mut rest).map_err(Problem::Protobuf)?;
-        if wire_type == WireType::LengthDelimited {
-            let length = decode_varint(&mut rest).map_err(Problem::Protobuf)?;
-            let content = usize::try_from(length)
-                .ok()
-                .and_then(|length| rest.split_at_checked(length));
-            let Some((content, after)) = content else {
-                return Err(Problem::CutShort);
-            };
-            rest = after;
-            visit(tag, Some(content))?;
-        } else {
-            skip_field(wire_type, tag, &mut rest, DecodeContext::default())
-                .map_err(Problem::Protobuf)?;
-            visit(tag, None)?;
-        }
+    })?;
+    if frames > MAX_FRAMES {
+        return Err(Problem::TooDeep(MAX_FRAMES));
     }
-    Ok(())
+    if values != expected {
+        return Err(Problem::Values {
+            found: values,
+            expected,
+        });
+    }
+    if labels > MAX_LABELS {
+        return Err(Problem::TooMuch("labels"));
+    }
+    let sample: proto::Sample = message(content)?;
+    if sample.value.len() == expected {
+        Ok(sample)
+    } else {
+        Err(Problem::CutShort)
+    }
+}
+
+fn message<M: Message + Default>(content: &[u8]) -> std::result::Result<M, Problem> {
+    M::decode(content).map_err(Problem::Protobuf)
 }
 
 /// Adds an entry of the table of `what`, where no id may stand twice.
@@ -316,59 +455,17 @@ fn insert<T>(
     }
 }
 
-/// The tables are keyed by what the file says: their hasher must be one that it cannot foresee.
-fn read_locations(
-    message: &proto::Profile,
-    strings: &Strings,
-) -> std::result::Result<HashMap<u64, Frames>, Problem> {
-    let mut functions = HashMap::new();
-    for function in &message.function {
-        let name = match strings.get(function.name)? {
-            none if none.is_empty() => strings.get(function.system_name)?,
-            named => named,
-        };
-        let file = strings.get(function.filename)?;
-        let first_line = u32::try_from(function.start_line).unwrap_or(0);
-        let read = Arc::new(Function {
-            name,
-            file,
-            first_line,
-        });
-        insert(&mut functions, "function", function.id, read)?;
-    }
-    let mut locations = HashMap::new();
-    for location in &message.location {
-        let mut frames = Frames::with_capacity(location.line.len());
-        for line in &location.line {
-            let function = functions
-                .get(&line.function_id)
-                .ok_or(Problem::Id("function", line.function_id))?;
-            frames.push((function.clone(), u32::try_from(line.line).unwrap_or(0)));
-        }
-        if frames.is_empty() {
-            // Not symbolised: the address is all the name there is.
-            let name = format!("{:#x}", location.address);
-            frames.push((Arc::new(Function::pseudo(&name)), 0));
-        }
-        insert(&mut locations, "location", location.id, frames)?;
-    }
-    Ok(locations)
-}
-
-fn read_labels(
-    labels: &[proto::Label],
-    strings: &Strings,
-) -> std::result::Result<LabelSet, Problem> {
+fn read_labels(labels: &[proto::Label], tables: &Tables) -> std::result::Result<LabelSet, Problem> {
     labels
         .iter()
         .map(|label| {
             let value = if label.str == 0 {
-                LabelValue::Number(label.num, strings.get(label.num_unit)?)
+                LabelValue::Number(label.num, tables.text(label.num_unit)?)
             } else {
-                LabelValue::Text(strings.get(label.str)?)
+                LabelValue::Text(tables.text(label.str)?)
             };
             Ok(Label {
-                key: strings.get(label.key)?,
+                key: tables.text(label.key)?,
                 value,
             })
         })

@@ -3,4 +3,8 @@
 
 pub mod decode;
 pub mod encode;
+mod fields;
+mod foreign;
+mod problem;
 pub mod proto;
+mod source;

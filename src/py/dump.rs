@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
@@ -20,7 +19,8 @@ use super::direct;
 use super::gil::engine::EngineOptions;
 use crate::capture::direct::DirectEngine;
 use crate::error::Error;
-use crate::model::snapshot::{Snapshot, ThreadState};
+use crate::model::snapshot::Snapshot;
+use crate::report::dump::threads;
 use crate::session::native_thread::NativeThread;
 
 /// How long the end of the thread is waited for before a fork.
@@ -78,7 +78,7 @@ impl State {
         let mut snapshot = Snapshot::default();
         let taken = self.engine.look_once(&mut snapshot);
         let text = match taken {
-            Ok(_) => text(&snapshot),
+            Ok(_) => threads(&snapshot),
             Err(_) => {
                 "rprof: no snapshot could be taken; is the interpreter shutting down?\n".to_owned()
             }
@@ -99,46 +99,6 @@ fn append(path: &PathBuf, text: &str) -> std::io::Result<()> {
         .mode(0o600)
         .open(path)?
         .write_all(text.as_bytes())
-}
-
-/// What a thread does, in words.
-pub(crate) fn doing(state: ThreadState) -> &'static str {
-    match state {
-        ThreadState::Unknown => "",
-        ThreadState::Running | ThreadState::Ready => "running without the GIL",
-        ThreadState::HoldsGil => "holds the GIL",
-        ThreadState::WaitsForGil => "waits for the GIL",
-        ThreadState::Blocked => "blocked",
-    }
-}
-
-/// All threads as `rprof.dump()` shows them.
-fn text(snapshot: &Snapshot) -> String {
-    let mut text = String::new();
-    for thread in &snapshot.threads {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "Thread {} \"{}\", {} (most recent call first):",
-            thread.thread_id,
-            thread.name,
-            doing(thread.state)
-        );
-        if thread.stack.incomplete {
-            let _ = writeln!(text, "  <incomplete>");
-        }
-        for frame in &thread.stack.frames {
-            if let Some(function) = snapshot.function(frame.function) {
-                let _ = writeln!(
-                    text,
-                    "  File \"{}\", line {}, in {}",
-                    function.file, frame.line, function.name
-                );
-            }
-        }
-        text.push('\n');
-    }
-    text
 }
 
 /// Has every thread's stack written when `signal` comes: appended to `path`, or to stderr.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::dump;
 use super::gil::attach;
+use super::{dump, serve};
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
 
@@ -24,6 +24,10 @@ const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
 #[pyfunction]
 pub(crate) fn before_fork(py: Python<'_>) {
     dump::before_fork();
+    // First: what it is answering may use the session.
+    if !serve::park_within(UNDER_GIL_PATIENCE) {
+        py.detach(serve::park_for_fork);
+    }
     let session = session();
     session.before_fork();
     if !session.park_within(UNDER_GIL_PATIENCE) {
@@ -35,7 +39,11 @@ pub(crate) fn before_fork(py: Python<'_>) {
 #[pyfunction]
 pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
     dump::after_fork();
-    py.detach(|| session().after_fork_in_parent())?;
+    py.detach(|| {
+        session()
+            .after_fork_in_parent()
+            .and(serve::after_fork_in_parent())
+    })?;
     Ok(())
 }
 
@@ -61,7 +69,10 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
 extern "C" fn start_again(_: *mut c_void) -> c_int {
     dump::after_fork();
     // The lock inside is never held by anyone who waits for the GIL, which is held here.
-    if let Err(error) = session().after_fork_in_parent() {
+    if let Err(error) = session()
+        .after_fork_in_parent()
+        .and(serve::after_fork_in_parent())
+    {
         session().health().set_error(error.to_string());
     }
     0
@@ -71,6 +82,7 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
     dump::after_fork();
+    serve::forget_parent();
     forget_parent();
     attach::forget_parent();
 }

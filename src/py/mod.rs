@@ -7,6 +7,8 @@ mod gil;
 mod hooks;
 mod profile;
 mod recording;
+#[cfg(unix)]
+mod serve;
 
 use pyo3::prelude::*;
 
@@ -28,6 +30,8 @@ mod _native {
         last_error, output_rotates, pause_recording, resume_recording, rotate_recording,
         start_recording, stop_recording,
     };
+    #[pymodule_export]
+    use super::serve::{is_local_address, serve, stop_serving};
     use pyo3::prelude::*;
 
     #[pymodule_init]

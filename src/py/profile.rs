@@ -8,13 +8,22 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::error::Error;
+use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
-use crate::fold::window::{Limits, merge};
+use crate::fold::window::Limits;
+use crate::model::function::Function;
 use crate::model::label::thread_of;
 use crate::pprof::{decode::decode, encode::encode};
-use crate::report::{collapsed, threads, top, tree};
+use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
 use crate::sink::file::write_file;
 
+/// As many as the reader accepts: a merged file can be read again.
+const MAX_MERGED_NODES: usize = 8_000_000;
+
+/// Name, file, line.
+type Place = (String, String, u32);
+/// Samples, self, total.
+type Cost = (i64, i64, i64);
 /// Name, file, first line, self, total.
 type FunctionRow = (String, String, u32, i64, i64);
 
@@ -45,6 +54,22 @@ impl Profile {
     }
 }
 
+fn place(function: &Function) -> Place {
+    (
+        function.name.to_string(),
+        function.file.to_string(),
+        function.first_line,
+    )
+}
+
+fn grouping(by_line: bool) -> Grouping {
+    if by_line {
+        Grouping::Line
+    } else {
+        Grouping::Function
+    }
+}
+
 #[pymethods]
 impl Profile {
     /// Reads a pprof file's bytes; `name` is what errors call them.
@@ -54,23 +79,18 @@ impl Profile {
         Ok(Self::new(Arc::new(profile)))
     }
 
-    /// One profile from several.
+    /// One profile from all that `profiles` yields, of which one at a time need be in memory.
     #[staticmethod]
-    fn merge(py: Python<'_>, profiles: Vec<PyRef<'_, Self>>) -> PyResult<Self> {
-        let inner: Vec<Arc<Finished>> = profiles
-            .iter()
-            .map(|profile| profile.profile.clone())
-            .collect();
-        let merged = py.detach(|| {
-            let borrowed: Vec<&Finished> = inner.iter().map(AsRef::as_ref).collect();
-            merge(
-                &borrowed,
-                Limits {
-                    max_nodes: 2_000_000,
-                    ..Limits::default()
-                },
-            )
-        })?;
+    fn merge(py: Python<'_>, profiles: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut merge = Merge::new(Limits {
+            max_nodes: MAX_MERGED_NODES,
+            ..Limits::default()
+        });
+        for item in profiles.try_iter()? {
+            let profile = item?.cast::<Self>()?.get().profile.clone();
+            py.detach(|| merge.add(&profile))?;
+        }
+        let merged = py.detach(|| merge.finish())?;
         Ok(Self::new(Arc::new(merged)))
     }
 
@@ -117,17 +137,17 @@ impl Profile {
         threads::thread_totals(&self.profile)
     }
 
-    /// (name, file, first line, self, total) of each function, heaviest first.
-    fn top(&self, py: Python<'_>, sample_type: &str) -> PyResult<Vec<FunctionRow>> {
+    /// (name, file, line, self, total) of each function or line, heaviest first.
+    fn top(&self, py: Python<'_>, sample_type: &str, by_line: bool) -> PyResult<Vec<FunctionRow>> {
         let column = self.column(sample_type)?;
-        let rows = py.detach(|| top::top(&self.profile, column));
+        let rows = py.detach(|| top::top(&self.profile, column, grouping(by_line)));
         Ok(rows
             .into_iter()
             .map(|row| {
                 (
                     row.function.name.to_string(),
                     row.function.file.to_string(),
-                    row.function.first_line,
+                    row.line,
                     row.self_value,
                     row.total_value,
                 )
@@ -136,19 +156,97 @@ impl Profile {
     }
 
     /// The call tree as text.
-    fn tree(&self, py: Python<'_>, sample_type: &str, min_fraction: f64) -> PyResult<String> {
+    #[pyo3(signature = (sample_type, *, min_fraction, max_depth, fold_library, color))]
+    fn tree(
+        &self,
+        py: Python<'_>,
+        sample_type: &str,
+        min_fraction: f64,
+        max_depth: Option<usize>,
+        fold_library: bool,
+        color: bool,
+    ) -> PyResult<String> {
         let column = self.column(sample_type)?;
+        let default = tree::TreeOptions::default();
         let options = tree::TreeOptions {
             min_fraction,
-            ..tree::TreeOptions::default()
+            max_depth: max_depth.unwrap_or(default.max_depth),
+            fold_library,
+            color,
+            ..default
         };
         Ok(py.detach(|| tree::tree(&self.profile, column, &options)))
     }
 
-    /// One line for each stack: `thread;root;...;leaf value`.
-    fn collapsed(&self, py: Python<'_>, sample_type: &str) -> PyResult<String> {
+    /// One line for each stack: `thread;root;...;leaf value`, or without the thread.
+    fn collapsed(&self, py: Python<'_>, sample_type: &str, by_thread: bool) -> PyResult<String> {
         let column = self.column(sample_type)?;
-        Ok(py.detach(|| collapsed::collapsed(&self.profile, column)))
+        Ok(py.detach(|| collapsed::collapsed(&self.profile, column, by_thread)))
+    }
+
+    /// JSON for speedscope, one profile for each thread and sample type.
+    fn speedscope(&self, py: Python<'_>) -> String {
+        py.detach(|| speedscope::speedscope(&self.profile))
+    }
+
+    /// (name, file, line), (self, total) here and in `later`, of each function or line.
+    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
+    fn diff(
+        &self,
+        py: Python<'_>,
+        later: &Bound<'_, Self>,
+        sample_type: &str,
+        by_line: bool,
+    ) -> PyResult<Vec<(Place, (i64, i64), (i64, i64))>> {
+        let later = later.get();
+        let columns = (self.column(sample_type)?, later.column(sample_type)?);
+        let rows = py.detach(|| {
+            diff::diff(
+                (&self.profile, columns.0),
+                (&later.profile, columns.1),
+                grouping(by_line),
+            )
+        });
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let place = (
+                    row.function.name.to_string(),
+                    row.function.file.to_string(),
+                    row.line,
+                );
+                (place, row.before, row.after)
+            })
+            .collect())
+    }
+
+    /// Each function with (samples, self, total), and the same by caller.
+    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
+    fn calls(
+        &self,
+        py: Python<'_>,
+        sample_type: &str,
+        samples_type: Option<&str>,
+    ) -> PyResult<Vec<(Place, Cost, Vec<(Place, Cost)>)>> {
+        let column = self.column(sample_type)?;
+        let samples = samples_type.map(|name| self.column(name)).transpose()?;
+        let rows = py.detach(|| calls::calls(&self.profile, column, samples));
+        let cost = |cost: calls::Cost| (cost.samples, cost.own, cost.total);
+        Ok(rows
+            .into_iter()
+            .map(|row| {
+                let callers = row.callers.iter();
+                let callers = callers.map(|(caller, spent)| (place(caller), cost(*spent)));
+                (place(&row.function), cost(row.cost), callers.collect())
+            })
+            .collect())
+    }
+
+    /// Writes `data` to `path`, whole or not at all.
+    #[staticmethod]
+    fn write_file(py: Python<'_>, path: PathBuf, data: &[u8]) -> PyResult<()> {
+        py.detach(|| write_file(&path, data))?;
+        Ok(())
     }
 
     /// Every stack with a value, outermost frame first: (function, file, line) of each, the value.

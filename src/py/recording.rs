@@ -8,13 +8,13 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::direct;
-use super::dump::doing;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::profile::Profile;
 use crate::capture::Engine;
 use crate::clock::cpu::unix_time_ns;
 use crate::error::Error;
 use crate::fold::window::Limits;
+use crate::report::dump::doing;
 use crate::session::config::{RecordingConfig, ThreadFilter};
 use crate::session::control::RecordingId;
 use crate::session::fork::session;
@@ -115,6 +115,15 @@ pub(crate) fn start_recording(
         session().start(config, sink, made)
     })?;
     Ok(id.0)
+}
+
+/// Sees to it that recordings can begin without the GIL.
+pub(crate) fn ensure_engine(py: Python<'_>, options: EngineOptions) -> PyResult<()> {
+    if py.detach(|| session().needs_engine(None))? {
+        let (engine, reason) = make_engine(py, None, options)?;
+        py.detach(|| session().install(engine, reason));
+    }
+    Ok(())
 }
 
 /// The wish to have the best engine that works.

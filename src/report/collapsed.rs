@@ -4,22 +4,23 @@
 
 use std::collections::BTreeMap;
 
+use super::text::inert;
 use crate::fold::profile::Profile;
 use crate::model::label::thread_of;
 
-/// All stacks with a value, in alphabetical order.
+/// All stacks with a value, in alphabetical order, below their threads or all threads together.
 #[must_use]
-pub fn collapsed(profile: &Profile, column: usize) -> String {
+pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> String {
     let mut lines: BTreeMap<String, i64> = BTreeMap::new();
     for (sample, values) in profile.rows() {
         if values[column] == 0 {
             continue;
         }
-        let (id, name) = thread_of(&profile.label_sets[sample.labels.0 as usize]);
-        let mut line = match (name, id) {
-            ("", 0) => String::new(),
-            ("", id) => format!("thread {id}"),
-            (name, _) => clean(name),
+        let mut line = match thread_of(&profile.label_sets[sample.labels.0 as usize]) {
+            _ if !by_thread => String::new(),
+            (0, "") => String::new(),
+            (id, "") => format!("thread {id}"),
+            (_, name) => clean(name),
         };
         let path: Vec<_> = profile.tree.path(sample.node).collect();
         for node in path.into_iter().rev() {
@@ -28,6 +29,9 @@ pub fn collapsed(profile: &Profile, column: usize) -> String {
             }
             let function = profile.symbols.function_of(profile.tree.location(node));
             line.push_str(&clean(&function.name));
+        }
+        if line.is_empty() {
+            line = clean("");
         }
         let sum = lines.entry(line).or_default();
         *sum = sum.saturating_add(values[column]);
@@ -38,13 +42,7 @@ pub fn collapsed(profile: &Profile, column: usize) -> String {
         .collect()
 }
 
-/// A name without the characters that mean something in the format.
+/// A name without the character that means something in the format.
 fn clean(name: &str) -> String {
-    name.chars()
-        .map(|character| match character {
-            ';' => ':',
-            control if control.is_control() => ' ',
-            other => other,
-        })
-        .collect()
+    inert(name).replace(';', ":")
 }

@@ -1,11 +1,27 @@
 //! Reports: from a profile's call tree to rows and text for people and other tools.
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod collapsed;
+pub mod diff;
 pub mod dump;
+mod library;
+pub mod speedscope;
+mod sums;
+pub mod text;
 pub mod threads;
 pub mod top;
 pub mod tree;
+mod walk;
+
+/// What makes a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// A function.
+    Function,
+    /// A line of a function.
+    Line,
+}
 
 /// A value with its unit, short: `1.25 s`, `12.3 ms`, `870 us`, `42`.
 #[must_use]

@@ -1,59 +1,64 @@
-//! The heaviest functions.
+//! The heaviest functions or lines.
 #![forbid(unsafe_code)]
 
+use rustc_hash::FxHashMap;
+
+use super::Grouping;
+use super::sums::sums;
 use crate::fold::profile::Profile;
 use crate::model::function::Function;
 
-/// One function's share.
+/// The share of one function, or of one line of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The function.
     pub function: Function,
-    /// Spent in the function itself.
+    /// The line that was executing; the function's first one when rows are functions.
+    pub line: u32,
+    /// Spent there itself.
     pub self_value: i64,
-    /// Spent in it and in what it called; a recursive function counts once for each stack.
+    /// Spent there and in what was called there; recursion counts once for each stack.
     pub total_value: i64,
 }
 
-/// All functions, heaviest own value first, then total, then by name.
+/// All functions or lines, heaviest own value first, then total, then by name.
 #[must_use]
-pub fn top(profile: &Profile, column: usize) -> Vec<Row> {
-    let symbols = &profile.symbols;
-    let by_node = profile.self_values(column);
-    let mut own = vec![0_i64; symbols.functions.len()];
-    let mut total = vec![0_i64; symbols.functions.len()];
-    // The node whose stack a function was last counted for.
-    let mut counted_for = vec![u32::MAX; symbols.functions.len()];
-    for node in profile.tree.nodes() {
-        let value = by_node[node.index()];
-        if value == 0 {
-            continue;
-        }
-        let leaf = symbols.location(profile.tree.location(node)).function.0 as usize;
-        own[leaf] = own[leaf].saturating_add(value);
-        for frame in profile.tree.path(node) {
-            let function = symbols.location(profile.tree.location(frame)).function.0 as usize;
-            if counted_for[function] != node.0 {
-                counted_for[function] = node.0;
-                total[function] = total[function].saturating_add(value);
-            }
-        }
-    }
-    let mut rows: Vec<Row> = symbols
-        .functions
+pub fn top(profile: &Profile, column: usize, grouping: Grouping) -> Vec<Row> {
+    let functions = &profile.symbols.functions;
+    let mut rows: Vec<Row> = Vec::new();
+    let mut index = FxHashMap::default();
+    let keys: Vec<u32> = profile
+        .symbols
+        .locations
         .iter()
-        .zip(own.iter().zip(&total))
-        .filter(|(_, (own, total))| **own != 0 || **total != 0)
-        .map(|(function, (own, total))| Row {
-            function: function.clone(),
-            self_value: *own,
-            total_value: *total,
+        .map(|location| {
+            let function = &functions[location.function.0 as usize];
+            let line = match grouping {
+                Grouping::Function => function.first_line,
+                Grouping::Line => location.line,
+            };
+            let next = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            let row = *index.entry((location.function, line)).or_insert(next);
+            if row == next {
+                rows.push(Row {
+                    function: function.clone(),
+                    line,
+                    self_value: 0,
+                    total_value: 0,
+                });
+            }
+            row
         })
         .collect();
+    let sums = sums(profile, column, &keys, rows.len());
+    for (row, (own, total)) in rows.iter_mut().zip(sums.own.iter().zip(&sums.total)) {
+        (row.self_value, row.total_value) = (*own, *total);
+    }
+    rows.retain(|row| row.self_value != 0 || row.total_value != 0);
     rows.sort_by(|left, right| {
         (right.self_value, right.total_value)
             .cmp(&(left.self_value, left.total_value))
-            .then_with(|| left.function.cmp(&right.function))
+            .then_with(|| (&left.function, left.line).cmp(&(&right.function, right.line)))
     });
     rows
 }

@@ -3,8 +3,11 @@
 
 use std::fmt::Write;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::diff::file_name;
+use super::library::is_library;
+use super::text::inert;
 use super::{format_value, percent};
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
@@ -19,6 +22,10 @@ pub struct TreeOptions {
     pub max_depth: usize,
     /// Lines printed.
     pub max_rows: usize,
+    /// Whether calls from library to library are folded into the line of the outermost.
+    pub fold_library: bool,
+    /// Whether ANSI escapes colour what is heavy and dim what is not the user's.
+    pub color: bool,
 }
 
 impl Default for TreeOptions {
@@ -27,6 +34,8 @@ impl Default for TreeOptions {
             min_fraction: 0.005,
             max_depth: 512,
             max_rows: 2_000,
+            fold_library: true,
+            color: false,
         }
     }
 }
@@ -37,12 +46,14 @@ struct Branch {
     total: i64,
     own: i64,
     children: Vec<usize>,
+    /// How many library functions are folded into this branch; `None` where the user's code is.
+    folded: Option<usize>,
 }
 
 /// The call tree in one sample type, heaviest branches first.
 #[must_use]
 pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
-    let branches = branches(profile, column);
+    let branches = branches(profile, column, options.fold_library);
     let kind = &profile.sample_types[column];
     let total = branches[0].total;
     let mut text = String::new();
@@ -55,7 +66,7 @@ pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
         branches: &branches,
         unit: &kind.unit,
         threshold: (total as f64 * options.min_fraction.clamp(0.0, 1.0)) as i64,
-        min_percent: options.min_fraction.clamp(0.0, 1.0) * 100.0,
+        color: options.color,
         max_depth: options.max_depth,
         rows_left: options.max_rows,
         text,
@@ -64,34 +75,48 @@ pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
     printer.text
 }
 
-/// Merges the nodes of one function below one parent, so that lines do not split a branch.
-fn branches(profile: &Profile, column: usize) -> Vec<Branch> {
+/// Merges the nodes of one function below one parent, so that lines do not split a branch, and
+/// library nodes into the library node that calls them.
+fn branches(profile: &Profile, column: usize, fold_library: bool) -> Vec<Branch> {
     let own = profile.self_values(column);
+    let is_library = library_functions(profile, column, fold_library);
     let mut branches = vec![Branch {
         function: None,
         total: 0,
         own: own[0],
         children: Vec::new(),
+        folded: None,
     }];
     let mut of_node = vec![0_usize; profile.tree.len()];
     let mut index: FxHashMap<(usize, FunctionId), usize> = FxHashMap::default();
+    let mut folded: FxHashSet<(usize, FunctionId)> = FxHashSet::default();
     let mut parents = vec![0_usize];
     for node in profile.tree.nodes() {
         let parent = of_node[profile.tree.parent(node).index()];
         let location = profile.tree.location(node);
         let function = profile.symbols.location(location).function;
-        let next = branches.len();
-        let at = *index.entry((parent, function)).or_insert(next);
-        if at == next {
-            branches.push(Branch {
-                function: Some(function),
-                total: 0,
-                own: 0,
-                children: Vec::new(),
-            });
-            branches[parent].children.push(at);
-            parents.push(parent);
-        }
+        let is_library = is_library[function.0 as usize];
+        let at = if is_library && let Some(count) = &mut branches[parent].folded {
+            *count += usize::from(folded.insert((parent, function)));
+            parent
+        } else {
+            let next = branches.len();
+            let at = *index.entry((parent, function)).or_insert(next);
+            if at == next {
+                branches.push(Branch {
+                    function: Some(function),
+                    total: 0,
+                    own: 0,
+                    children: Vec::new(),
+                    folded: is_library.then_some(0),
+                });
+                branches[parent].children.push(at);
+                parents.push(parent);
+                // A function that calls itself is there already.
+                folded.insert((at, function));
+            }
+            at
+        };
         branches[at].own = branches[at].own.saturating_add(own[node.index()]);
         of_node[node.index()] = at;
     }
@@ -113,12 +138,32 @@ fn branches(profile: &Profile, column: usize) -> Vec<Branch> {
     branches
 }
 
+/// Which functions to fold: none where all is library code, which then is what the user asks about.
+fn library_functions(profile: &Profile, column: usize, fold_library: bool) -> Vec<bool> {
+    let functions = &profile.symbols.functions;
+    let is_library: Vec<bool> = functions
+        .iter()
+        .map(|function| fold_library && is_library(&function.file))
+        .collect();
+    let totals = profile.total_values(column);
+    let has_own_code = profile.tree.nodes().any(|node| {
+        let location = profile.symbols.location(profile.tree.location(node));
+        let function = location.function.0 as usize;
+        totals[node.index()] != 0 && !is_library[function] && !functions[function].file.is_empty()
+    });
+    if has_own_code {
+        is_library
+    } else {
+        vec![false; functions.len()]
+    }
+}
+
 struct Printer<'profile> {
     profile: &'profile Profile,
     branches: &'profile [Branch],
     unit: &'profile str,
     threshold: i64,
-    min_percent: f64,
+    color: bool,
     max_depth: usize,
     rows_left: usize,
     text: String,
@@ -161,29 +206,16 @@ impl Printer<'_> {
             let branch = match next.line {
                 Line::Branch(branch) => &self.branches[branch],
                 Line::Rest(count, sum) => {
+                    let noun = if count == 1 { "branch" } else { "branches" };
                     let share = percent(sum, self.branches[0].total);
-                    let time = format_value(sum, self.unit);
-                    let _ = writeln!(
-                        self.text,
-                        "{share:>5.1} % {time:>9}  {}{joint}… {count} more below {} %",
-                        next.prefix, self.min_percent
-                    );
+                    let words = format!("… {count} more {noun}, {share:.1} %");
+                    let words = self.paint(DIM, &words);
+                    self.print_line(sum, &next.prefix, joint, &words);
                     continue;
                 }
             };
-            let share = percent(branch.total, self.branches[0].total);
-            let time = format_value(branch.total, self.unit);
-            let own = if branch.own != 0 && !branch.children.is_empty() {
-                format!(" [self {}]", format_value(branch.own, self.unit))
-            } else {
-                String::new()
-            };
-            let name = self.name(branch);
-            let _ = writeln!(
-                self.text,
-                "{share:>5.1} % {time:>9}  {}{joint}{name}{own}",
-                next.prefix
-            );
+            let words = self.words(branch);
+            self.print_line(branch.total, &next.prefix, joint, &words);
             let below = match (next.depth == 0, next.is_last) {
                 (true, _) => String::new(),
                 (false, true) => format!("{}   ", next.prefix),
@@ -231,27 +263,54 @@ impl Printer<'_> {
         }
     }
 
-    fn name(&self, branch: &Branch) -> String {
+    fn print_line(&mut self, value: i64, prefix: &str, joint: &str, words: &str) {
+        let share = percent(value, self.branches[0].total);
+        let time = format_value(value, self.unit);
+        let heat = match share {
+            50.0.. => "1;31",
+            20.0.. => "33",
+            5.0.. => "32",
+            _ => "",
+        };
+        let numbers = self.paint(heat, &format!("{share:>5.1} % {time:>9}"));
+        let art = self.paint(DIM, &format!("{prefix}{joint}"));
+        let _ = writeln!(self.text, "{numbers}  {art}{words}");
+    }
+
+    /// Name, place, what is folded and what is spent in the function itself.
+    fn words(&self, branch: &Branch) -> String {
         let Some(function) = branch.function else {
             return String::new();
         };
         let function = &self.profile.symbols.functions[function.0 as usize];
-        let printable: String = function
-            .name
-            .chars()
-            .map(|character| {
-                if character.is_control() {
-                    ' '
-                } else {
-                    character
-                }
-            })
-            .collect();
-        let file = function.file.rsplit(['/', '\\']).next().unwrap_or("");
-        if file.is_empty() {
-            printable
+        let mut words = inert(&function.name);
+        if branch.folded.is_some() {
+            words = self.paint(DIM, &words);
+        }
+        if !function.file.is_empty() {
+            let file = inert(file_name(&function.file));
+            let place = format!("  {file}:{}", function.first_line);
+            words.push_str(&self.paint(DIM, &place));
+        }
+        if let Some(count @ 1..) = branch.folded {
+            let noun = if count == 1 { "frame" } else { "frames" };
+            let note = format!(" … {count} library {noun}");
+            words.push_str(&self.paint(DIM, &note));
+        }
+        if branch.own != 0 && !branch.children.is_empty() {
+            let _ = write!(words, " [self {}]", format_value(branch.own, self.unit));
+        }
+        words
+    }
+
+    /// `text` between ANSI escapes, when colour is asked for.
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color && !code.is_empty() && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
         } else {
-            format!("{printable}  {file}:{}", function.first_line)
+            text.to_owned()
         }
     }
 }
+
+const DIM: &str = "2";

@@ -66,13 +66,13 @@ impl fmt::Display for Address {
     }
 }
 
-/// A Unix socket that listens; its file goes with it.
+/// The file of a Unix socket; removed with this.
 #[derive(Debug)]
-pub struct UnixSocket {
+pub struct SocketFile {
     path: PathBuf,
 }
 
-impl UnixSocket {
+impl SocketFile {
     /// Listens at `path`, readable by the owner only from its first moment.
     ///
     /// # Errors
@@ -117,7 +117,7 @@ impl UnixSocket {
     }
 }
 
-impl Drop for UnixSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Somebody may have removed it before.
         let _: io::Result<()> = fs::remove_file(&self.path);

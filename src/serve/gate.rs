@@ -33,7 +33,7 @@ impl Gate {
     pub fn enter(&self) -> Option<Arc<Guest>> {
         let mut guests = self.guests.lock();
         if guests.len() >= MAX_CONNECTIONS {
-            Gate::count(&self.turned_away);
+            self.turned_away.fetch_add(1, Relaxed);
             let idle = guests
                 .iter()
                 .position(|guest| !guest.is_served.load(Relaxed))?;
@@ -54,10 +54,17 @@ impl Gate {
 
     /// Gives the place back.
     pub fn leave(&self, guest: &Arc<Guest>) {
-        self.guests.lock().retain(|other| !Arc::ptr_eq(other, guest));
+        self.guests
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, guest));
     }
 
-    fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Relaxed);
+    /// Whether a connection still has its place.
+    #[must_use]
+    pub fn has(&self, guest: &Arc<Guest>) -> bool {
+        self.guests
+            .lock()
+            .iter()
+            .any(|other| Arc::ptr_eq(other, guest))
     }
 }

@@ -150,7 +150,10 @@ pub async fn answer<B>(context: &Arc<Context>, request: &Request<B>) -> Answer {
 /// Whether whoever asks may.
 fn admit<B>(context: &Context, request: &Request<B>) -> Result<(), Refusal> {
     if request.method() != Method::GET {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered"));
+        return Err(refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET is answered",
+        ));
     }
     let header = |name| {
         request
@@ -329,8 +332,15 @@ async fn profile(
         .iter()
         .find(|kind| *kind.name == *wanted)
     else {
-        let known: Vec<&str> = profile.sample_types.iter().map(|kind| &*kind.name).collect();
-        return Err(bad(format!("type={wanted} is unknown; choose {}", known.join(", "))));
+        let known: Vec<&str> = profile
+            .sample_types
+            .iter()
+            .map(|kind| &*kind.name)
+            .collect();
+        return Err(bad(format!(
+            "type={wanted} is unknown; choose {}",
+            known.join(", ")
+        )));
     };
     profile.default_sample_type = kind.name.clone();
     let bytes = blocking(move || encode(&profile)).await??;
@@ -394,10 +404,23 @@ mod tests {
 
     #[test]
     fn hosts_that_name_this_machine() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:6060", "127.1.2.3", "[::1]:1", "[::1]"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:6060",
+            "127.1.2.3",
+            "[::1]:1",
+            "[::1]",
+        ] {
             assert!(is_this_machine(host), "{host}");
         }
-        for host in ["", "example.org", "127.0.0.1.example.org", "10.0.0.1:80", "localhost.evil:80"] {
+        for host in [
+            "",
+            "example.org",
+            "127.0.0.1.example.org",
+            "10.0.0.1:80",
+            "localhost.evil:80",
+        ] {
             assert!(!is_this_machine(host), "{host}");
         }
     }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-use super::address::{Address, UnixSocket};
+use super::address::{Address, SocketFile};
 use super::gate::{Gate, Guest};
 use super::routes::{self, Context};
 use crate::error::{Error, Result};
@@ -69,8 +69,8 @@ impl Server {
         let Some((thread, quit)) = self.running.take() else {
             return true;
         };
-        // Nobody listens any more if the thread has ended by itself.
-        drop(quit.send(true));
+        // It fails if the thread has ended by itself.
+        let _: std::result::Result<(), watch::error::SendError<bool>> = quit.send(true);
         match thread.join(patience) {
             Ok(_) => true,
             Err(thread) => {
@@ -108,14 +108,14 @@ impl Server {
     }
 }
 
-/// The listener and what has to be cleared up after it. All of it is opened on the thread that
-/// uses it, which has a table of descriptors of its own.
+/// Opened on the thread that uses it, which has a table of descriptors of its own.
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, UnixSocket),
+    Unix(UnixListener),
 }
 
-fn listen(address: &Address) -> Result<(Listener, Address)> {
+/// Listens; the address then has its port, and a socket's file goes with what is returned last.
+fn listen(address: &Address) -> Result<(Listener, Address, Option<SocketFile>)> {
     let failed = |error: &std::io::Error| Error::os(format!("cannot listen on {address}"), error);
     match address {
         Address::Tcp(wanted) => {
@@ -126,15 +126,15 @@ fn listen(address: &Address) -> Result<(Listener, Address)> {
                 .set_nonblocking(true)
                 .map_err(|error| failed(&error))?;
             let listener = TcpListener::from_std(listener).map_err(|error| failed(&error))?;
-            Ok((Listener::Tcp(listener), Address::Tcp(bound)))
+            Ok((Listener::Tcp(listener), Address::Tcp(bound), None))
         }
         Address::Unix(path) => {
-            let (socket, listener) = UnixSocket::bind(path)?;
+            let (file, listener) = SocketFile::bind(path)?;
             listener
                 .set_nonblocking(true)
                 .map_err(|error| failed(&error))?;
             let listener = UnixListener::from_std(listener).map_err(|error| failed(&error))?;
-            Ok((Listener::Unix(listener, socket), address.clone()))
+            Ok((Listener::Unix(listener), address.clone(), Some(file)))
         }
     }
 }
@@ -162,10 +162,10 @@ fn run(
         }
     };
     let entered = runtime.enter();
-    let listener = match listen(address) {
-        Ok((listener, bound)) => {
+    let (listener, _file) = match listen(address) {
+        Ok((listener, bound, file)) => {
             drop(tell.send(Ok(bound)));
-            listener
+            (listener, file)
         }
         Err(error) => {
             drop(tell.send(Err(error)));
@@ -188,7 +188,7 @@ async fn accept(listener: &Listener, context: &Arc<Context>, mut quitting: watch
                     Ok((stream, _)) => admit(stream, &gate, context),
                     Err(_) => rest().await,
                 },
-                Listener::Unix(listener, _) => match listener.accept().await {
+                Listener::Unix(listener) => match listener.accept().await {
                     Ok((stream, _)) => admit(stream, &gate, context),
                     Err(_) => rest().await,
                 },

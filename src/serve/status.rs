@@ -13,7 +13,10 @@ const GAUGES: [&str; 4] = ["period_ns", "hold_max_ns", "own_bytes", "failed"];
 
 /// Routes, and what they are for.
 const ROUTES: [(&str, &str); 7] = [
-    ("profile?seconds=5", "CPU profile of the next seconds (pprof)"),
+    (
+        "profile?seconds=5",
+        "CPU profile of the next seconds (pprof)",
+    ),
     ("wall?seconds=5", "the same, opened on wall time"),
     ("threads?debug=1", "where all threads stand, by place"),
     ("threads?debug=2", "every thread's stack and what it does"),
@@ -108,7 +111,11 @@ mod tests {
 
     #[test]
     fn metrics_are_typed_and_in_seconds() {
-        let text = metrics(&[("ticks", 12), ("sampler_cpu_ns", 1_500_000_000), ("own_bytes", 7)]);
+        let text = metrics(&[
+            ("ticks", 12),
+            ("sampler_cpu_ns", 1_500_000_000),
+            ("own_bytes", 7),
+        ]);
         for line in [
             "# TYPE rprof_ticks_total counter",
             "rprof_ticks_total 12",

@@ -201,6 +201,38 @@ impl Session {
         }
     }
 
+    /// Takes an engine for the recordings to come, if there is none.
+    pub fn install(&self, engine: Box<dyn Engine>, reason: String) {
+        let mut state = self.settled();
+        if matches!(state.sampler, SamplerPhase::None) {
+            self.put_engine(&mut state, engine, reason);
+        }
+    }
+
+    /// Replaces the engine, unless it is in use: then somebody else was faster, and an engine that
+    /// is not used looks at nothing.
+    fn put_engine(&self, state: &mut State, engine: Box<dyn Engine>, reason: String) {
+        let is_replaceable = match state.sampler {
+            SamplerPhase::None => true,
+            SamplerPhase::Parked(_) => state.recordings.is_empty(),
+            _ => false,
+        };
+        if is_replaceable {
+            state.engine = EngineNote {
+                name: engine.name(),
+                reason,
+                knows_gil: engine.knows_gil(),
+            };
+            state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
+                engine,
+                self.control_receiver.clone(),
+                self.sampler_quit.clone(),
+                self.jobs.clone(),
+                self.health.clone(),
+            )));
+        }
+    }
+
     /// Begins a recording; `engine` and the reason for it replace what there is, if they may.
     ///
     /// # Errors
@@ -215,31 +247,10 @@ impl Session {
         let mut state = self.settled();
         self.check_failure()?;
         let id = RecordingId(state.next_id);
-        let is_replaceable = match state.sampler {
-            SamplerPhase::None => true,
-            SamplerPhase::Parked(_) => state.recordings.is_empty(),
-            _ => false,
-        };
-        match engine {
-            Some((engine, reason)) if is_replaceable => {
-                state.engine = EngineNote {
-                    name: engine.name(),
-                    reason,
-                    knows_gil: engine.knows_gil(),
-                };
-                state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
-                    engine,
-                    self.control_receiver.clone(),
-                    self.sampler_quit.clone(),
-                    self.jobs.clone(),
-                    self.health.clone(),
-                )));
-            }
-            None if matches!(state.sampler, SamplerPhase::None) => {
-                return Err(Error::state("the sampler has no engine; start again"));
-            }
-            // Somebody else was faster; an engine that is not used looks at nothing.
-            _ => {}
+        if let Some((engine, reason)) = engine {
+            self.put_engine(&mut state, engine, reason);
+        } else if matches!(state.sampler, SamplerPhase::None) {
+            return Err(Error::state("the sampler has no engine; start again"));
         }
         if sink.is_some() {
             self.start_writer(&mut state)?;

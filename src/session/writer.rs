@@ -13,8 +13,9 @@ use super::control::RecordingId;
 use super::health::Health;
 use crate::clock::cpu::own_cpu_ns;
 use crate::error::Result;
+use crate::fold::merge::Merge;
 use crate::fold::profile::Profile;
-use crate::fold::window::{self, Limits};
+use crate::fold::window::Limits;
 use crate::pprof::encode::encode;
 use crate::sink::Sink;
 
@@ -137,7 +138,12 @@ impl Writer {
         };
         let profile = match outlet.pending.take() {
             None => profile,
-            Some(earlier) => Arc::new(window::merge(&[&earlier, &profile], outlet.limits)?),
+            Some(earlier) => {
+                let mut merge = Merge::bounded(outlet.limits);
+                merge.add(&earlier)?;
+                merge.add(&profile)?;
+                Arc::new(merge.finish()?)
+            }
         };
         match encode(&profile).and_then(|bytes| outlet.sink.write(&bytes)) {
             Ok(path) => {

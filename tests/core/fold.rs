@@ -1,6 +1,7 @@
 use proptest::prelude::*;
+use rprof::fold::merge::{Merge, merge};
 use rprof::fold::profile::ProfileMeta;
-use rprof::fold::window::{Limits, merge};
+use rprof::fold::window::Limits;
 use rprof::model::function::{Function, MAX_NAME_BYTES, OTHER, OVERFLOW};
 use rprof::model::label::thread_of;
 use rprof::model::stack::elide;
@@ -57,7 +58,7 @@ fn new_stacks_beyond_the_limit_overflow_visibly() {
     let window = build(&rows, limits);
     assert!(window.overflowed() >= 400);
     let folded = window.finish(ProfileMeta::default());
-    let text = collapsed(&folded, 0);
+    let text = collapsed(&folded, 0, true);
     assert!(text.contains(&format!("t1;{OVERFLOW} ")), "{text}");
     assert!(
         !text.contains(&format!("main;{OVERFLOW}")),
@@ -122,4 +123,52 @@ fn stacks_are_chosen_by_the_functions_in_them() {
     assert_eq!(wall_of(None, "serve"), 80);
     assert_eq!(wall_of(Some("pay"), "pay"), 0);
     assert_eq!(wall_of(None, ""), 150);
+}
+
+#[test]
+fn merged_recordings_last_as_long_as_any_was_on() {
+    let at = |time_ns, duration_ns, comment: &str| {
+        build(&[row("a", 1, [1, 1, 1])], Limits::default()).finish(ProfileMeta {
+            time_ns,
+            duration_ns,
+            comments: vec!["common".to_owned(), comment.to_owned()],
+            ..ProfileMeta::default()
+        })
+    };
+    // Two at once, one that begins inside, one within it, one an hour later, one of no known time.
+    let all = [
+        at(1_000, 100, "a"),
+        at(1_000, 100, "b"),
+        at(1_050, 100, "c"),
+        at(1_060, 10, "d"),
+        at(9_000, 5, "e"),
+        at(0, 7, "f"),
+    ];
+    let mut merge = Merge::new(Limits::default());
+    for one in all.iter().rev() {
+        merge.add(one).unwrap();
+    }
+    let merged = merge.finish().unwrap();
+    assert_eq!(merged.meta.time_ns, 1_000);
+    assert_eq!(merged.meta.duration_ns, 150 + 5 + 7);
+    assert_eq!(
+        merged.meta.comments,
+        ["common", "f", "e", "d", "c", "b", "a"]
+    );
+    assert!(Merge::new(Limits::default()).finish().is_err());
+}
+
+#[test]
+fn merging_keeps_every_thread() {
+    let files: Vec<_> = (0..60_u64)
+        .map(|file| {
+            let rows: Vec<_> = (0..300)
+                .map(|thread| row("a", file * 1_000 + thread, [1, 1, 1]))
+                .collect();
+            profile(&rows)
+        })
+        .collect();
+    let borrowed: Vec<_> = files.iter().collect();
+    let merged = merge(&borrowed, Limits::default()).unwrap();
+    assert_eq!(merged.label_sets.len(), 60 * 300);
 }

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fold;
+mod invariants;
 mod pprof;
 mod report;
+mod serve;
 mod sink;
 mod support;
 mod unwind;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rprof::pprof::decode::decode;
 use rprof::pprof::encode::{encode, encode_message};
 
+use crate::invariants::hold_for;
 use crate::support::{any_rows, meaning, profile, row};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -41,8 +42,13 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        drop(decode(&bytes, "x"));
-        drop(decode(&gzip(&bytes), "x"));
+        hold_for(&bytes);
+        hold_for(&gzip(&bytes));
+    }
+
+    #[test]
+    fn profiles_keep_what_they_say(rows in any_rows()) {
+        prop_assert!(hold_for(&encode_message(&profile(&rows))));
     }
 
     #[test]
@@ -55,8 +61,92 @@ proptest! {
             let place = place.index(bytes.len());
             bytes[place] = byte;
         }
-        drop(decode(&bytes, "x"));
+        hold_for(&bytes);
     }
+
+    #[test]
+    fn foreign_messages_do_no_harm(message in any_message()) {
+        use prost::Message;
+
+        hold_for(&message.encode_to_vec());
+    }
+}
+
+/// A message whose references are mostly right: what random bytes hardly ever are.
+fn any_message() -> impl Strategy<Value = rprof::pprof::proto::Profile> {
+    use rprof::pprof::proto;
+
+    let text = -1..6_i64;
+    let id = 0..5_u64;
+    let line =
+        (id.clone(), -2..5_i64).prop_map(|(function_id, line)| proto::Line { function_id, line });
+    let location = (any::<u64>(), prop::collection::vec(line, 0..3));
+    let label = (text.clone(), text.clone(), any::<i64>(), text.clone()).prop_map(
+        |(key, str, num, num_unit)| proto::Label {
+            key,
+            str,
+            num,
+            num_unit,
+        },
+    );
+    let value = prop_oneof![-5..5_i64, any::<i64>()];
+    let sample = (
+        prop::collection::vec(id, 0..6),
+        prop::collection::vec(value, 2),
+        prop::collection::vec(label, 0..3),
+    )
+        .prop_map(|(location_id, value, label)| proto::Sample {
+            location_id,
+            value,
+            label,
+        });
+    (
+        prop::collection::vec(sample, 0..8),
+        prop::collection::vec(location, 4..5),
+        prop::collection::vec((text.clone(), text.clone(), text.clone(), -2..9_i64), 4..5),
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 4..6),
+        (text.clone(), text, any::<i64>(), any::<i64>()),
+    )
+        .prop_map(|(sample, locations, functions, strings, numbers)| {
+            let (default_sample_type, comment, time_nanos, duration_nanos) = numbers;
+            let string_table = std::iter::once(Vec::new()).chain(strings).collect();
+            proto::Profile {
+                sample_type: (1..3)
+                    .map(|text| proto::ValueType {
+                        r#type: text,
+                        unit: 3 - text,
+                    })
+                    .collect(),
+                sample,
+                location: (0..)
+                    .zip(locations)
+                    .map(|(id, (address, line))| proto::Location {
+                        id,
+                        address,
+                        line,
+                        ..proto::Location::default()
+                    })
+                    .collect(),
+                function: (0..)
+                    .zip(functions)
+                    .map(
+                        |(id, (name, system_name, filename, start_line))| proto::Function {
+                            id,
+                            name,
+                            system_name,
+                            filename,
+                            start_line,
+                        },
+                    )
+                    .collect(),
+                string_table,
+                time_nanos,
+                duration_nanos,
+                comment: vec![comment],
+                default_sample_type,
+                ..proto::Profile::default()
+            }
+        })
 }
 
 fn complaint(bytes: &[u8]) -> String {
@@ -80,15 +170,144 @@ fn what_is_no_profile_is_said_in_a_sentence() {
     }
 }
 
+/// `begin`, then so many times `block`: gzip files one after the other are one file.
+fn bomb(begin: &[u8], block: &[u8], times: usize) -> Vec<u8> {
+    [gzip(begin), gzip(block).repeat(times)].concat()
+}
+
+/// An entry of the schema's `Profile` of any content.
+fn entry(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    prost::encoding::encode_varint(content.len() as u64, &mut bytes);
+    [&bytes, content].concat()
+}
+
 #[test]
-fn a_gzip_bomb_is_refused() {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    let zeros = vec![0_u8; 1 << 20];
-    for _ in 0..300 {
-        encoder.write_all(&zeros).unwrap();
+fn gzip_bombs_are_refused() {
+    use prost::Message;
+
+    let begin = foreign().encode_to_vec();
+    for (block, words) in [
+        (vec![0; 1 << 20], "does not contain a pprof message"),
+        // One and the same sample again and again.
+        (entry(0x12, &[0; 1 << 20]), "unpacks to more than"),
+        (entry(0x32, &[]).repeat(1 << 19), "more entries"),
+        (entry(0x6a, &[0; 1 << 20]), "more entries"),
+        // A location of half a million empty lines.
+        (entry(0x22, &[0x22, 0].repeat(1 << 19)), "more entries"),
+        (vec![0x32, 255, 255, 255, 1], "only a part"),
+    ] {
+        let message = complaint(&bomb(&begin, &block, 300));
+        assert!(message.contains(words), "{message}");
     }
-    let message = complaint(&encoder.finish().unwrap());
-    assert!(message.contains("unpacks to more than"), "{message}");
+}
+
+#[test]
+fn other_formats_are_named() {
+    let speedscope = br#"{"$schema":"https://www.speedscope.app/file-format-schema.json"}"#;
+    let mut tar = vec![b'a'; 1024];
+    tar[257..262].copy_from_slice(b"ustar");
+    for (bytes, words) in [
+        (b"\x28\xb5\x2f\xfd\x04\x00".to_vec(), "zstd -d"),
+        (b"\x04\x22\x4d\x18\x64\x40".to_vec(), "lz4 -d"),
+        (b"\xfd7zXZ\0\0\x04".to_vec(), "xz -d"),
+        (b"BZh91AY&SY".to_vec(), "bzip2 -d"),
+        (b"PK\x03\x04\x14\0".to_vec(), "ZIP"),
+        (gzip(&gzip(b"anything")), "twice"),
+        (tar.clone(), "tar archive"),
+        (gzip(&tar), "tar archive"),
+        (speedscope.to_vec(), "speedscope"),
+        (gzip(speedscope), "speedscope"),
+        (b"{\"a\": 1}".to_vec(), "JSON"),
+        (b"<!DOCTYPE html>\n<html></html>".to_vec(), "browser"),
+        (b"main;f 3\nmain;g 4\n".to_vec(), "collapsed"),
+        (b"import os\n".repeat(500), "it is text"),
+        ("é".repeat(5000).into_bytes(), "it is text"),
+        (b"\x7fELF\x02\x01\x01".to_vec(), "program"),
+        (b"\xfb\xa9\x03z\x04a.py".to_vec(), "cProfile"),
+        (b"\x0a\xff\xff\xff\xff\x0f".to_vec(), "only a part"),
+    ] {
+        let message = complaint(&bytes);
+        assert!(message.contains(words), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn a_profile_cut_anywhere_is_refused_or_smaller() {
+    let whole = profile(&[row("a;b", 1, [1, 2, 3]), row("a;c", 2, [4, 5, 6])]);
+    let packed = encode(&whole).unwrap();
+    for length in 0..packed.len() {
+        assert!(complaint(&packed[..length]).starts_with("some/file cannot be read"));
+    }
+    let plain = encode_message(&whole);
+    for length in 0..plain.len() {
+        if let Ok(part) = decode(&plain[..length], "x") {
+            assert!(part.samples.len() <= whole.samples.len());
+        }
+    }
+}
+
+#[test]
+fn large_tables_that_compress_well_are_read() {
+    let rows: Vec<_> = (0..60_000)
+        .map(|number| {
+            row(
+                &format!("main;package.module.function_{number}"),
+                1,
+                [1, 2, 3],
+            )
+        })
+        .collect();
+    let limits = rprof::fold::window::Limits {
+        max_nodes: 1_000_000,
+        max_depth: 512,
+    };
+    let written = crate::support::build(&rows, limits).finish(Default::default());
+    let read = decode(&encode(&written).unwrap(), "x").unwrap();
+    assert_eq!(read.totals(), written.totals());
+    assert_eq!(read.tree.len(), written.tree.len());
+}
+
+#[test]
+fn fields_of_the_wrong_kind_are_refused() {
+    use prost::Message;
+
+    let good = foreign().encode_to_vec();
+    for (field, words) in [
+        // Numbers where messages belong, a message where a number belongs, a group.
+        (&[0x10, 1][..], "only a part"),
+        (&[0x30, 1], "only a part"),
+        (&[0x4a, 1, 1], "only a part"),
+        (&[0x13], "only a part"),
+        // A key of number 0, an endless varint, and one of more than 64 bits.
+        (&[0x02, 0], "only a part"),
+        (&[0x48, 0x80], "only a part"),
+        (
+            &[0x48, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2],
+            "pprof message",
+        ),
+        // A text of 8 MiB that is not there.
+        (&[0x32, 0x80, 0x80, 0x80, 4], "only a part"),
+    ] {
+        let message = complaint(&[&good, field].concat());
+        assert!(message.contains(words), "{field:?}: {message}");
+    }
+    // Unknown fields are skipped, whatever their wire type.
+    let unknown = [
+        0xa0, 6, 1, 0xa1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0xa5, 6, 0, 0, 0, 0,
+    ];
+    assert!(decode(&[&good[..], &unknown].concat(), "x").is_ok());
+}
+
+#[test]
+fn the_default_sample_type_is_one_of_the_profile() {
+    use prost::Message;
+
+    let mut odd = foreign();
+    odd.default_sample_type = 3;
+    let read = decode(&odd.encode_to_vec(), "x").unwrap();
+    assert_eq!(&*read.default_sample_type, "cpu");
 }
 
 #[test]
@@ -180,7 +399,7 @@ fn foreign_locations_are_read() {
         ..proto::Profile::default()
     };
     let read = decode(&foreign.encode_to_vec(), "x").unwrap();
-    assert_eq!(collapsed(&read, 0), "0xbeef;caller;inlined 5\n");
+    assert_eq!(collapsed(&read, 0, true), "0xbeef;caller;inlined 5\n");
     assert_eq!(&*read.default_sample_type, "cpu");
 }
 
@@ -232,23 +451,64 @@ fn inlined_frames_do_not_multiply_without_bound() {
     assert!(message.contains("inlined frames"), "{message}");
 }
 
-/// Two bytes on disk are a struct of 72 in memory.
+/// Two bytes on disk are many times that in memory.
 #[test]
 fn tiny_entries_are_counted_before_they_are_made() {
     use prost::Message;
 
-    for (entry, count) in [
-        (vec![0x12, 0], 9_000_000),
+    for (entry, count, words) in [
+        (vec![0x12, 0], 1, "0 values"),
+        (vec![0x2a, 0], 200_000, "more entries"),
         // A sample of a million empty labels.
         (
-            [vec![0x12, 0x80, 0x89, 0x7a], [0x1a, 0].repeat(1_000_000)].concat(),
-            40,
+            [
+                vec![0x12, 0x83, 0x89, 0x7a, 0x12, 1, 1],
+                [0x1a, 0].repeat(1_000_000),
+            ]
+            .concat(),
+            1,
+            "more labels",
         ),
+        (vec![0x0a, 0], 300, "more sample types"),
     ] {
         let bytes = [foreign().encode_to_vec(), entry.repeat(count)].concat();
         let message = complaint(&bytes);
-        assert!(message.contains("more entries"), "{message}");
+        assert!(message.contains(words), "{message}");
     }
+}
+
+/// A few kilobytes that stand for a million nodes: one deep stack from ever another outermost frame.
+#[test]
+fn nodes_are_bounded_by_the_size_of_the_file() {
+    use prost::Message;
+    use rprof::pprof::proto;
+
+    let mut deep = foreign();
+    deep.location = (1..=200)
+        .map(|id| proto::Location {
+            id,
+            address: id,
+            ..proto::Location::default()
+        })
+        .collect();
+    let begin = deep.encode_to_vec();
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&begin).unwrap();
+    for id in 1..=200 {
+        let mut location_id = vec![1; 50_000];
+        location_id.push(id);
+        let one = proto::Profile {
+            sample: vec![proto::Sample {
+                location_id,
+                value: vec![1],
+                label: Vec::new(),
+            }],
+            ..proto::Profile::default()
+        };
+        encoder.write_all(&one.encode_to_vec()).unwrap();
+    }
+    let message = complaint(&encoder.finish().unwrap());
+    assert!(message.contains("more different stacks"), "{message}");
 }
 
 /// Ids whose products with the constant of the crate's fast hasher differ in few bits: in a table

@@ -1,10 +1,17 @@
-use rprof::model::sample_type::{CPU, WALL};
+use proptest::prelude::*;
+use rprof::fold::profile::Profile;
+use rprof::model::function::Function;
+use rprof::model::sample_type::{CPU, SAMPLES, WALL};
+use rprof::report::Grouping;
+use rprof::report::calls::{Cost, calls};
 use rprof::report::collapsed::collapsed;
+use rprof::report::diff::diff;
+use rprof::report::speedscope::speedscope;
 use rprof::report::threads::thread_totals;
 use rprof::report::top::top;
 use rprof::report::tree::{TreeOptions, tree};
 
-use crate::support::{profile, row};
+use crate::support::{Row, any_rows, function, profile, row};
 
 #[test]
 fn recursion_counts_once() {
@@ -12,7 +19,7 @@ fn recursion_counts_once() {
         row("main;f;f;f", 1, [1, 10, 4]),
         row("main;f;g", 1, [1, 10, 6]),
     ]);
-    let rows: Vec<_> = top(&folded, CPU)
+    let rows: Vec<_> = top(&folded, CPU, Grouping::Function)
         .into_iter()
         .map(|row| {
             (
@@ -48,8 +55,8 @@ fn threads_are_told_apart() {
 #[test]
 fn the_collapsed_format_keeps_its_separators() {
     let folded = profile(&[row("a", 1, [1, 7, 0])]);
-    assert_eq!(collapsed(&folded, WALL), "t1;a 7\n");
-    assert_eq!(collapsed(&folded, CPU), "");
+    assert_eq!(collapsed(&folded, WALL, true), "t1;a 7\n");
+    assert_eq!(collapsed(&folded, CPU, true), "");
 }
 
 #[test]
@@ -70,7 +77,7 @@ wall: 1.00 s in 60.00 s
  70.0 %  700.0 ms  ├─ heavy  heavy.py:3
  70.0 %  700.0 ms  │  └─ leaf  leaf.py:3
  29.0 %  290.0 ms  ├─ light  light.py:3
-  0.1 %    1.0 ms  └─ … 1 more below 5 %
+  0.1 %    1.0 ms  └─ … 1 more branch, 0.1 %
 ";
     assert_eq!(tree(&folded, WALL, &options), expected);
     let shallow = TreeOptions {
@@ -86,9 +93,251 @@ wall: 1.00 s in 60.00 s
 #[test]
 fn an_empty_profile_reports_nothing() {
     let folded = profile(&[]);
-    assert!(top(&folded, CPU).is_empty());
+    assert!(top(&folded, CPU, Grouping::Function).is_empty());
     assert_eq!(
         tree(&folded, CPU, &TreeOptions::default()),
         "cpu: 0 ns in 60.00 s\n"
     );
+}
+
+/// A stack of (name, file), outermost first.
+fn in_files(stack: &[(&str, &str)], wall: i64) -> Row {
+    let frames = stack
+        .iter()
+        .map(|(name, file)| (Function::new(name, file, 1), 2))
+        .collect();
+    (frames, (1, "t".to_owned()), [1, wall, 0])
+}
+
+const JSON: &str = "/usr/lib/python3.12/json/__init__.py";
+const DECODER: &str = "/usr/lib/python3.12/json/decoder.py";
+
+#[test]
+fn library_frames_are_one_line() {
+    let folded = profile(&[
+        in_files(
+            &[("app", "app.py"), ("loads", JSON), ("decode", DECODER)],
+            500,
+        ),
+        in_files(
+            &[
+                ("app", "app.py"),
+                ("loads", JSON),
+                ("decode", DECODER),
+                ("raw", DECODER),
+            ],
+            200,
+        ),
+        // The user's code again, called by the library in two places.
+        in_files(
+            &[
+                ("app", "app.py"),
+                ("loads", JSON),
+                ("decode", DECODER),
+                ("hook", "app.py"),
+            ],
+            160,
+        ),
+        in_files(
+            &[("app", "app.py"), ("loads", JSON), ("hook", "app.py")],
+            40,
+        ),
+        // A library function that calls itself is no further frame.
+        in_files(&[("app", "app.py"), ("dumps", JSON), ("dumps", JSON)], 100),
+    ]);
+    let options = TreeOptions::default();
+    let expected = "\
+wall: 1 us in 60.00 s
+100.0 %      1 us  app  app.py:1
+ 90.0 %    900 ns  ├─ loads  __init__.py:1 … 2 library frames [self 700 ns]
+ 20.0 %    200 ns  │  └─ hook  app.py:1
+ 10.0 %    100 ns  └─ dumps  __init__.py:1
+";
+    assert_eq!(tree(&folded, WALL, &options), expected);
+    let all = TreeOptions {
+        fold_library: false,
+        ..options
+    };
+    let text = tree(&folded, WALL, &all);
+    assert_eq!(text.lines().count(), 9, "{text}");
+    assert!(!text.contains("library"), "{text}");
+}
+
+#[test]
+fn a_profile_of_library_code_alone_is_shown_whole() {
+    let folded = profile(&[in_files(
+        &[
+            ("run", "<frozen runpy>"),
+            ("main", JSON),
+            ("loads", DECODER),
+        ],
+        10,
+    )]);
+    let text = tree(&folded, WALL, &TreeOptions::default());
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn colour_adds_escapes_and_nothing_else() {
+    let folded = profile(&[
+        row("main;heavy", 1, [1, 80, 0]),
+        row("main;light", 1, [1, 20, 0]),
+    ]);
+    let plain = TreeOptions::default();
+    let color = TreeOptions {
+        color: true,
+        ..plain
+    };
+    let painted = tree(&folded, WALL, &color);
+    assert!(painted.contains("\x1b[1;31m 80.0 %"), "{painted}");
+    assert!(painted.contains("\x1b[33m 20.0 %"), "{painted}");
+    let mut bare = painted.clone();
+    for code in ["1;31", "33", "32", "2", "0"] {
+        bare = bare.replace(&format!("\x1b[{code}m"), "");
+    }
+    assert_eq!(bare, tree(&folded, WALL, &plain));
+}
+
+#[test]
+fn names_do_not_reach_the_terminal_as_they_are() {
+    let evil = "a\x1b[2J\u{202e}b\nc;d";
+    let folded = profile(&[in_files(&[(evil, "/x/\x1b]0;t\x07.py")], 5)]);
+    for text in [
+        tree(&folded, WALL, &TreeOptions::default()),
+        collapsed(&folded, WALL, true),
+        speedscope(&folded),
+    ] {
+        let text = text.replace('\n', "");
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+    }
+    let text = collapsed(&folded, WALL, false);
+    assert_eq!(text, "a\\u{1b}[2J\\u{202e}b\\u{a}c:d 5\n");
+}
+
+#[test]
+fn threads_of_collapsed_stacks_may_be_left_out() {
+    let folded = profile(&[row("a;b", 1, [1, 7, 0]), row("a;b", 2, [1, 5, 0])]);
+    assert_eq!(collapsed(&folded, WALL, true), "t1;a;b 7\nt2;a;b 5\n");
+    assert_eq!(collapsed(&folded, WALL, false), "a;b 12\n");
+}
+
+#[test]
+fn callers_share_a_function_between_them() {
+    let folded = profile(&[
+        row("main;f;g", 1, [1, 0, 10]),
+        row("main;g;g", 1, [2, 0, 5]),
+        row("main;f", 1, [4, 0, 1]),
+    ]);
+    let cost = |samples, own, total| Cost {
+        samples,
+        own,
+        total,
+    };
+    let mut rows = calls(&folded, CPU, Some(SAMPLES));
+    rows.sort_by(|left, right| left.function.cmp(&right.function));
+    for row in &mut rows {
+        row.callers.sort_by(|left, right| left.0.cmp(&right.0));
+    }
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|row| (row.function, row.cost, row.callers))
+        .collect();
+    let [f, g, main] = ["f", "g", "main"].map(function);
+    let expected = [
+        (
+            f.clone(),
+            cost(5, 1, 11),
+            vec![(main.clone(), cost(5, 1, 11))],
+        ),
+        (
+            g.clone(),
+            cost(3, 15, 15),
+            vec![
+                (f, cost(1, 10, 10)),
+                (g, cost(2, 5, 5)),
+                (main.clone(), cost(2, 0, 5)),
+            ],
+        ),
+        (main, cost(7, 0, 16), Vec::new()),
+    ];
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn functions_are_matched_by_name_and_file_name() {
+    let old = profile(&[
+        in_files(
+            &[("main", "/build/1/app.py"), ("gone", "/build/1/app.py")],
+            30,
+        ),
+        in_files(&[("main", "/build/1/app.py")], 70),
+    ]);
+    let new = profile(&[
+        in_files(
+            &[("main", "/build/2/app.py"), ("new", "/build/2/app.py")],
+            60,
+        ),
+        in_files(&[("main", "/build/2/other.py")], 1),
+    ]);
+    let mut rows: Vec<_> = diff((&old, WALL), (&new, WALL), Grouping::Function)
+        .into_iter()
+        .map(|row| {
+            let place = format!("{} {}", row.function.name, row.function.file);
+            (place, row.before, row.after)
+        })
+        .collect();
+    rows.sort();
+    let expected = [
+        ("gone /build/1/app.py", (30, 30), (0, 0)),
+        ("main /build/2/app.py", (70, 100), (0, 60)),
+        ("main /build/2/other.py", (0, 0), (1, 1)),
+        ("new /build/2/app.py", (0, 0), (60, 60)),
+    ];
+    assert_eq!(
+        rows,
+        expected.map(|(place, before, after)| (place.to_owned(), before, after))
+    );
+}
+
+/// By function: own value, and total with each stack counted once, the plain way.
+fn plain_sums(folded: &Profile, column: usize) -> Vec<(Function, i64, i64)> {
+    let mut sums = std::collections::BTreeMap::<Function, (i64, i64)>::new();
+    for (sample, values) in folded.rows() {
+        let stack: Vec<_> = folded
+            .tree
+            .path(sample.node)
+            .map(|node| folded.symbols.function_of(folded.tree.location(node)))
+            .collect();
+        if let Some(leaf) = stack.first() {
+            sums.entry((*leaf).clone()).or_default().0 += values[column];
+        }
+        let distinct: std::collections::BTreeSet<_> = stack.into_iter().collect();
+        for function in distinct {
+            sums.entry(function.clone()).or_default().1 += values[column];
+        }
+    }
+    sums.into_iter()
+        .map(|(function, (own, total))| (function, own, total))
+        .filter(|(_, own, total)| (*own, *total) != (0, 0))
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn sums_are_what_a_plain_count_gives(rows in any_rows()) {
+        let folded = profile(&rows);
+        let expected = plain_sums(&folded, CPU);
+        let mut found: Vec<_> = top(&folded, CPU, Grouping::Function)
+            .into_iter()
+            .map(|row| (row.function, row.self_value, row.total_value))
+            .collect();
+        found.sort();
+        prop_assert_eq!(&found, &expected);
+        let mut called: Vec<_> = calls(&folded, CPU, None)
+            .into_iter()
+            .map(|row| (row.function, row.cost.own, row.cost.total))
+            .collect();
+        called.sort();
+        prop_assert_eq!(&called, &expected);
+    }
 }

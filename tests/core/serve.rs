@@ -1,12 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use rprof::serve::address::{Address, UnixSocket};
+use rprof::serve::address::{Address, SocketFile};
 use rprof::serve::gate::{Gate, MAX_CONNECTIONS};
 use rprof::serve::query::Query;
-
 
 #[test]
 fn addresses_are_read_and_shown() {
@@ -21,8 +19,20 @@ fn addresses_are_read_and_shown() {
         assert_eq!(address.to_string(), shown);
         assert_eq!(address.is_local(), local, "{text}");
     }
-    for text in ["", "6060", "unix:rel", "example.org:80", "127.0.0.1:70000", "unix:"] {
-        assert!(Address::parse(text).unwrap_err().to_string().contains("address="));
+    for text in [
+        "",
+        "6060",
+        "unix:rel",
+        "example.org:80",
+        "127.0.0.1:70000",
+        "unix:",
+    ] {
+        assert!(
+            Address::parse(text)
+                .unwrap_err()
+                .to_string()
+                .contains("address=")
+        );
     }
 }
 
@@ -30,38 +40,47 @@ fn addresses_are_read_and_shown() {
 fn a_socket_is_private_and_replaces_only_dead_ones() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("s");
-    let (socket, listener) = UnixSocket::bind(&path).unwrap();
+    let (socket, listener) = SocketFile::bind(&path).unwrap();
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(UnixSocket::bind(&path).unwrap_err().to_string().contains("another server"));
+    assert!(
+        SocketFile::bind(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("another server")
+    );
     drop(listener);
-    let (socket_again, _listener) = UnixSocket::bind(&path).unwrap();
+    let (socket_again, _listener) = SocketFile::bind(&path).unwrap();
     std::mem::forget(socket);
     drop(socket_again);
     assert!(!path.exists());
     fs::write(&path, "mine").unwrap();
-    assert!(UnixSocket::bind(&path).unwrap_err().to_string().contains("no socket"));
+    assert!(
+        SocketFile::bind(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("no socket")
+    );
     assert_eq!(fs::read(&path).unwrap(), b"mine");
 }
-
 
 #[test]
 fn the_oldest_that_waits_makes_room_and_the_served_stay() {
     let gate = Gate::default();
-    let guests: Vec<_> = (0..MAX_CONNECTIONS).map(|_| gate.enter().unwrap()).collect();
+    let mut guests: Vec<_> = (0..MAX_CONNECTIONS)
+        .map(|_| gate.enter().unwrap())
+        .collect();
     guests[0].is_served.store(true, Relaxed);
-    let new = gate.enter().unwrap();
-    assert!(gate.guests.lock().iter().any(|guest| Arc::ptr_eq(guest, &guests[0])));
-    assert!(!gate.guests.lock().iter().any(|guest| Arc::ptr_eq(guest, &guests[1])));
-    for guest in gate.guests.lock().iter() {
+    guests.push(gate.enter().unwrap());
+    assert!(gate.has(&guests[0]) && !gate.has(&guests[1]) && gate.has(&guests[2]));
+    for guest in &guests {
         guest.is_served.store(true, Relaxed);
     }
     assert!(gate.enter().is_none());
     assert_eq!(gate.turned_away.load(Relaxed), 2);
-    gate.leave(&new);
+    gate.leave(&guests[2]);
     assert!(gate.enter().is_some());
 }
-
 
 #[test]
 fn numbers_are_held_to_their_range() {

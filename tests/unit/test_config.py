@@ -104,4 +104,11 @@ def test_continuous_profiling_takes_no_callable():
 )
 def test_the_program_is_named_after_what_was_started(monkeypatch, argv0, name):
     monkeypatch.setattr("sys.argv", [argv0])
+    monkeypatch.setattr("sys.orig_argv", ["python"])
     assert program_name() == name
+
+
+def test_a_module_that_is_still_being_found_has_its_name_in_the_interpreters_arguments(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["-m", "x"])
+    monkeypatch.setattr("sys.orig_argv", ["python", "-X", "dev", "-m", "pkg.tool", "x"])
+    assert program_name() == "tool"

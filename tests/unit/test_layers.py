@@ -59,6 +59,8 @@ NATIVE_DRIVER = "rprof._session"
 NATIVE = "rprof._native"
 NATIVE_OPEN_NAMES = {"Profile", "__version__"}
 CLI = "rprof.cli"
+# `python -m rprof` is the command.
+CLI_ENTRY = "rprof.__main__"
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUST_SOURCES = REPOSITORY / "src"
@@ -325,7 +327,7 @@ def python_violations(relative: str, source: str) -> list[Violation]:
     found = []
     for node in ast.walk(ast.parse(source, shown)):
         for imported, names, line in _imports(node, package):
-            if _is_below(imported, CLI) and not _is_below(module, CLI):
+            if _is_below(imported, CLI) and not _is_below(module, CLI) and module != CLI_ENTRY:
                 found.append(Violation(shown, line, f"nobody imports `{CLI}`"))
             if (
                 _is_below(imported, NATIVE)

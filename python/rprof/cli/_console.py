@@ -7,8 +7,11 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 _PATIENCE_SECONDS = 1.0
 _REDRAW_SECONDS = 0.2
@@ -45,27 +48,27 @@ def wants_colour(choice: str) -> bool:
 class Progress:
     """How far a piece of work has come."""
 
-    def __init__(self, doing: str, steps: int) -> None:
+    def __init__(self, doing: str, count: int) -> None:
         self.doing = doing
-        self.steps = steps
+        self.count = count
         self.done = 0
-        self.name = ""
 
-    def step(self, name: str) -> None:
-        """Begin the next step."""
-        self.name = name
-        self.done += 1
+    def steps(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Give one item after the other, and count them."""
+        for item in items:
+            yield item
+            self.done += 1
 
     def line(self, seconds: float) -> str:
         """Return what to show after so many seconds."""
-        count = f" {self.done} of {self.steps}" if self.steps > 1 else ""
-        return f"{self.doing}{count} {self.name} ({seconds:.0f} s)"
+        count = f", {self.done} of {self.count}" if self.count > 1 else ""
+        return f"{self.doing}{count} ({seconds:.0f} s)"
 
 
 @contextmanager
-def progress(doing: str, steps: int = 1) -> Iterator[Progress]:
+def progress(doing: str, count: int = 1) -> Iterator[Progress]:
     """Show on a terminal how far the work in the block is, if it takes longer than a second."""
-    shown = Progress(doing, steps)
+    shown = Progress(doing, count)
     if not sys.stderr.isatty():
         yield shown
         return
@@ -93,8 +96,3 @@ def _draw(shown: Progress, over: threading.Event) -> None:
             break
     sys.stderr.write("\r\x1b[K")
     sys.stderr.flush()
-
-
-def quoted(paths: Sequence[str]) -> list[str]:
-    """Return the paths for a suggestion, not more than fit on a line."""
-    return list(paths) if len(paths) <= 3 else [*paths[:2], "..."]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RprofOSError, RprofValueError
+from ..errors import RprofValueError
 
 if TYPE_CHECKING:
     from .._profile import Profile
@@ -68,17 +66,6 @@ def write_text(path: str, text: str) -> None:
     Raises:
         RprofOSError: It cannot be written.
     """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(
-            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
-            "w",
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as file:
-            file.write(text)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RprofOSError(f"cannot write {path}: {error.strerror or error}") from error
+    from .._native import Profile as NativeProfile
+
+    NativeProfile.write_file(path, text.encode("utf-8", "backslashreplace"))

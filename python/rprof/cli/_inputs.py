@@ -14,9 +14,6 @@ from ._console import progress
 if TYPE_CHECKING:
     from .._profile import Profile
 
-# So many profiles are in memory at once while they are merged.
-_BATCH = 64
-
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add the argument for profiles."""
@@ -71,22 +68,14 @@ def read(paths: Sequence[str]) -> Profile:
     Raises:
         RprofError: One cannot be read, or they do not fit together.
     """
-    from .._profile import load
+    from .._profile import load, merge
 
     files = [file for path in paths for file in files_of(path)]
-    merged: Profile | None = None
-    batch: list[Profile] = []
+    if len(files) == 1:
+        with progress(f"reading {files[0].name}"):
+            return load(files[0])
     with progress("reading", len(files)) as shown:
-        for number, file in enumerate(files, 1):
-            shown.step(file.name)
-            batch.append(load(file))
-            if len(batch) == _BATCH or number == len(files):
-                together = [*([merged] if merged else []), *batch]
-                merged = together[0].merge(*together[1:]) if len(together) > 1 else together[0]
-                batch = []
-    if merged is None:
-        raise RprofValueError("there is nothing to read; name at least one profile")
-    return merged
+        return merge(shown.steps(files))
 
 
 def narrow(profile: Profile, options: argparse.Namespace) -> Profile:

@@ -17,8 +17,9 @@ examples:
   rprof diff before/ after/ --by cpu --html diff.html
   rprof diff main.pb.gz branch.pb.gz --fail-over 5%      exit code 1 if anything grew by more
 
-Profiles differ in length, so shares of the total are compared. --fail-over looks at each function's
-share of its own time, in points of the total: from 2 % to 8 % is a growth of 6 points.
+--fail-over looks at shares: it fails when the share of any function in the total, with what it
+called, grew by more points than given (from 2 % to 8 % is 6 points). Shares do not depend on how
+fast the machine was or how long was recorded.
 """
 
 
@@ -33,7 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fail-over",
         metavar="PERCENT",
-        help="end with exit code 1 if a function's own share grew by more points than this",
+        help="end with exit code 1 if the share of a function grew by more points than this",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("duration", "none"),
+        default="duration",
+        help="compare costs per second (duration), or as recorded (none: for a program that ran "
+        "from start to end both times); default: duration",
     )
     parser.add_argument("--json", action="store_true", help="JSON on stdout")
     add_filters(parser)
@@ -45,16 +53,20 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None and _formats.check(options.html) != ".html":
         complain(f"--html {options.html} does not end in .html; it is a page all the same")
     old, new = narrow(read([options.old]), options), narrow(read([options.new]), options)
-    found = old.diff(new, options.by, lines=options.lines)
+    found = old.diff(new, options.by, lines=options.lines, scale=options.scale)
     if options.json:
-        print(json.dumps(found.to_dict(options.n), indent=1))
+        data = found.to_dict()
+        print(json.dumps({**data, "rows": data["rows"][: options.n]}, indent=1))
     else:
         print(found.table(options.n))
     if options.html is not None:
         _formats.write_text(options.html, new.to_html(baseline=old))
-    worst = found.worst
-    if limit is not None and worst is not None and worst.growth > limit:
-        complain(f"{worst.name} grew by {worst.growth:.1%} of the total, more than {limit:.1%}")
+    worst = found.largest_regression
+    if limit is not None and worst is not None and found.regression > 100 * limit:
+        complain(
+            f"{worst.name} grew by {found.regression:.1f} points, more than {100 * limit:g}: from "
+            f"{worst.before_total_fraction:.1%} to {worst.after_total_fraction:.1%} of the total"
+        )
         return 1
     if options.html is None:
         suggest("rprof", "diff", options.old, options.new, "--html", "diff.html")

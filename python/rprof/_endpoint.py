@@ -1,0 +1,101 @@
+"""``rprof.serve``: profiles, dumps and counters over HTTP."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from . import _session
+from .errors import RprofTypeError, RprofValueError
+
+__all__ = ["Endpoint", "serve", "serve_from_environment"]
+
+_MIN_TOKEN_LENGTH = 16
+
+
+class Endpoint:
+    """An open endpoint; a context manager that closes it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._pid = os.getpid()
+
+    @property
+    def address(self) -> str:
+        """Where it listens: ``127.0.0.1:PORT`` or ``unix:PATH``."""
+        return self._address
+
+    def stop(self) -> None:
+        """Close it; requests under way end. A forked child does not close its parent's."""
+        if self._pid == os.getpid():
+            _session.close_endpoint()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<rprof.Endpoint at {self._address}>"
+
+
+def serve(
+    address: str = "127.0.0.1:0", *, token: str | None = None, allow_remote: bool = False
+) -> Endpoint:
+    """Answer requests for profiles and dumps, in the scheme of Go's ``net/http/pprof``.
+
+    A native thread answers, without the GIL: also while a C extension keeps it for ever, and while
+    all threads wait for each other. Below ``/debug/pprof/`` there are ``profile``, ``wall``,
+    ``threads``, ``status`` and ``metrics``; the address itself lists them.
+
+    A forked child opens one of its own if the port is 0 or the path has ``{pid}`` in it, else none.
+
+    Args:
+        address: ``"127.0.0.1:6060"``, ``"127.0.0.1:0"`` for any free port, or
+            ``"unix:/run/app/rprof.sock"`` for a socket that only its owner can open.
+        token: What requests must show as ``Authorization: Bearer TOKEN``; at least 16 characters.
+        allow_remote: Permit an address that other machines can reach; a token is then needed.
+
+    Raises:
+        RprofTypeError: A value of the wrong type.
+        RprofValueError: No address, one that others can reach without both ``allow_remote`` and a
+            token, or a token that can be guessed.
+        RprofStateError: An endpoint is open already.
+        RprofOSError: The address cannot be had.
+    """
+    if not isinstance(address, str):
+        raise RprofTypeError(f"address must be text such as '127.0.0.1:0', not {address!r}")
+    if token is not None and not isinstance(token, str):
+        raise RprofTypeError("token must be text")
+    if token is not None and (len(token) < _MIN_TOKEN_LENGTH or not token.isascii()):
+        raise RprofValueError(
+            f"token must have at least {_MIN_TOKEN_LENGTH} ASCII characters; make one with "
+            "secrets.token_urlsafe()"
+        )
+    if not _session.is_local_address(address) and not (allow_remote and token):
+        raise RprofValueError(
+            f"address={address!r} can be reached from other machines; use 127.0.0.1 or a Unix "
+            "socket, or give allow_remote=True and a token"
+        )
+    return Endpoint(_session.open_endpoint(_session.EndpointRequest(address, token)))
+
+
+def serve_from_environment() -> Endpoint | None:
+    """Serve at ``RPROF_SERVE``, with the token ``RPROF_SERVE_TOKEN``; None if it is not set.
+
+    A token in the environment is the permission to be reached from elsewhere.
+
+    Raises:
+        RprofError: As for ``serve``.
+    """
+    address = os.environ.get("RPROF_SERVE")
+    if not address:
+        return None
+    token = os.environ.get("RPROF_SERVE_TOKEN") or None
+    return serve(address, token=token, allow_remote=token is not None)

@@ -1,0 +1,143 @@
+"""Profiles in the formats of other tools, and as Markdown."""
+
+from __future__ import annotations
+
+import marshal
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from ._text import format_ns, format_value, inert, short_file
+from .errors import RprofValueError
+
+if TYPE_CHECKING:
+    from ._profile import FunctionRow, Profile, SampleType
+
+_SECONDS = {"nanoseconds": 1e-9, "microseconds": 1e-6, "milliseconds": 1e-3, "seconds": 1.0}
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# Longer than real names, shorter than an essay.
+_NAME_CHARACTERS = 160
+_TREE_LINES = 40
+
+
+def pstats_bytes(profile: Profile, kind: SampleType, count: str | None) -> bytes:
+    """Return what ``pstats.Stats.dump_stats`` would write."""
+    scale = _SECONDS.get(kind.unit)
+    if scale is None:
+        known = [other.type for other in profile.sample_types if other.unit in _SECONDS]
+        raise RprofValueError(
+            f"by={kind.type!r} is in {kind.unit}, and pstats holds times; choose one of "
+            f"{', '.join(known) or 'another profile, this one has no times'}"
+        )
+    # Position, primitive calls, calls, own seconds, cumulative seconds: the same for callers.
+    stats = {
+        (file, line, name): (
+            *_row(cost, scale),
+            {(file, line, name): _row(cost, scale) for (name, file, line), cost in callers},
+        )
+        for (name, file, line), cost, callers in profile._native.calls(kind.type, count)
+    }
+    if not stats:
+        raise RprofValueError(
+            f"this profile has no {kind.type} time, and pstats cannot open a file without any"
+        )
+    # Version 4 is what every CPython since 3.4 reads.
+    return marshal.dumps(stats, 4)
+
+
+def _row(cost: tuple[int, int, int], scale: float) -> tuple[int, int, float, float]:
+    samples, own, total = cost
+    return samples, samples, own * scale, total * scale
+
+
+def markdown(profile: Profile, kinds: list[SampleType], n: int) -> str:
+    """Return facts, tables and trees, everything that comes from the profile within fences."""
+    sections = ["# Profile by rprof", _fenced(_facts(profile))]
+    for kind in kinds:
+        total = profile.totals[kind.type]
+        heading = f"## {_word(kind.type)}: {format_value(total, kind.unit)} in all"
+        sections.append(heading)
+        rows = profile.top(_ALL, by=kind.type)
+        sections.append("By own time:" if kind.unit in _SECONDS else "By own value:")
+        sections.append(_fenced(_table(rows, kind, n)))
+        sections.append("With what was called:")
+        rows.sort(key=lambda row: (-row.total_value, -row.self_value, row.name, row.file))
+        sections.append(_fenced(_table(rows, kind, n)))
+        sections.append("Call tree:")
+        sections.append(_fenced(_tree(profile, kind)))
+    sections.append("## Threads")
+    sections.append(_fenced(_threads(profile, kinds, n)))
+    return "\n\n".join(sections) + "\n"
+
+
+_ALL = 1 << 62
+
+
+def _facts(profile: Profile) -> list[str]:
+    facts = [f"program: {_short(profile.program) or 'unknown'}"]
+    if profile.time_ns > 0:
+        try:
+            began = _EPOCH + timedelta(microseconds=profile.time_ns // 1000)
+        except OverflowError:
+            pass
+        else:
+            facts.append(f"began: {began:%Y-%m-%d %H:%M:%S} UTC")
+    facts.append(f"lasted: {format_ns(profile.duration_ns)}")
+    if profile.period_ns > 0:
+        facts.append(f"asked time between samples: {format_ns(profile.period_ns)}")
+    facts += [_short(comment) for comment in profile.comments]
+    return facts
+
+
+def _table(rows: list[FunctionRow], kind: SampleType, n: int) -> list[str]:
+    lines = [f"{'self':>10} {'':>6} {'total':>10} {'':>6}  function"]
+    for row in rows[:n]:
+        where = f" ({_short(short_file(row.file))}:{row.line})" if row.file else ""
+        lines.append(
+            f"{format_value(row.self_value, kind.unit):>10} {row.self_fraction:>6.1%} "
+            f"{format_value(row.total_value, kind.unit):>10} {row.total_fraction:>6.1%}  "
+            f"{_short(row.name)}{where}"
+        )
+    if len(rows) > n:
+        lines.append(f"... {len(rows) - n} more")
+    return lines
+
+
+def _tree(profile: Profile, kind: SampleType) -> list[str]:
+    lines = profile.tree(by=kind.type, min_fraction=0.02).splitlines()
+    shown = [_short(line, 2 * _NAME_CHARACTERS) for line in lines[:_TREE_LINES]]
+    if len(lines) > _TREE_LINES:
+        shown.append(f"... {len(lines) - _TREE_LINES} more lines")
+    return shown
+
+
+def _threads(profile: Profile, kinds: list[SampleType], n: int) -> list[str]:
+    lines = []
+    for thread in profile.threads[:n]:
+        values = [
+            f"{inert(kind.type)} {format_value(thread.totals[kind.type], kind.unit)}"
+            for kind in kinds
+        ]
+        lines.append(f"{_short(thread.name) or 'unnamed'} ({thread.id}): {', '.join(values)}")
+    if len(profile.threads) > n:
+        lines.append(f"... {len(profile.threads) - n} more")
+    return lines
+
+
+def _short(text: str, limit: int = _NAME_CHARACTERS) -> str:
+    text = inert(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _word(text: str) -> str:
+    """A sample type's name outside a fence: nothing in it may mean anything in Markdown."""
+    return re.sub(r"[^\w-]+", " ", _short(text)).strip().replace("_", " ") or "unnamed"
+
+
+def _fenced(lines: list[str]) -> str:
+    """A block of literal text; its fence is longer than any that the text could close it with."""
+    text = "\n".join(lines)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,142 @@
+"""The report page: one HTML file with the profile inside it.
+
+``page`` joins what lies beside this file: the template ``page.html``, ``page.css``, and the modules
+of ``app.js``, which it links into one script. The page loads nothing from anywhere. Its policy
+names its script and its style by their hashes and forbids everything else, the parsing of HTML at
+run time included; the browser decodes the profile, and shows names only as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+from ..errors import RprofValueError
+from . import sources
+
+__all__ = ["page", "sources"]
+
+_ENTRY = "app.js"
+_IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
+_LINK_WORD = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async function|function|class|const|let) )", re.MULTILINE)
+_PLACE = re.compile(r"@(policy|title|style|data|script)@")
+
+
+def page(
+    profiles: Sequence[tuple[str, bytes]],
+    *,
+    title: str,
+    baseline: tuple[str, bytes] | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> str:
+    """Return a complete HTML document that shows profiles.
+
+    Args:
+        profiles: Name and pprof bytes, gzip-compressed or plain, of each profile. With several, the
+            page lets one choose.
+        title: What the page is called.
+        baseline: Name and pprof bytes of what came before; the page then shows the difference.
+        sources: Text by file name, as the profile names files, to be shown with what each line
+            cost. Whoever gets the page can read it.
+
+    Raises:
+        RprofValueError: There is no profile.
+    """
+    if not profiles:
+        raise RprofValueError("profiles is empty; give at least one profile to show")
+    data = {
+        "title": title,
+        "profiles": [_embedded(name, content) for name, content in profiles],
+        "baseline": _embedded(*baseline) if baseline else None,
+        "sources": _packed(json.dumps(dict(sources)).encode("ascii")) if sources else None,
+    }
+    script, style = _script(), _asset("page.css")
+    fill = {
+        "policy": _policy(script, style),
+        "title": html.escape(_printable(title)),
+        "style": style,
+        # In JSON, `<` is found in texts alone; without it nothing can end the element.
+        "data": json.dumps(data).replace("<", "\\u003c"),
+        "script": script,
+    }
+    return _PLACE.sub(lambda found: fill[found[1]], _asset("page.html"))
+
+
+def _embedded(name: str, content: bytes) -> dict[str, str]:
+    if not content.startswith(b"\x1f\x8b"):
+        content = gzip.compress(content, mtime=0)
+    return {"title": name, "data": base64.b64encode(content).decode("ascii")}
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode("ascii")
+
+
+def _printable(text: str) -> str:
+    # The script writes the title with such characters made visible; before it runs they are absent.
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _policy(script: str, style: str) -> str:
+    rules = {
+        "default-src": "'none'",
+        "script-src": _hash(script),
+        "style-src": _hash(style),
+        # The icon, which is in the page too.
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        # Nothing may be parsed as HTML or run as a script at run time.
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+@cache
+def _asset(name: str) -> str:
+    text = (files(__package__) / name).read_text(encoding="utf-8")
+    if re.search(r"</(?:script|style)", text, re.IGNORECASE) and not name.endswith(".html"):
+        raise AssertionError(f"{name} would end the element it is put into")
+    return text
+
+
+@cache
+def _script() -> str:
+    """Link the modules into one, each after those it imports.
+
+    This is all the linking they need: they import by name from each other alone, and no two of
+    them use the same name at their top level, which the browser would refuse.
+    """
+    linked: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        if name in linked:
+            return
+        linked[name] = ""
+        source = _asset(name)
+        for _, imported in _IMPORT.findall(source):
+            add(imported)
+        code = _EXPORT.sub("", _IMPORT.sub("", source))
+        unlinked = _LINK_WORD.search(code)
+        if unlinked:
+            raise AssertionError(f"{name}: cannot link {unlinked[0]!r}")
+        # Added anew, so that it comes after what it imports.
+        del linked[name]
+        linked[name] = f"// {name}\n{code}"
+
+    add(_ENTRY)
+    return "\n".join(linked.values())

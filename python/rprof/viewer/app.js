@@ -1,0 +1,511 @@
+// The page: reads what is embedded, keeps what is selected, and shows it.
+
+import { segments } from "./cells.js";
+import { changeColor, colorOf } from "./colors.js";
+import { byId, make } from "./dom.js";
+import { ratio, sum } from "./exact.js";
+import { FlameView, Tooltip } from "./flame_view.js";
+import { human, percent } from "./format.js";
+import { describe, visible } from "./names.js";
+import { decode, unpack } from "./profile.js";
+import { facts, recordingList } from "./recording.js";
+import { SandwichView } from "./sandwich_view.js";
+import { SourceView } from "./source_view.js";
+import { State } from "./state.js";
+import { TableView } from "./table_view.js";
+import { threadKey, threadName, threadsOf, ThreadsView } from "./threads_view.js";
+import { Dataset, Selection } from "./tree.js";
+
+const VIEWS = [
+  ["flame", "Flame graph"],
+  ["sandwich", "Callers and callees"],
+  ["table", "Table"],
+  ["source", "Lines"],
+  ["threads", "Threads"],
+];
+const DEFAULTS = {
+  view: "flame",
+  profile: "0",
+  type: "",
+  thread: "",
+  label: "",
+  search: "",
+  direction: "",
+  zoom: "",
+  function: "",
+  file: "",
+  line: "",
+  sort: "",
+  width: "",
+  compare: "",
+  theme: "",
+};
+const THEMES = ["", "light", "dark"];
+const MEANINGS = {
+  wall: "Elapsed time, running or waiting",
+  cpu: "Time on a processor",
+  gil: "Time with the GIL held",
+  "gil-wait": "Time spent waiting for the GIL",
+  samples: "How often it was seen",
+};
+const THREAD_LABELS = new Set(["thread id", "thread name"]);
+
+function fromBase64(text) {
+  const raw = atob(text);
+  const bytes = new Uint8Array(raw.length);
+  for (let index = 0; index < raw.length; index++) bytes[index] = raw.charCodeAt(index);
+  return bytes;
+}
+
+/** Keeps the newest result of a computation until its key changes. */
+function remember(compute) {
+  let known;
+  let value;
+  return (key, ...inputs) => {
+    if (key !== known) {
+      value = compute(...inputs);
+      known = key;
+    }
+    return value;
+  };
+}
+
+class App {
+  constructor(data) {
+    this.data = data;
+    this.sources = new Map();
+    this.profiles = new Map();
+    this.state = new State(DEFAULTS, () => this.update());
+    this.dark = window.matchMedia("(prefers-color-scheme: dark)");
+    this.select = remember((dataset, type, accepts) => new Selection(dataset, type, accepts));
+    this.total = remember((dataset, selection) => dataset.functionTotals(selection));
+    this.match = remember((described, search) => matchesOf(described, search));
+    this.printing = false;
+  }
+
+  async start() {
+    if (this.data.sources) {
+      const text = new TextDecoder().decode(await unpack(fromBase64(this.data.sources)));
+      this.sources = new Map(Object.entries(JSON.parse(text)));
+    }
+    this.baseline = this.data.baseline
+      ? decode(await unpack(fromBase64(this.data.baseline.data)))
+      : null;
+    this.build();
+    await this.load();
+  }
+
+  /** Decodes the chosen profile, if that has not been done. */
+  async load() {
+    const index = Number(this.state.values.profile);
+    const number = this.data.profiles[index] ? index : 0;
+    if (!this.profiles.has(number)) {
+      const profile = decode(await unpack(fromBase64(this.data.profiles[number].data)));
+      const dataset = new Dataset(profile, this.baseline);
+      this.profiles.set(number, {
+        number,
+        dataset,
+        described: dataset.functions.map(describe),
+        threads: threadsOf(dataset),
+        colors: { light: [], dark: [] },
+      });
+    }
+    this.loaded = this.profiles.get(number);
+    this.update();
+  }
+
+  build() {
+    const tooltip = new Tooltip(byId("tooltip"));
+    const actions = {
+      zoom: (node) => this.zoom(node),
+      open: (index) => this.open(index),
+      source: (index) => this.state.set({ view: "source", file: this.loaded.dataset.functions[index].file, line: "" }),
+    };
+    this.tooltip = tooltip;
+    this.views = {
+      flame: new FlameView(
+        {
+          flame: byId("flame"),
+          direction: byId("direction"),
+          widthMode: byId("width-mode"),
+          compareMode: byId("compare-mode"),
+          crumbs: byId("crumbs"),
+          detail: byId("detail"),
+          legend: byId("legend"),
+        },
+        tooltip,
+        actions,
+      ),
+      sandwich: new SandwichView(
+        {
+          picker: byId("picker"),
+          head: byId("sandwich-head"),
+          callers: byId("callers"),
+          callees: byId("callees"),
+          lines: byId("sandwich-lines"),
+        },
+        tooltip,
+        actions,
+      ),
+      table: new TableView(byId("table")),
+      source: new SourceView(byId("files"), byId("source"), this.sources),
+      threads: new ThreadsView(byId("threads")),
+    };
+    byId("views").replaceChildren(
+      ...VIEWS.map(([name, text]) =>
+        make(
+          "button",
+          {
+            type: "button",
+            role: "tab",
+            id: `tab-${name}`,
+            "aria-controls": `view-${name}`,
+            click: () => this.state.set({ view: name }),
+          },
+          text,
+        ),
+      ),
+    );
+    const listen = (id, event, action) => byId(id).addEventListener(event, action);
+    listen("views", "keydown", (event) => this.moveTab(event));
+    listen("types", "keydown", (event) => this.moveType(event));
+    listen("thread", "change", (event) => this.state.set({ thread: event.target.value, zoom: "" }));
+    listen("label", "change", (event) => this.state.set({ label: event.target.value, zoom: "" }));
+    listen("search", "input", (event) => this.state.set({ search: event.target.value }, { step: false }));
+    listen("theme", "click", () => this.nextTheme());
+    listen("download", "click", () => this.download());
+    listen("help-button", "click", () => byId("help").showModal());
+    listen("recording-button", "click", () => byId("recording").showModal());
+    listen("profile", "change", (event) => this.state.set({ profile: event.target.value, zoom: "", function: "" }));
+    const choices = this.data.profiles.map(({ title }, index) =>
+      make("option", { value: String(index) }, visible(title)),
+    );
+    byId("profile").replaceChildren(...choices);
+    byId("profile").hidden = choices.length < 2;
+    document.addEventListener("keydown", (event) => this.key(event));
+    this.dark.addEventListener("change", () => this.update());
+    window.addEventListener("beforeprint", () => this.print(true));
+    window.addEventListener("afterprint", () => this.print(false));
+  }
+
+  /** Shows the state; only what it changed is computed anew. */
+  update() {
+    if (!this.views) return;
+    const { values } = this.state;
+    const number = this.data.profiles[Number(values.profile)] ? Number(values.profile) : 0;
+    if (this.loaded?.number !== number) {
+      this.load().catch(fail);
+      return;
+    }
+    const context = this.context();
+    document.documentElement.dataset.theme = context.theme;
+    this.tooltip.element.hidden = true;
+    this.masthead(context);
+    this.controls(context);
+    for (const [name] of VIEWS) {
+      const current = name === context.view;
+      const tab = byId(`tab-${name}`);
+      tab.setAttribute("aria-selected", String(current));
+      tab.tabIndex = current ? 0 : -1;
+      byId(`view-${name}`).hidden = !current;
+    }
+    this.views[context.view].render(context);
+  }
+
+  context() {
+    const { values } = this.state;
+    const { dataset, described, threads, colors, number } = this.loaded;
+    const main = dataset.sides[0];
+    const kind =
+      main.sampleTypes.find(({ name }) => name === values.type) ??
+      main.sampleTypes.find(({ name }) => name === main.defaultType);
+    const comparing = dataset.sides.length > 1;
+    const [labelKey, labelValue] = values.label.split("\u0000");
+    const accepts = (set) =>
+      (values.thread === "" || threadKey(set, comparing) === values.thread) &&
+      (values.label === "" || set.some(({ key, value }) => key === labelKey && value === labelValue));
+    const selectionKey = JSON.stringify([number, kind.name, values.thread, values.label]);
+    const selection = this.select(selectionKey, dataset, kind.name, accepts);
+    const totals = this.total(selectionKey, dataset, selection);
+    const whole = selection.values.map(sum);
+    const matches = this.match(`${number}|${values.search}`, described, values.search);
+    const theme = this.theme();
+    const compareShares = comparing && values.compare === "shares";
+    const fraction = (value, side) => ratio(value, whole[side]);
+    return {
+      state: values,
+      view: VIEWS.some(([name]) => name === values.view) ? values.view : "flame",
+      dataset,
+      described,
+      threads,
+      sources: this.sources,
+      selection,
+      type: kind.name,
+      unit: kind.unit,
+      totals,
+      whole,
+      typeTotals: main.columns.map(sum),
+      matches: matches.found,
+      problem: matches.problem,
+      inverted: values.direction === "inverted",
+      theme,
+      compareShares,
+      set: (changes) => this.state.set(changes),
+      open: (index) => this.open(index),
+      color: (index) => (colors[theme][index] ??= colorOf(described[index], theme)),
+      change: (after, before) =>
+        compareShares ? fraction(after, 0) - fraction(before, 1) : after - before,
+      changeColor: (after, before) => {
+        const [now, then] = compareShares
+          ? [fraction(after, 0), fraction(before, 1)]
+          : [Number(after), Number(before)];
+        const most = Math.max(Math.abs(now), Math.abs(then));
+        return changeColor(most ? (now - then) / most : 0, theme);
+      },
+      modelKey: (name) => JSON.stringify([selectionKey, name, values.width, values.compare]),
+      /** Functions with samples in the selection that the search does not leave out. */
+      rows: () =>
+        described
+          .map((_, index) => index)
+          .filter(
+            (index) =>
+              totals.some(({ total }) => total[index]) && (!matches.found || matches.found[index]),
+          ),
+      emptyText: () =>
+        values.search
+          ? "Nothing matches the search here."
+          : values.thread || values.label
+            ? `No ${kind.name} in this selection. Choose another thread, label or sample type.`
+            : `This profile has no ${kind.name}: nothing was sampled, or nothing happened.`,
+    };
+  }
+
+  theme() {
+    if (this.printing) return "light";
+    return this.state.values.theme || (this.dark.matches ? "dark" : "light");
+  }
+
+  masthead(context) {
+    const profile = context.dataset.sides[0];
+    const { title } = this.data.profiles[this.loaded.number];
+    const shown = visible(this.data.title);
+    document.title = shown;
+    byId("title").replaceChildren(make("bdi", {}, shown));
+    const line = facts(profile, context.threads.filter((thread) => thread.totals.length).length);
+    if (this.baseline) line.unshift(["compared", `compared with ${visible(this.data.baseline.title)}`]);
+    byId("facts").replaceChildren(
+      ...line.map(([name, text]) => make("span", { class: `fact ${name}` }, text)),
+    );
+    byId("recording-facts").replaceChildren(
+      ...recordingList(profile, title),
+      ...(this.baseline ? recordingList(this.baseline, this.data.baseline.title) : []),
+    );
+    byId("profile").value = String(this.loaded.number);
+    const theme = this.state.values.theme;
+    byId("theme").textContent = { "": "◐", light: "☀", dark: "☾" }[theme] ?? "◐";
+    byId("theme").setAttribute("aria-label", `Theme: ${theme || "as the system"}`);
+  }
+
+  controls(context) {
+    const { values } = this.state;
+    const profile = context.dataset.sides[0];
+    const focused = document.activeElement?.closest?.("#types") !== null;
+    segments(
+      byId("types"),
+      profile.sampleTypes.map(({ name, unit }, index) => [
+        name,
+        make(
+          "span",
+          { class: "type" },
+          make("span", { class: "type-name" }, visible(name)),
+          make("span", { class: "type-total", "data-exact": String(context.typeTotals[index]) }, human(context.typeTotals[index], unit)),
+        ),
+        MEANINGS[name],
+      ]),
+      context.type,
+      (type) => this.state.set({ type }),
+    );
+    for (const button of byId("types").children) {
+      button.tabIndex = button.getAttribute("aria-checked") === "true" ? 0 : -1;
+      if (focused && button.tabIndex === 0) button.focus();
+    }
+    this.threadChoices(context);
+    this.labelChoices(context);
+    const search = byId("search");
+    if (search.value !== values.search) search.value = values.search;
+    search.setAttribute("aria-invalid", String(context.problem !== ""));
+    byId("matches").textContent = this.matchText(context);
+  }
+
+  matchText(context) {
+    if (context.problem) return context.problem;
+    if (!context.matches) return "";
+    const count = context.matches.reduce((found, match) => found + match, 0);
+    const [found] = context.dataset.matchTotals(context.selection, context.matches);
+    const functions = `${count} ${count === 1 ? "function" : "functions"}`;
+    byId("matches").dataset.exact = String(found);
+    return count
+      ? `${functions}, in ${human(found, context.unit)} (${percent(ratio(found, context.whole[0]))})`
+      : "no match";
+  }
+
+  threadChoices(context) {
+    const type = context.dataset.sides[0].sampleTypes.findIndex(({ name }) => name === context.type);
+    const sorted = [...context.threads].sort(
+      (left, right) => Number(right.totals[type] ?? 0) - Number(left.totals[type] ?? 0),
+    );
+    const options = sorted.map((thread) =>
+      make(
+        "option",
+        { value: thread.key },
+        `${threadName(thread)} · ${percent(ratio(thread.totals[type] ?? 0, context.typeTotals[type]))}`,
+      ),
+    );
+    byId("thread").replaceChildren(make("option", { value: "" }, `All ${options.length}`), ...options);
+    byId("thread").value = this.state.values.thread;
+    byId("thread-field").hidden = options.length < 2 && this.state.values.thread === "";
+  }
+
+  labelChoices(context) {
+    const byKey = new Map();
+    for (const side of context.dataset.sides) {
+      for (const { key, value } of side.labelSets.flat()) {
+        if (THREAD_LABELS.has(key)) continue;
+        if (!byKey.has(key)) byKey.set(key, new Set());
+        byKey.get(key).add(value);
+      }
+    }
+    const groups = [...byKey].sort().map(([key, found]) =>
+      make(
+        "optgroup",
+        { label: visible(key) },
+        ...[...found].sort().map((value) =>
+          make("option", { value: `${key}\u0000${value}` }, `${visible(key)} = ${visible(value)}`),
+        ),
+      ),
+    );
+    byId("label").replaceChildren(make("option", { value: "" }, "Any"), ...groups);
+    byId("label").value = this.state.values.label;
+    byId("label-field").hidden = groups.length === 0;
+  }
+
+  zoom(node) {
+    this.state.set({ zoom: node > 0 ? String(node) : "" });
+  }
+
+  open(index) {
+    if (index >= 0) this.state.set({ view: "sandwich", function: String(index) });
+  }
+
+  nextTheme() {
+    const at = THEMES.indexOf(this.state.values.theme);
+    this.state.set({ theme: THEMES[(at + 1) % THEMES.length] }, { step: false });
+  }
+
+  nextType() {
+    const types = this.loaded.dataset.sides[0].sampleTypes.map(({ name }) => name);
+    const at = types.indexOf(this.context().type);
+    this.state.set({ type: types[(at + 1) % types.length] });
+  }
+
+  download() {
+    const { title, data } = this.data.profiles[this.loaded.number];
+    const address = URL.createObjectURL(new Blob([fromBase64(data)], { type: "application/gzip" }));
+    const base = title.replace(/[^\w.-]+/g, "-").replace(/(\.pb)?(\.gz)?$/, "") || "profile";
+    const link = make("a", { href: address, download: `${base}.pb.gz` });
+    link.click();
+    // The download has begun with the click; the address is not needed after it.
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  }
+
+  print(printing) {
+    this.printing = printing;
+    this.update();
+    const graph = this.views.flame.graph;
+    if (graph.model) graph.draw();
+  }
+
+  moveTab(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const at = VIEWS.findIndex(([name]) => name === this.context().view);
+    const [name] = VIEWS[(at + step + VIEWS.length) % VIEWS.length];
+    this.state.set({ view: name });
+    byId(`tab-${name}`).focus();
+    event.preventDefault();
+  }
+
+  moveType(event) {
+    const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+    if (!step) return;
+    const types = this.loaded.dataset.sides[0].sampleTypes.map(({ name }) => name);
+    const at = types.indexOf(this.context().type);
+    this.state.set({ type: types[(at + step + types.length) % types.length] });
+    event.preventDefault();
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const typing = event.target.closest("input, select, textarea") !== null;
+    if (event.key === "Escape") {
+      if (typing && event.target.id === "search" && event.target.value === "") event.target.blur();
+      if (this.state.values.search) this.state.set({ search: "" }, { step: false });
+      return;
+    }
+    if (typing) return;
+    const action = this.keyAction(event.key);
+    if (action) {
+      event.preventDefault();
+      action();
+    }
+  }
+
+  keyAction(key) {
+    const { values } = this.state;
+    if (/^[1-5]$/.test(key)) return () => this.state.set({ view: VIEWS[Number(key) - 1][0] });
+    return {
+      "/": () => byId("search").focus(),
+      "?": () => byId("help").showModal(),
+      0: () => this.zoom(0),
+      t: () => this.nextTheme(),
+      m: () => this.nextType(),
+      i: () => this.state.set({ view: "flame", direction: values.direction ? "" : "inverted", zoom: "" }),
+      Backspace: () => {
+        const tree = this.views.flame.model?.tree;
+        if (values.zoom && tree) this.zoom(tree.parent[Number(values.zoom)] ?? 0);
+      },
+    }[key];
+  }
+}
+
+/** Which functions a search finds: by name or file, upper and lower case alike. */
+function matchesOf(described, search) {
+  if (search === "") return { found: null, problem: "" };
+  let pattern;
+  try {
+    pattern = new RegExp(search, "iu");
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return { found: null, problem: "not a regular expression yet" };
+  }
+  return {
+    found: Uint8Array.from(described, ({ name, shownFile }) => pattern.test(name) || pattern.test(shownFile)),
+    problem: "",
+  };
+}
+
+function fail(error) {
+  const notice = byId("notice");
+  notice.hidden = false;
+  notice.textContent = `The profile in this page cannot be read: ${error.message}`;
+  document.documentElement.dataset.ready = "failed";
+  throw error;
+}
+
+const app = new App(JSON.parse(byId("page-data").textContent));
+try {
+  await app.start();
+  document.documentElement.dataset.ready = "yes";
+} catch (error) {
+  fail(error);
+}

@@ -1,0 +1,302 @@
+// From the bytes of a pprof file to columns. The limits are those of rprof's own reader.
+
+import { BYTES, FormatError, Message } from "./wire.js";
+import { columnOf } from "./exact.js";
+
+const MAX_BYTES = 256 * 2 ** 20;
+const MAX_RATIO = 1000;
+const MAX_FRAMES_PER_BYTE = 16;
+
+/** Unpacks gzip, with an end to what may come out of it. */
+export async function unpack(bytes) {
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
+  const limit = Math.min(MAX_BYTES, 2 ** 20 + bytes.length * MAX_RATIO);
+  const reader = new Blob([bytes])
+    .stream()
+    .pipeThrough(new DecompressionStream("gzip"))
+    .getReader();
+  const parts = [];
+  let length = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    length += value.length;
+    if (length > limit) {
+      await reader.cancel();
+      throw new FormatError("it unpacks to more than a profile does");
+    }
+    parts.push(value);
+  }
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Grows as numbers are added. */
+class Numbers {
+  constructor(Type) {
+    this.items = new Type(1024);
+    this.length = 0;
+  }
+
+  push(number) {
+    if (this.length === this.items.length) {
+      const larger = new this.items.constructor(this.length * 2);
+      larger.set(this.items);
+      this.items = larger;
+    }
+    this.items[this.length++] = number;
+  }
+
+  done() {
+    return this.items.slice(0, this.length);
+  }
+}
+
+/**
+ * Decodes an unpacked message into
+ *   sampleTypes [{name, unit}], defaultType, functions [{name, file, line}],
+ *   frameFunction, frameLine: a frame is a function and a line,
+ *   stacks, stackEnds: frames of all samples, innermost first, one after the other,
+ *   columns: the values, one exact column for each sample type,
+ *   labelSets [[{key, value}]], sampleLabels: the label set of each sample,
+ *   program, comments, timeNanos, durationNanos, period.
+ */
+export function decode(bytes) {
+  const samples = [];
+  const locations = [];
+  const functions = [];
+  const mappings = [];
+  const types = [];
+  const texts = [];
+  const comments = [];
+  let timeNanos = 0n;
+  let durationNanos = 0n;
+  let period = 0n;
+  let defaultText = 0;
+  const message = new Message(bytes);
+  const tables = { 1: types, 2: samples, 3: mappings, 4: locations, 5: functions, 6: texts };
+  while (message.next()) {
+    const table = tables[message.field];
+    if (table) table.push(message.inner());
+    else if (message.field === 9) timeNanos = message.signed();
+    else if (message.field === 10) durationNanos = message.signed();
+    else if (message.field === 12) period = message.signed();
+    else if (message.field === 13) {
+      message.eachVarint((low, high) => comments.push(high ? Number.NaN : low));
+    } else if (message.field === 14) defaultText = message.number();
+    else message.skip();
+  }
+
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const read = new Map();
+  const text = (index) => {
+    let found = read.get(index);
+    if (found === undefined) {
+      const place = texts[index];
+      if (!place) throw new FormatError(`it refers to text ${index}, which it does not have`);
+      found = decoder.decode(bytes.subarray(place.at, place.end));
+      read.set(index, found);
+    }
+    return found;
+  };
+
+  const sampleTypes = types.map((type) => {
+    const fields = readFields(type);
+    return { name: text(fields[1] ?? 0), unit: text(fields[2] ?? 0) };
+  });
+  if (sampleTypes.length === 0) throw new FormatError("it has no sample types");
+
+  const table = readFunctions(functions, text);
+  const frames = readLocations(locations, table);
+  const decoded = readSamples(samples, sampleTypes.length, frames, text, bytes.length);
+  const program = mappings.length ? text(readFields(mappings[0])[5] ?? 0) : "";
+  const named = defaultText ? text(defaultText) : "";
+  return {
+    sampleTypes,
+    defaultType: sampleTypes.some((type) => type.name === named)
+      ? named
+      : sampleTypes[sampleTypes.length - 1].name,
+    functions: table.functions,
+    frameFunction: Int32Array.from(frames.functions),
+    frameLine: Float64Array.from(frames.lines),
+    ...decoded,
+    program,
+    comments: comments.map(text),
+    timeNanos,
+    durationNanos,
+    period,
+  };
+}
+
+/** The numbers of a small message, by field; the last one counts. */
+function readFields(message) {
+  const fields = [];
+  while (message.next()) {
+    // Addresses of mappings use all 64 bits and are not wanted: only small fields are kept.
+    if (message.kind === 0) {
+      message.readVarint();
+      if (message.field < 16) {
+        fields[message.field] = message.high > 0x1fffff ? Number.NaN : message.high * 2 ** 32 + message.low;
+      }
+    } else message.skip();
+  }
+  return fields;
+}
+
+function readFunctions(messages, text) {
+  const functions = [];
+  const byId = new Map();
+  const byKey = new Map();
+  for (const message of messages) {
+    const fields = readFields(message);
+    const id = fields[1] ?? 0;
+    if (byId.has(id)) throw new FormatError(`it has two of function ${id}`);
+    const name = text(fields[2] ?? 0) || text(fields[3] ?? 0);
+    const file = text(fields[4] ?? 0);
+    const line = fields[5] <= 0xffffffff ? fields[5] : 0;
+    // Profiles that were merged may name one function twice.
+    const key = `${name}\0${file}\0${line}`;
+    let index = byKey.get(key);
+    if (index === undefined) {
+      index = functions.length;
+      functions.push({ name, file, line });
+      byKey.set(key, index);
+    }
+    byId.set(id, index);
+  }
+  return { functions, byId };
+}
+
+function readLocations(messages, table) {
+  const byId = new Map();
+  const functions = [];
+  const lines = [];
+  const known = new Map();
+  const frame = (index, line) => {
+    const key = `${index}:${line}`;
+    let found = known.get(key);
+    if (found === undefined) {
+      found = functions.length;
+      functions.push(index);
+      lines.push(line);
+      known.set(key, found);
+    }
+    return found;
+  };
+  for (const message of messages) {
+    let id = 0;
+    let address = 0n;
+    const here = [];
+    while (message.next()) {
+      if (message.field === 1) id = message.number();
+      else if (message.field === 3) address = BigInt.asUintN(64, message.signed());
+      else if (message.field === 4) {
+        const line = message.inner();
+        let functionId = 0;
+        let number = 0;
+        while (line.next()) {
+          if (line.field === 1) functionId = line.number();
+          else if (line.field === 2) number = line.line();
+          else line.skip();
+        }
+        const index = table.byId.get(functionId);
+        if (index === undefined) {
+          throw new FormatError(`it refers to function ${functionId}, which it does not have`);
+        }
+        here.push(frame(index, number));
+      } else message.skip();
+    }
+    if (byId.has(id)) throw new FormatError(`it has two of location ${id}`);
+    if (here.length === 0) {
+      // Not symbolised: the address is all the name there is.
+      table.functions.push({ name: `0x${address.toString(16)}`, file: "", line: 0 });
+      here.push(frame(table.functions.length - 1, 0));
+    }
+    byId.set(id, here);
+  }
+  return { byId, functions, lines };
+}
+
+function readSamples(messages, typeCount, frames, text, size) {
+  const stacks = new Numbers(Int32Array);
+  const stackEnds = new Int32Array(messages.length);
+  const sampleLabels = new Int32Array(messages.length);
+  const halves = Array.from({ length: typeCount }, () => new Uint32Array(2 * messages.length));
+  const labelSets = [];
+  const knownSets = new Map();
+  const addLocation = (low, high) => {
+    const id = high * 2 ** 32 + low;
+    const here = frames.byId.get(id);
+    if (here === undefined) {
+      throw new FormatError(`it refers to location ${id}, which it does not have`);
+    }
+    for (let index = 0; index < here.length; index++) stacks.push(here[index]);
+    if (stacks.length > size * MAX_FRAMES_PER_BYTE) {
+      throw new FormatError("it has more inlined frames than a profile of its size can need");
+    }
+  };
+  let sample = 0;
+  let type = 0;
+  const addValue = (low, high) => {
+    if (type < typeCount) {
+      halves[type][2 * sample] = low;
+      halves[type][2 * sample + 1] = high;
+    }
+    type++;
+  };
+  for (; sample < messages.length; sample++) {
+    const message = messages[sample];
+    const labels = [];
+    let key = "";
+    type = 0;
+    while (message.next()) {
+      if (message.field === 1) message.eachVarint(addLocation);
+      else if (message.field === 2) message.eachVarint(addValue);
+      else if (message.field === 3 && message.kind === BYTES) {
+        const label = readLabel(message.inner());
+        labels.push(label);
+        key += `${label.key},${label.text},${label.number},${label.unit};`;
+      } else message.skip();
+    }
+    if (type !== typeCount) {
+      throw new FormatError(`a sample has ${type} values where there are ${typeCount} sample types`);
+    }
+    stackEnds[sample] = stacks.length;
+    let set = knownSets.get(key);
+    if (set === undefined) {
+      set = labelSets.length;
+      knownSets.set(key, set);
+      labelSets.push(
+        labels.map(({ key: name, text: index, number }) => ({
+          key: text(name),
+          value: index ? text(index) : String(number),
+        })),
+      );
+    }
+    sampleLabels[sample] = set;
+  }
+  return {
+    stacks: stacks.done(),
+    stackEnds,
+    columns: halves.map(columnOf),
+    labelSets,
+    sampleLabels,
+  };
+}
+
+function readLabel(message) {
+  const label = { key: 0, text: 0, number: 0n, unit: 0 };
+  while (message.next()) {
+    if (message.field === 1) label.key = message.number();
+    else if (message.field === 2) label.text = message.number();
+    else if (message.field === 3) label.number = message.signed();
+    else if (message.field === 4) label.unit = message.number();
+    else message.skip();
+  }
+  return label;
+}

@@ -1,0 +1,214 @@
+//! speedscope's own file format, one profile for each thread and sample type.
+//!
+//! Source: `file-format-spec.ts` of <https://github.com/jlfwong/speedscope>, published as
+//! <https://www.speedscope.app/file-format-schema.json>.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use rustc_hash::FxHashMap;
+
+use super::threads::thread_totals;
+use super::walk::{Step, walk};
+use crate::fold::call_tree::NodeId;
+use crate::fold::profile::Profile;
+use crate::model::label::thread_of;
+use crate::model::location::FunctionId;
+
+/// The profile as JSON.
+///
+/// Frames are functions with the line of their `def`. Stacks stand in the order of the call tree,
+/// so that those which share callers are neighbours. Stacks with a value below 0, which the format
+/// does not know, are left out.
+#[must_use]
+pub fn speedscope(profile: &Profile) -> String {
+    let mut writer = Writer {
+        profile,
+        frames: FxHashMap::default(),
+        frame_list: Vec::new(),
+    };
+    let (profiles, active) = writer.profiles();
+    let mut json =
+        String::from("{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\"");
+    json.push_str(",\"exporter\":");
+    push_text(&mut json, concat!("rprof ", env!("CARGO_PKG_VERSION")));
+    json.push_str(",\"name\":");
+    push_text(&mut json, &profile.meta.program);
+    let _ = write!(json, ",\"activeProfileIndex\":{active}");
+    json.push_str(",\"shared\":{\"frames\":[");
+    for (place, function) in writer.frame_list.iter().enumerate() {
+        let function = &profile.symbols.functions[function.0 as usize];
+        separate(&mut json, place);
+        json.push_str("{\"name\":");
+        push_text(&mut json, &function.name);
+        if !function.file.is_empty() {
+            json.push_str(",\"file\":");
+            push_text(&mut json, &function.file);
+        }
+        if function.first_line > 0 {
+            let _ = write!(json, ",\"line\":{}", function.first_line);
+        }
+        json.push('}');
+    }
+    json.push_str("]},\"profiles\":[");
+    json.push_str(&profiles);
+    json.push_str("]}\n");
+    json
+}
+
+struct Writer<'profile> {
+    profile: &'profile Profile,
+    frames: FxHashMap<FunctionId, usize>,
+    frame_list: Vec<FunctionId>,
+}
+
+impl Writer<'_> {
+    /// The profiles, and the place of the one to open on: the heaviest thread's default type.
+    fn profiles(&mut self) -> (String, usize) {
+        let profile = self.profile;
+        let by_thread = samples_by_thread(profile);
+        let default = profile.column(&profile.default_sample_type).unwrap_or(0);
+        let mut json = String::new();
+        let mut count = 0;
+        let mut active = None;
+        for (id, name, _) in thread_totals(profile) {
+            let Some(rows) = by_thread.get(&(id, name.as_str())) else {
+                continue;
+            };
+            for (column, kind) in profile.sample_types.iter().enumerate() {
+                let weights: Vec<(NodeId, i64)> = rows
+                    .iter()
+                    .map(|(node, values)| (*node, values[column]))
+                    .filter(|(_, value)| *value > 0)
+                    .collect();
+                if weights.is_empty() {
+                    continue;
+                }
+                if column == default && active.is_none() {
+                    active = Some(count);
+                }
+                separate(&mut json, count);
+                let thread = match (name.as_str(), id) {
+                    ("", 0) => String::new(),
+                    ("", id) => format!("thread {id}: "),
+                    (name, 0) => format!("{name}: "),
+                    (name, id) => format!("{name} ({id}): "),
+                };
+                self.push_profile(&mut json, &thread, &kind.name, &kind.unit, &weights);
+                count += 1;
+            }
+        }
+        if count == 0 {
+            // The viewer wants one profile at least.
+            let kind = &profile.default_sample_type;
+            self.push_profile(&mut json, "", kind, "none", &[]);
+        }
+        (json, active.unwrap_or(0))
+    }
+
+    fn push_profile(
+        &mut self,
+        json: &mut String,
+        thread: &str,
+        kind: &str,
+        unit: &str,
+        weights: &[(NodeId, i64)],
+    ) {
+        json.push_str("{\"type\":\"sampled\",\"name\":");
+        push_text(json, &format!("{thread}{kind}"));
+        json.push_str(",\"unit\":");
+        push_text(json, speedscope_unit(unit));
+        let total = weights
+            .iter()
+            .fold(0_i64, |sum, (_, value)| sum.saturating_add(*value));
+        let _ = write!(json, ",\"startValue\":0,\"endValue\":{total},\"samples\":[");
+        let mut stack = Vec::new();
+        for (place, (node, _)) in weights.iter().enumerate() {
+            stack.clear();
+            stack.extend(self.profile.tree.path(*node));
+            separate(json, place);
+            json.push('[');
+            for (depth, node) in stack.iter().rev().enumerate() {
+                separate(json, depth);
+                let _ = write!(json, "{}", self.frame(*node));
+            }
+            json.push(']');
+        }
+        json.push_str("],\"weights\":[");
+        for (place, (_, value)) in weights.iter().enumerate() {
+            separate(json, place);
+            let _ = write!(json, "{value}");
+        }
+        json.push_str("]}");
+    }
+
+    fn frame(&mut self, node: NodeId) -> usize {
+        let location = self.profile.tree.location(node);
+        let function = self.profile.symbols.location(location).function;
+        let next = self.frame_list.len();
+        let frame = *self.frames.entry(function).or_insert(next);
+        if frame == next {
+            self.frame_list.push(function);
+        }
+        frame
+    }
+}
+
+/// Each thread's samples in the order of the tree.
+#[expect(clippy::type_complexity, reason = "one use")]
+fn samples_by_thread(profile: &Profile) -> FxHashMap<(i64, &str), Vec<(NodeId, &[i64])>> {
+    let mut rank = vec![0_usize; profile.tree.len()];
+    let entered = walk(&profile.tree).filter_map(|step| match step {
+        Step::Enter(node) => Some(node),
+        Step::Leave(_) => None,
+    });
+    for (place, node) in entered.enumerate() {
+        rank[node.index()] = place + 1;
+    }
+    let mut by_thread: FxHashMap<_, Vec<_>> = FxHashMap::default();
+    for (sample, values) in profile.rows() {
+        let thread = thread_of(&profile.label_sets[sample.labels.0 as usize]);
+        by_thread
+            .entry(thread)
+            .or_default()
+            .push((sample.node, values));
+    }
+    for rows in by_thread.values_mut() {
+        rows.sort_by_key(|(node, _)| rank[node.index()]);
+    }
+    by_thread
+}
+
+/// The format knows these units and no other.
+fn speedscope_unit(unit: &str) -> &str {
+    match unit {
+        "nanoseconds" | "microseconds" | "milliseconds" | "seconds" | "bytes" => unit,
+        _ => "none",
+    }
+}
+
+fn separate(json: &mut String, place: usize) {
+    if place > 0 {
+        json.push(',');
+    }
+}
+
+/// A JSON string. Besides what must be escaped, `<` is, which would end a script of a page that the
+/// JSON is put into, and the line separators, which end a line of JavaScript.
+fn push_text(json: &mut String, text: &str) {
+    json.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '<' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(character));
+            }
+            control if u32::from(control) < 0x20 => {
+                let _ = write!(json, "\\u{:04x}", u32::from(control));
+            }
+            other => json.push(other),
+        }
+    }
+    json.push('"');
+}
