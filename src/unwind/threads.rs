@@ -129,11 +129,11 @@ pub fn enumerate(
             .iter()
             .any(|known| known.address == address)
         {
-            break;
+            return false;
         }
         let Some(threads_head) = read_word(memory, address + layout.interpreter.threads_head)
         else {
-            break;
+            return false;
         };
         let gil = match layout.gil.place {
             GilPlace::Runtime(offset) => runtime + offset,
@@ -146,7 +146,10 @@ pub fn enumerate(
             gil,
         });
         is_whole &= list_threads(memory, layout, interpreter, census);
-        next = read_word(memory, address + layout.interpreter.next).unwrap_or(0);
+        let Some(following) = read_word(memory, address + layout.interpreter.next) else {
+            return false;
+        };
+        next = following;
     }
     is_whole && !census.interpreters.is_empty()
 }
