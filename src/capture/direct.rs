@@ -168,9 +168,11 @@ impl DirectEngine {
     /// The kernel's id of a listed thread; 0 if it cannot be known.
     fn thread_id(&mut self, thread: &ListedThread) -> u64 {
         let id = match (self.interpreter.id_from_ident, &mut self.memory) {
-            (Some(offset), Some(memory)) => read(memory.as_mut(), thread.ident + offset, 4)
-                .and_then(|bytes| u64::try_from(int32(bytes, 0)).ok())
-                .unwrap_or(0),
+            (Some(offset), Some(memory)) => {
+                read(memory.as_mut(), thread.ident.wrapping_add(offset), 4)
+                    .and_then(|bytes| u64::try_from(int32(bytes, 0)).ok())
+                    .unwrap_or(0)
+            }
             _ => thread.native_id,
         };
         match self.interpreter.stale_id {
@@ -382,9 +384,7 @@ impl DirectEngine {
                     ThreadState::Ready
                 }
                 Some(Activity::Running) => ThreadState::Running,
-                Some(Activity::Blocked { futex })
-                    if (target.gil..target.gil + GIL_BYTES).contains(&futex) =>
-                {
+                Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
                     ThreadState::WaitsForGil
                 }
                 Some(Activity::Blocked { .. }) => ThreadState::Blocked,

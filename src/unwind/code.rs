@@ -275,7 +275,7 @@ impl Entry {
             // f_lasti of 3.10 counts instructions.
             Instruction::Index(_) => instruction.checked_mul(UNIT)?,
             // A frame that was just made points before its first instruction (3.11, 3.12).
-            Instruction::Pointer(_) if instruction + UNIT == self.instructions => {
+            Instruction::Pointer(_) if instruction.wrapping_add(UNIT) == self.instructions => {
                 return Some(self.first_line);
             }
             Instruction::Pointer(_) => instruction.checked_sub(self.instructions)?,

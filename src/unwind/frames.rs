@@ -201,7 +201,7 @@ impl Walker {
             let cframe = cframe.map(|inside| match hints.cframe {
                 // Not known yet: any word keeps the place.
                 0 => Range::new(target.address, WORD),
-                address => Range::new(address + inside, WORD),
+                address => Range::new(address.wrapping_add(inside), WORD),
             });
             self.ranges.clear();
             self.ranges.push(Range::new(target.address, thread.size));
