@@ -2,8 +2,8 @@
 
 Run:  python benches/viewer.py [FILE] [--runs N] [--libraries]
 
-Needs Chromium and the extra `browser`. Without FILE a profile of 170,000 call tree nodes is made up.
-Times are medians, of what a user waits: from the navigation to the picture, and from the input to
+Needs Chromium and the extra `browser`. Without FILE a profile of 170,000 call tree nodes is made
+up. Times are medians, of what a user waits: from the navigation to the picture, and from the input to
 the next frame that is drawn.
 
 `--libraries` shows in the same browser what the libraries take that could do this: pprof-format to
@@ -104,7 +104,9 @@ def measure_page(browser, directory: Path, profile: bytes, runs: int) -> dict[st
             note(
                 name,
                 page.evaluate(
-                    f"""() => ({TIMED})(() => {{ ({act})(); dispatchEvent(new Event("popstate")); }})"""
+                    f"""() => ({TIMED})(() => {{
+                        ({act})(); dispatchEvent(new Event("popstate"));
+                    }})"""
                 ),
             )
         for name, act in (
@@ -132,6 +134,7 @@ def measure_page(browser, directory: Path, profile: bytes, runs: int) -> dict[st
     return figures
 
 
+LIBRARIES = ("d3@7", "d3-flame-graph@5", "pprof-format@2")
 LIBRARY_PAGE = """<!doctype html><meta charset="utf-8"><div id="chart"></div>
 <script src="/d3/dist/d3.min.js"></script>
 <script src="/d3-flame-graph/dist/d3-flamegraph.umd.min.js"></script>
@@ -186,7 +189,7 @@ const click = async frame => {
 };
 await timed("d3-flame-graph zooms in", () => click(frames[1]));
 await timed("d3-flame-graph zooms out", () => click(frames[0]));
-await timed("d3-flame-graph searches", async () => { chart.search("function_1"); await painted(); });
+await timed("d3-flame-graph searches", () => { chart.search("function_1"); return painted(); });
 window.times = times;
 </script>"""
 
@@ -195,8 +198,7 @@ def measure_libraries(browser, profile: bytes, runs: int) -> dict[str, list[floa
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(
-            ["npm", "install", "--ignore-scripts", "--silent", "--prefix", directory]
-            + ["d3@7", "d3-flame-graph@5", "pprof-format@2"],
+            ["npm", "install", "--ignore-scripts", "--silent", "--prefix", directory, *LIBRARIES],
             check=True,
         )
         modules = Path(directory, "node_modules")
@@ -239,7 +241,9 @@ def main() -> None:
     profile = options.file.read_bytes() if options.file else made_up()
     with tempfile.TemporaryDirectory() as directory, chromium() as browser:
         size = len(viewer.page([("benchmark", profile)], title="benchmark"))
-        print(f"Chromium {browser.version}; profile {len(profile) >> 10} KiB, page {size >> 10} KiB")
+        print(
+            f"Chromium {browser.version}; profile {len(profile) >> 10} KiB, page {size >> 10} KiB"
+        )
         show("the report page", measure_page(browser, Path(directory), profile, options.runs))
         if options.libraries:
             show("the libraries", measure_libraries(browser, profile, options.runs))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 MISSING = [
     name
     for name, there in (("chromium", CHROMIUM), ("playwright", find_spec("playwright")))
     if not there
 ]
-# As root there is no sandbox to be had; the rest keeps the browser from talking to its makers.
+# Root and many containers have no sandbox, and the pages are our own. The rest keeps the browser
+# from talking to its makers.
 _ARGUMENTS = [
-    *(["--no-sandbox"] if os.geteuid() == 0 else []),
+    "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -94,7 +96,8 @@ class Tab:
         numbers = self.table()
         names = self.page.eval_on_selector_all(
             "#table tbody tr",
-            "rows => rows.map(row => [row.dataset.function, row.querySelector('.name').textContent])",
+            """rows => rows.map(row =>
+                [row.dataset.function, row.querySelector(".name").textContent])""",
         )
         return [(name, *numbers[int(index)]) for index, name in names]
 

@@ -81,7 +81,11 @@ def recorded(programs):
 
 def simple(name="a.pb.gz", **options):
     """A page of a small made-up profile."""
-    main, work, wait = Call("app.main", "app.py", 3), Call("app.work", "app.py", 9), Call("app.wait")
+    main, work, wait = (
+        Call("app.main", "app.py", 3),
+        Call("app.work", "app.py", 9),
+        Call("app.wait"),
+    )
     rows = [
         Row([work, main], [3, 300], {"thread name": "MainThread", "thread id": 1, "route": "/a"}),
         Row([wait, main], [1, 100], {"thread name": "MainThread", "thread id": 1, "route": "/b"}),
@@ -94,8 +98,10 @@ def simple(name="a.pb.gz", **options):
 def pprof_top(file, sample_type):
     """Self and total by name, as `go tool pprof -top` says."""
     done = subprocess.run(
-        [GO, "tool", "pprof", "-top", "-nodefraction=0", "-edgefraction=0", "-nodecount=100000"]
-        + ["-unit=ns", f"-sample_index={sample_type}", str(file)],
+        [
+            *(GO, "tool", "pprof", "-top", "-nodefraction=0", "-edgefraction=0"),
+            *("-nodecount=100000", "-unit=ns", f"-sample_index={sample_type}", str(file)),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -341,7 +347,10 @@ def test_the_theme_follows_the_system(browser, tmp_path):
 
 def test_the_difference(tab):
     def of(**values):
-        rows = [Row([Call(f"app.{n}", "/x/app.py"), Call("app.main")], [1, v]) for n, v in values.items()]
+        rows = [
+            Row([Call(f"app.{n}", "/x/app.py"), Call("app.main")], [1, v])
+            for n, v in values.items()
+        ]
         return encode(rows)
 
     document = viewer.page(
@@ -360,7 +369,7 @@ def test_the_difference(tab):
     changes = page.eval_on_selector_all(
         "#table tbody tr",
         """rows => rows.map(row => [row.querySelector(".name").textContent,
-            ...[...row.querySelectorAll("[data-exact]")].map(cell => Number(cell.dataset.exact))])""",
+            ...[...row.querySelectorAll("[data-exact]")].map(cell => +cell.dataset.exact)])""",
     )
     # Self before, after, change; total before, after, change; the largest change first.
     assert changes == [
@@ -372,7 +381,7 @@ def test_the_difference(tab):
     ]
     shrunk = page.locator("#table tr", has_text="app.gone").locator("td.less").first
     grown = page.locator("#table tr", has_text="app.grown").locator("td.more").first
-    assert shrunk.text_content() == "−70\u202fns"
+    assert shrunk.text_content() == "\N{MINUS SIGN}70\u202fns"
     assert grown.text_content() == "+50\u202fns"
 
 
@@ -390,14 +399,21 @@ def test_sources_are_shown_only_when_asked_for(tab, tmp_path):
     os.utime(source, (1, 1))
     other = tmp_path / "key.pem"
     other.write_text("private")
-    calls = [Call("shop.price", str(source), 3, 2), Call("x", str(other), 1), Call("y", "/no/z.py", 4)]
+    calls = [
+        Call("shop.price", str(source), 3, 2),
+        Call("x", str(other), 1),
+        Call("y", "/no/z.py", 4),
+    ]
     file = tmp_path / "s.pb.gz"
     file.write_bytes(encode([Row(calls, [1, 70])], time_ns=10**18))
     profile = rprof.load(file)
     assert "secret" not in html.unescape(profile.to_html())
     tab.open(profile.to_html(), "#view=source")
     assert "Sources are left out" in tab.page.text_content("#source")
-    assert json.loads(re.search(r'"page-data">(.*?)</script>', profile.to_html())[1])["sources"] is None
+    assert (
+        json.loads(re.search(r'"page-data">(.*?)</script>', profile.to_html())[1])["sources"]
+        is None
+    )
 
     tab.open(profile.to_html(source=True), "#view=source")
     line = tab.page.locator("#source tr[data-line='3']")
@@ -423,7 +439,10 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own(tab, recorded):
     frame.evaluate("history.back()")
     frame.wait_for_selector("#table")
     # It reaches nothing of the notebook.
-    assert frame.evaluate("() => { try { return parent.document.title } catch { return null } }") is None
+    assert (
+        frame.evaluate("() => { try { return parent.document.title } catch { return null } }")
+        is None
+    )
 
 
 def test_the_profile_can_be_saved(tab, recorded):
@@ -511,11 +530,20 @@ def test_the_policy_stops_what_is_put_in_by_force(browser, tmp_path):
     caught = tab.page.evaluate(
         """async () => {
             const caught = [];
-            document.addEventListener("securitypolicyviolation", event => caught.push(event.effectiveDirective));
-            const script = document.createElement("script");
-            try { script.textContent = "window.broken = 1"; document.body.append(script); } catch { caught.push("text"); }
-            try { document.body.innerHTML = "<img src=x onerror='window.broken = 2'>"; } catch { caught.push("html"); }
-            try { await fetch("https://example.invalid/"); } catch { caught.push("fetch"); }
+            const attempt = async (name, act) => {
+                try { await act(); } catch { caught.push(name); }
+            };
+            document.addEventListener("securitypolicyviolation",
+                event => caught.push(event.effectiveDirective));
+            await attempt("text", () => {
+                const script = document.createElement("script");
+                script.textContent = "window.broken = 1";
+                document.body.append(script);
+            });
+            await attempt("html", () => {
+                document.body.innerHTML = "<img src=x onerror='window.broken = 2'>";
+            });
+            await attempt("fetch", () => fetch("https://example.invalid/"));
             const image = document.createElement("img");
             image.src = "https://example.invalid/x.png";
             document.body.append(image);
