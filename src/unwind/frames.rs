@@ -18,10 +18,10 @@ const MAX_KNOWN: usize = 64;
 /// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known.
-const MAX_ROUNDS: usize = 8;
+const MAX_ROUNDS: usize = 12;
 /// Copies that may show a contradiction before the stack counts as incomplete. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest, which takes a copy or two more.
-const MAX_TORN: usize = 4;
+const MAX_TORN: usize = 8;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
@@ -366,6 +366,11 @@ impl Walker {
                     address,
                 });
             } else if owner > 8 && layout.frame.first_shim != 0xff {
+                return Look::Torn;
+            }
+            // Nothing begins with a generator: this one was left while it was copied, which takes
+            // its caller from it, and may have been entered again since.
+            if previous == 0 && owner == OWNED_BY_GENERATOR && layout.thread.chunk.is_some() {
                 return Look::Torn;
             }
             // A data stack grows upwards: a caller in the same chunk lies below its callee.
