@@ -8,6 +8,7 @@
 
 use crate::layout::{
     CHUNK, EXECUTING_3_10, FramePlace, Instruction, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD,
+    RAISED_3_10, RETURNED_3_10, UNWINDING_3_10,
 };
 use crate::memory::{Range, ReadMemory, int32, read, word};
 
@@ -18,10 +19,10 @@ const MAX_KNOWN: usize = 64;
 /// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known.
-const MAX_ROUNDS: usize = 12;
+const MAX_ROUNDS: usize = 16;
 /// Copies that may show a contradiction before the stack counts as incomplete. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest, which takes a copy or two more.
-const MAX_TORN: usize = 8;
+const MAX_TORN: usize = 12;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
@@ -323,23 +324,64 @@ impl Walker {
                 }
             }
         }
+        match self.follow(bytes, layout, hints, newest, frames) {
+            Ok(is_cut) => {
+                // Frames that were left meanwhile are gone.
+                if let Some(keep) = self.chain.iter().position(|known| *known == newest_again) {
+                    let left = &self.chain[..keep];
+                    frames.retain(|frame| !left.contains(&frame.address));
+                    return Look::Whole { is_cut };
+                }
+            }
+            Err(Look::Torn) => {}
+            Err(look) => return look,
+        }
+        // The first frame was left while it was copied. The last one will do as well, if it ran when
+        // it was copied: of a generator that can be told, of a place on the data stack it cannot.
+        if newest_again == newest || !self.tells_whether_it_runs(bytes, layout, newest_again) {
+            return Look::Torn;
+        }
+        match self.follow(bytes, layout, hints, newest_again, frames) {
+            Ok(is_cut) => Look::Whole { is_cut },
+            Err(look) => look,
+        }
+    }
+
+    fn tells_whether_it_runs(&self, bytes: &[u8], layout: &Layout, address: usize) -> bool {
+        let found = self.find(address, layout.frame.size, &mut usize::MAX.clone());
+        found.is_some_and(|(offset, is_place)| {
+            is_place
+                && (layout.thread.chunk.is_none()
+                    || bytes[offset + layout.frame.owner] == OWNED_BY_GENERATOR)
+        })
+    }
+
+    /// Walks from the frame at `newest` to the root; returns whether the root side was cut.
+    fn follow(
+        &mut self,
+        bytes: &[u8],
+        layout: &Layout,
+        hints: &Hints,
+        newest: usize,
+        frames: &mut Vec<RawFrame>,
+    ) -> Result<bool, Look> {
+        frames.clear();
+        self.used.clear();
+        self.chain.clear();
         let mut address = newest;
         let mut last = 0;
-        let mut is_cut = false;
         while address != 0 {
             if self.chain.len() >= MAX_FRAMES {
-                is_cut = true;
-                break;
+                return Ok(true);
             }
             if address < LOWEST || !address.is_multiple_of(WORD) {
-                return Look::Torn;
+                return Err(Look::Torn);
             }
             let Some((offset, is_place)) = self.find(address, layout.frame.size, &mut last) else {
                 if self.chain.len() >= MAX_PLACES / 2 && is_deep(layout, hints) {
-                    is_cut = true;
-                    break;
+                    return Ok(true);
                 }
-                return Look::Missing(address);
+                return Err(Look::Missing(address));
             };
             let frame = &bytes[offset..offset + layout.frame.size];
             let owner = frame[layout.frame.owner];
@@ -348,13 +390,13 @@ impl Walker {
             if is_place {
                 self.used.push(address);
             }
-            if owner < layout.frame.first_shim {
+            if owner < layout.frame.first_shim || layout.thread.chunk.is_none() {
                 let code = word(frame, layout.frame.code) & !layout.frame.code_tags;
                 if code < LOWEST
                     || !code.is_multiple_of(WORD)
-                    || !owns_itself(layout, owner, is_place)
+                    || !runs(layout, owner, is_place, address == newest)
                 {
-                    return Look::Torn;
+                    return Err(Look::Torn);
                 }
                 let instruction = match layout.frame.instruction {
                     Instruction::Index(at) => int32(frame, at).max(0) as usize,
@@ -365,32 +407,24 @@ impl Walker {
                     instruction,
                     address,
                 });
-            } else if owner > 8 && layout.frame.first_shim != 0xff {
-                return Look::Torn;
+            } else if owner > 8 {
+                return Err(Look::Torn);
             }
             // Nothing begins with a generator: this one was left while it was copied, which takes
             // its caller from it, and may have been entered again since.
             if previous == 0 && owner == OWNED_BY_GENERATOR && layout.thread.chunk.is_some() {
-                return Look::Torn;
+                return Err(Look::Torn);
             }
             // A data stack grows upwards: a caller in the same chunk lies below its callee.
             if !is_place
                 && previous >= address
                 && previous < self.segments[last].address + self.segments[last].length
             {
-                return Look::Torn;
+                return Err(Look::Torn);
             }
             address = previous;
         }
-        if newest_again != newest {
-            // Frames that were left meanwhile are gone; a newer one was not copied.
-            let Some(keep) = self.chain.iter().position(|known| *known == newest_again) else {
-                return Look::Torn;
-            };
-            let left = &self.chain[..keep];
-            frames.retain(|frame| !left.contains(&frame.address));
-        }
-        Look::Whole { is_cut }
+        Ok(false)
     }
 
     /// Follows frames one by one from `address`, and remembers those that were not copied. Stops
@@ -471,10 +505,15 @@ fn after_frame(layout: &Layout) -> usize {
     }
 }
 
-/// Whether a frame of this owner may stand where it was found.
-fn owns_itself(layout: &Layout, owner: u8, is_place: bool) -> bool {
+/// Whether a frame of this owner, or state, may be part of a stack where it was found.
+fn runs(layout: &Layout, owner: u8, is_place: bool, is_newest: bool) -> bool {
     if layout.thread.chunk.is_none() {
-        return owner == EXECUTING_3_10;
+        // A function that has ended is still the newest for a moment.
+        return match owner {
+            EXECUTING_3_10 | UNWINDING_3_10 => true,
+            RETURNED_3_10 | RAISED_3_10 => is_newest,
+            _ => false,
+        };
     }
     match owner {
         OWNED_BY_THREAD => !is_place,
