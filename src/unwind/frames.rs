@@ -18,10 +18,12 @@ pub const MAX_FRAMES: usize = 4_096;
 const MAX_KNOWN: usize = 64;
 /// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
 const MAX_STACK_BYTES: usize = 512 << 10;
-/// Copies until a stack is given up. A new stack takes two or three to become known.
+/// Copies until a stack is given up. A new stack takes two or three to become known, and a new
+/// generator one.
 const MAX_ROUNDS: usize = 16;
-/// Copies that may show a contradiction before the stack counts as incomplete. On 3.11 and 3.12 each
-/// call from C moves the frame that leads to the newest, which takes a copy or two more.
+/// Copies that may show a contradiction before the stack counts as incomplete. Generators that do
+/// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
+/// call from C moves the frame that leads to the newest.
 const MAX_TORN: usize = 12;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
