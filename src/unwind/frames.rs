@@ -20,11 +20,13 @@ const MAX_KNOWN: usize = 64;
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known, and a new
 /// generator one.
-const MAX_ROUNDS: usize = 16;
+const MAX_ROUNDS: usize = 24;
 /// Copies that may show a contradiction before the stack counts as incomplete. Generators that do
 /// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest.
 const MAX_TORN: usize = 12;
+/// Remembered frames from which a walk is tried when the newest was left meanwhile.
+const MAX_STARTS: usize = 8;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
@@ -338,23 +340,39 @@ impl Walker {
             Err(Look::Torn) => {}
             Err(look) => return look,
         }
-        // The first frame was left while it was copied. The last one will do as well, if it ran when
-        // it was copied: of a generator that can be told, of a place on the data stack it cannot.
-        if newest_again == newest || !self.tells_whether_it_runs(bytes, layout, newest_again) {
+        // The frame was left while it was copied. What it was called by, and what the thread was in
+        // at the end, will do as well if it ran when it was copied: a generator tells, a frame on
+        // the data stack does not. There the thread must be still.
+        if newest_again == newest || !hints.places.contains(&newest_again) {
             return Look::Torn;
         }
-        match self.follow(bytes, layout, hints, newest_again, frames) {
-            Ok(is_cut) => Look::Whole { is_cut },
-            Err(look) => look,
+        if self.runs(bytes, layout, newest_again) {
+            match self.follow(bytes, layout, hints, newest_again, frames) {
+                Ok(is_cut) => return Look::Whole { is_cut },
+                Err(Look::Torn) => {}
+                Err(look) => return look,
+            }
         }
+        for start in hints.places.iter().take(MAX_STARTS) {
+            if self.runs(bytes, layout, *start)
+                && let Ok(is_cut) = self.follow(bytes, layout, hints, *start, frames)
+            {
+                return Look::Whole { is_cut };
+            }
+        }
+        Look::Torn
     }
 
-    fn tells_whether_it_runs(&self, bytes: &[u8], layout: &Layout, address: usize) -> bool {
+    /// Whether the frame at `address` is one that tells whether it runs, and did when it was copied.
+    fn runs(&self, bytes: &[u8], layout: &Layout, address: usize) -> bool {
         let found = self.find(address, layout.frame.size, &mut usize::MAX.clone());
         found.is_some_and(|(offset, is_place)| {
+            let frame = &bytes[offset..offset + layout.frame.size];
+            let owner = frame[layout.frame.owner];
             is_place
-                && (layout.thread.chunk.is_none()
-                    || bytes[offset + layout.frame.owner] == OWNED_BY_GENERATOR)
+                && word(frame, layout.frame.previous) != 0
+                && may_call(layout, owner, is_place)
+                && (owner == OWNED_BY_GENERATOR || layout.thread.chunk.is_none())
         })
     }
 
@@ -396,7 +414,8 @@ impl Walker {
                 let code = word(frame, layout.frame.code) & !layout.frame.code_tags;
                 if code < LOWEST
                     || !code.is_multiple_of(WORD)
-                    || !runs(layout, owner, is_place, address == newest)
+                    || !may_call(layout, owner, is_place)
+                        && !(address == newest && is_ending(layout, owner))
                 {
                     return Err(Look::Torn);
                 }
@@ -507,15 +526,10 @@ fn after_frame(layout: &Layout) -> usize {
     }
 }
 
-/// Whether a frame of this owner, or state, may be part of a stack where it was found.
-fn runs(layout: &Layout, owner: u8, is_place: bool, is_newest: bool) -> bool {
+/// Whether a frame of this owner, or state, may have called another where it was found.
+fn may_call(layout: &Layout, owner: u8, is_place: bool) -> bool {
     if layout.thread.chunk.is_none() {
-        // A function that has ended is still the newest for a moment.
-        return match owner {
-            EXECUTING_3_10 | UNWINDING_3_10 => true,
-            RETURNED_3_10 | RAISED_3_10 => is_newest,
-            _ => false,
-        };
+        return matches!(owner, EXECUTING_3_10 | UNWINDING_3_10);
     }
     match owner {
         OWNED_BY_THREAD => !is_place,
@@ -523,6 +537,11 @@ fn runs(layout: &Layout, owner: u8, is_place: bool, is_newest: bool) -> bool {
         // Owned by a frame object: it has ended.
         _ => false,
     }
+}
+
+/// Whether a frame of 3.10 has ended, which for a moment is the newest nonetheless.
+fn is_ending(layout: &Layout, state: u8) -> bool {
+    layout.thread.chunk.is_none() && matches!(state, RETURNED_3_10 | RAISED_3_10)
 }
 
 /// Whether the stack fills what is copied of it, so that the rest is beyond the limit.
