@@ -32,6 +32,9 @@ const NAME_INTERVAL_NS: u64 = 2_000_000;
 /// waits for the GIL while a C program forks behind Python's back leaves a GIL that cannot be used
 /// in the child.
 const RENAME_INTERVAL_NS: u64 = 2_000_000_000;
+/// Walks of one stack until its frames fit the code objects they name. A frame that is just being
+/// made has a new code object and an old instruction; one that is left may have lost both.
+const MAX_READS: usize = 4;
 /// A place that no function has.
 const GC_SERIAL: FunctionSerial = FunctionSerial(u64::MAX);
 
@@ -304,7 +307,7 @@ impl DirectEngine {
             return Err(Failure::Torn);
         };
         let layout = &self.interpreter.layout;
-        for _ in 0..2 {
+        for _ in 0..MAX_READS {
             let walked = self
                 .walker
                 .walk(memory.as_mut(), layout, target, hints, &mut self.raw)?;
