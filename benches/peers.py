@@ -575,7 +575,7 @@ def case() -> dict[str, Any] | None:
 
 def record(case: dict[str, Any], body: Callable[[Profiler], object]) -> None:
     """Record `body` as `measure` asked and leave its result there."""
-    (profiler,) = (p for p in (Profiler(), *PROFILERS) if p.name == case["profiler"])
+    (profiler,) = (p for p in PROFILERS if p.name == case["profiler"])
     told: dict[str, object]
     try:
         profiler.start(case["rate"], tuple(case["kinds"]), Path(case["directory"]))
