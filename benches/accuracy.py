@@ -260,7 +260,9 @@ def compare(
             # Where one run tells both, its samples are of all time: on the CPU is a part of them.
             part = 1.0
             if kind == "cpu" and "wall" in kinds:
-                part = sum(truth.values()) / sum(true_values(truths, "wall", name == "line").values())
+                part = sum(truth.values()) / sum(
+                    true_values(truths, "wall", name == "line").values()
+                )
             row[f"{name} {kind} floor"] = noise_floor(truth, sum(counts.values()) * part)
         if kind == "cpu":
             truth, told = true_values(truths, "cpu", False), said.function

@@ -154,9 +154,7 @@ def run_case(case: dict[str, Any]) -> None:
     if options["what"] == "size":
         modules = (argparse, json, pprint, random, statistics, textwrap, threading, tokenize)
         sources = [Path(str(module.__file__)).read_text("utf-8") for module in modules]
-        threads = [
-            threading.Thread(target=serve, args=(sources, done, seed)) for seed in range(8)
-        ]
+        threads = [threading.Thread(target=serve, args=(sources, done, seed)) for seed in range(8)]
     else:
         busy = options.get("busy", 0)
         threads = [
@@ -176,7 +174,11 @@ def run_case(case: dict[str, Any]) -> None:
 
 
 def turns(
-    profilers: list[peers.Profiler], rounds: int, rate: int, absent: dict[str, str], **options: object
+    profilers: list[peers.Profiler],
+    rounds: int,
+    rate: int,
+    absent: dict[str, str],
+    **options: object,
 ) -> dict[str, list[peers.Outcome]]:
     """Measure all, round after round."""
     found: dict[str, list[peers.Outcome]] = {}
@@ -203,9 +205,7 @@ def compare_cost(
         for rate in (100, 1000, 10_000):
             if busy == THREADS and rate > 100:
                 continue
-            found = turns(
-                profilers, rounds, rate, absent, what="cost", busy=busy, seconds=seconds
-            )
+            found = turns(profilers, rounds, rate, absent, what="cost", busy=busy, seconds=seconds)
             costs = {
                 name: statistics.median(o.result["cpu"] for o in outcomes)
                 for name, outcomes in found.items()

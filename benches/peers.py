@@ -253,8 +253,8 @@ class Ddtrace(Profiler):
             "DD_TRACE_ENABLED": "false",
         }
         if not self.shipped:
-            # The stacks of a full sampler alone, at a steady rate.
-            variables["DD_PROFILING_STACK_ADAPTIVE_SAMPLING_ENABLED"] = "false"
+            # The sampler of stacks alone, at a steady rate. The underscore is theirs.
+            variables["_DD_PROFILING_STACK_ADAPTIVE_SAMPLING_ENABLED"] = "false"
             variables["DD_PROFILING_MAX_FRAMES"] = "599"
             for part in ("MEMORY", "HEAP", "LOCK", "EXCEPTION", "PYTORCH"):
                 variables[f"DD_PROFILING_{part}_ENABLED"] = "false"
@@ -700,7 +700,7 @@ def _read_mojo(data: bytes) -> Iterator[tuple[list[tuple[str, str, int]], int]]:
             string()
         elif event == 2:  # a sample begins: process, interpreter, thread
             if frames is not None:
-                yield frames[::-1], value
+                yield frames, value
             frames, value = [], 0
             integer()
             integer()
