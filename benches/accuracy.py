@@ -1,6 +1,7 @@
 """How far what a profiler says is from what happened.
 
-Run:  python benches/accuracy.py [--seconds N] [--rate HZ] [--rounds N] [--only NAME,...] [--json FILE]
+Run:  python benches/accuracy.py [--seconds N] [--rate HZ] [--rounds N] [--only NAME,...]
+                                  [--json FILE]
 
 A workload of known cost is run under each profiler in turn: loops in Python, one long big-integer
 multiplication by an operator and a trivial call on the next line, sorting in C by a call, hashing
@@ -14,6 +15,9 @@ The floor is what an ideal sampler of as many samples would show by chance, on a
 the CPU time given to the sleeping function beyond the truth, in points. The figures are medians of
 the rounds. Profilers that are not installed are named; what a profiler does not tell is left out.
 """
+
+# The loops of one turn that read a clock are no loops: see `clocks`.
+# ruff: noqa: B007
 
 from __future__ import annotations
 

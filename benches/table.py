@@ -1,6 +1,6 @@
 """The README's benchmark tables, made from what the benchmarks wrote.
 
-Run:  python benches/table.py --run          run all three benchmarks on this interpreter, then write
+Run:  python benches/table.py --run          run the benchmarks on this interpreter, then write
       python benches/table.py --from FILE... take these JSON files of theirs, then write
       python benches/table.py                write from the files in benches/results
 
@@ -128,9 +128,9 @@ COLUMNS: dict[str, Callable[[Figures], list[Column]]] = {
 TEXT = {
     "overhead": (
         "**Cost**: CPU time in % of one core for 10 threads of 30 frames, all blocked but for the"
-        " column with all 10 busy, and in brackets the part of the asked samples that came; how much"
-        " longer than usual the slowest pieces of work took in a loop at 100 Hz; what is written at"
-        " 100 Hz. Where fewer than 95 % of the samples came, the cost is not compared."
+        " column with all 10 busy, and in brackets the part of the asked samples that came; how"
+        " much longer than usual the slowest pieces of work took in a loop at 100 Hz; what is"
+        " written at 100 Hz. Where fewer than 95 % of the samples came, the cost is not compared."
     ),
     "accuracy": (
         "**Accuracy** at {rate} Hz for {seconds:g} s: % of wall or CPU time charged to a wrong"
