@@ -253,6 +253,8 @@ def compare(
 ) -> dict[str, float]:
     row: dict[str, float] = {}
     samples = Charged(recording.values["samples"])
+    if not samples.function:
+        raise peers.NotDriven("no sample of the workload")
     for kind in kinds:
         said = Charged(recording.values.get(kind, Counter()))
         for name, told, counts in (

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -414,7 +415,7 @@ class Recorder(Profiler):
             self.process.send_signal(signal.SIGINT)
             self.process.wait(120)
         if ended is not None or not self.file.exists():
-            raise NotDriven(f"ended by itself: {_last_line(self.log.read_text('utf-8'))}")
+            raise NotDriven(f"ended by itself: {_complaint(self.log.read_text('utf-8'))}")
 
 
 class PySpy(Recorder):
@@ -457,7 +458,7 @@ class Austin(Recorder):
         if program is None:
             return "not installed"
         tried = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-        return f"does not run here: {_last_line(tried.stderr)}" if tried.returncode else None
+        return f"does not run here: {_complaint(tried.stderr)}" if tried.returncode else None
 
     def arguments(self, rate: int, kinds: tuple[str, ...], file: Path) -> list[str]:
         command = [_find(self.executable), "--interval", f"{1_000_000 // rate}us"]
@@ -560,12 +561,15 @@ def measure(
                 timeout=600,
             )
         if not result.exists():
-            raise NotDriven(_last_line(done.stderr or done.stdout))
+            raise NotDriven(_complaint(done.stderr or done.stdout))
         told = json.loads(result.read_text(encoding="utf-8"))
         if "not driven" in told:
             raise NotDriven(told["not driven"])
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-        return Outcome(told["result"], profiler.read(rate, kinds, directory), size)
+        recording = profiler.read(rate, kinds, directory)
+        if any(profiler.runs) and not recording.values["samples"].total():
+            raise NotDriven("recorded no sample")
+        return Outcome(told["result"], recording, size)
 
 
 def case() -> dict[str, Any] | None:
@@ -607,8 +611,11 @@ def report(figures: dict[str, Any], path: str | None) -> None:
         Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1].strip()
+def _complaint(text: str) -> str:
+    """The line of an output that says what is wrong, most likely: the last one about an error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    errors = [line for line in lines if re.search("error|fail|not found|support", line, re.I)]
+    return (errors or lines)[-1]
 
 
 def _find(executable: str) -> str | None:

@@ -208,12 +208,15 @@ def main() -> None:
                 absent[f"{profiler.name}, {program.__name__}"] = str(why)
                 continue
             total, impossible, incomplete = judge(recording)
+            if not total:
+                absent[f"{profiler.name}, {program.__name__}"] = "no sample of the program"
+                continue
             row = {
                 "program": program.__name__,
                 "profiler": profiler.name,
                 "samples": total,
-                "impossible percent": 100 * impossible / max(total, 1),
-                "incomplete percent": 100 * incomplete / max(total, 1),
+                "impossible percent": 100 * impossible / total,
+                "incomplete percent": 100 * incomplete / total,
             }
             rows.append(row)
             print(
