@@ -612,10 +612,11 @@ def report(figures: dict[str, Any], path: str | None) -> None:
 
 
 def _complaint(text: str) -> str:
-    """The line of an output that says what is wrong, most likely: the last one about an error."""
+    """The line of an output that says what is wrong, most likely."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
-    errors = [line for line in lines if re.search("error|fail|not found|support", line, re.I)]
-    return (errors or lines)[-1]
+    if re.match(r"[\w.]+(Error|Exception|Exit|Driven): ", lines[-1]):
+        return lines[-1]
+    return next((line for line in lines if re.search("error|cannot|fail", line, re.I)), lines[-1])
 
 
 def _find(executable: str) -> str | None:
