@@ -25,7 +25,6 @@ parts of the standard library with breaks between, in KiB.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import io
 import json
 import platform
@@ -43,33 +42,6 @@ from typing import Any
 import peers
 
 THREADS, FRAMES = 10, 30
-
-
-class WakingThread(peers.Profiler):
-    """Wakes up and does nothing: a Python thread in usleep of the C library."""
-
-    name = "waking thread"
-
-    def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:  # noqa: ARG002
-        self.done = False
-        self.thread = threading.Thread(target=self.run, args=(1_000_000 // rate,))
-        self.thread.start()
-
-    def run(self, microseconds: int) -> None:
-        usleep = ctypes.CDLL(None).usleep
-        while not self.done:
-            usleep(microseconds)
-
-    def stop(self) -> None:
-        self.done = True
-        self.thread.join()
-
-
-class Control(peers.Profiler):
-    name = "no profiler again"
-
-
-peers.PROFILERS = (peers.Profiler(), Control(), WakingThread(), *peers.PROFILERS)
 
 
 def deep(depth: int, done: threading.Event, busy: bool) -> None:
@@ -281,7 +253,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     rounds, seconds, minute = (1, 1.0, 5.0) if options.quick else (options.rounds, 3.0, 60.0)
-    profilers, absent = peers.available(options.only)
+    profilers, absent = peers.available(options.only, (*peers.BASELINES, *peers.PROFILERS))
     print(f"CPython {platform.python_version()}, {THREADS} threads x {FRAMES} frames")
     figures = {"benchmark": "overhead", **peers.heading(profilers), "rounds": rounds}
     figures["cost"] = compare_cost(profilers, rounds, seconds, absent)

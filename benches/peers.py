@@ -10,6 +10,7 @@ weighed, when the process has ended.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import gzip
 import http.server
@@ -120,6 +121,30 @@ class Profiler:
 
     def read(self, rate: int, kinds: tuple[str, ...], directory: Path) -> Recording:  # noqa: ARG002
         return Recording()
+
+
+class WakingThread(Profiler):
+    """Wakes up and does nothing: a Python thread in usleep of the C library."""
+
+    name = "waking thread"
+
+    def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:  # noqa: ARG002
+        self.done = False
+        self.thread = threading.Thread(target=self.run, args=(1_000_000 // rate,))
+        self.thread.start()
+
+    def run(self, microseconds: int) -> None:
+        usleep = ctypes.CDLL(None).usleep
+        while not self.done:
+            usleep(microseconds)
+
+    def stop(self) -> None:
+        self.done = True
+        self.thread.join()
+
+
+class Control(Profiler):
+    name = "no profiler again"
 
 
 class Rprof(Profiler):
@@ -505,6 +530,7 @@ class ProfilingSampling(Recorder):
         return recording
 
 
+BASELINES = (Profiler(), Control(), WakingThread())
 PROFILERS: tuple[Profiler, ...] = (
     Rprof("direct"),
     Rprof("gil"),
@@ -522,11 +548,13 @@ PROFILERS: tuple[Profiler, ...] = (
 )
 
 
-def available(names: str | None) -> tuple[list[Profiler], dict[str, str]]:
+def available(
+    names: str | None, profilers: tuple[Profiler, ...] = PROFILERS
+) -> tuple[list[Profiler], dict[str, str]]:
     """The profilers to compare, all or those named, and why the others cannot be."""
-    chosen = [p for p in PROFILERS if names is None or p.name in names.split(",")]
+    chosen = [p for p in profilers if names is None or p.name in names.split(",")]
     if names is not None and len(chosen) != len(names.split(",")):
-        raise SystemExit(f"--only: choose from {', '.join(p.name for p in PROFILERS)}")
+        raise SystemExit(f"--only: choose from {', '.join(p.name for p in profilers)}")
     absent = {p.name: reason for p in chosen if (reason := p.absent())}
     return [p for p in chosen if p.name not in absent], absent
 
@@ -579,7 +607,7 @@ def case() -> dict[str, Any] | None:
 
 def record(case: dict[str, Any], body: Callable[[Profiler], object]) -> None:
     """Record `body` as `measure` asked and leave its result there."""
-    (profiler,) = (p for p in PROFILERS if p.name == case["profiler"])
+    (profiler,) = (p for p in (*BASELINES, *PROFILERS) if p.name == case["profiler"])
     told: dict[str, object]
     try:
         profiler.start(case["rate"], tuple(case["kinds"]), Path(case["directory"]))
