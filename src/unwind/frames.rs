@@ -375,6 +375,11 @@ impl Walker {
             {
                 return Look::Torn;
             }
+            // A generator that runs was resumed by somebody. It lets go of its caller when it yields,
+            // and if it is resumed before the copy is complete, the thread state tells nothing.
+            if previous == 0 && is_place && owner == OWNED_BY_GENERATOR {
+                return Look::Torn;
+            }
             address = previous;
         }
         if newest_again != newest {

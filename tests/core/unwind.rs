@@ -121,6 +121,21 @@ fn a_stack_over_three_kinds_of_memory_is_found() {
 }
 
 #[test]
+fn a_generator_that_nobody_called_is_no_stack() {
+    let mut pieces = pieces();
+    pieces[6].word(LAYOUT.frame.previous, 0);
+    let mut frames = Vec::new();
+    let walked = Walker::default().walk(
+        &mut image(pieces),
+        &LAYOUT,
+        &target(),
+        &mut Hints::default(),
+        &mut frames,
+    );
+    assert_eq!(walked, Err(Failure::Torn));
+}
+
+#[test]
 fn another_thread_in_the_same_place_is_not_it() {
     let mut pieces = pieces();
     pieces[3].word(LAYOUT.thread.ident, IDENT + 8);
