@@ -425,6 +425,9 @@ class Recorder(Profiler):
     def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:
         self.file = directory / "recorded"
         self.log = directory.parent / "recorder.log"
+        # A shell has its background jobs ignore the signal that ends a recorder, which would
+        # inherit that; a signal with a handler is not ignored after exec.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self.arguments(rate, kinds, self.file), stdout=log, stderr=log
