@@ -3,8 +3,8 @@
 Run:  python benches/viewer.py [FILE] [--runs N] [--libraries]
 
 Needs Chromium and the extra `browser`. Without FILE a profile of 170,000 call tree nodes is made
-up. Times are medians, of what a user waits: from the navigation to the picture, and from the input to
-the next frame that is drawn.
+up. Times are medians, of what a user waits: from the navigation to the picture, and from the input
+to the next frame that is drawn.
 
 `--libraries` shows in the same browser what the libraries take that could do this: pprof-format to
 decode, d3-flame-graph to draw, with frames below half a pixel left out. npm fetches them into a
