@@ -1,105 +1,47 @@
-"""What sampling costs: rprof beside a bare timer and the classic Python-thread sampler.
+"""What sampling costs: every profiler beside a bare timer, in one run.
 
-Run:  python benches/overhead.py [--quick] [--json FILE]
+Run:  python benches/overhead.py [--quick] [--only NAME,...] [--json FILE]
 
-Ten threads with 30 frames each: all blocked, one busy, or all busy. All samplers take turns in
-one process, round after round, so that a machine whose speed drifts treats them alike. The cost is
-the CPU time of the sampling thread by its own clock, in percent of one core (rprof: of its two
-threads); samples are counted per thread and second (ideal: threads x rate). The waking thread is a
-Python thread that does nothing but usleep(), so it takes the GIL back each time: it is the least a
-sampler written in Python can cost, and a native thread may cost less. Its samples are wake-ups.
+All profilers take turns, round after round, each in a new process, so that a machine whose speed
+drifts treats them alike; the figures are medians of the rounds.
+
+Cost: ten threads with 30 frames each, all blocked, one busy, or all busy. The cost is measured from
+outside and in the same way for all: the CPU time of the process without that of its ten threads,
+and that of a recorder process, in percent of one core, while the recording goes on (starting and
+the writing at the end are not in it). Samples are counted per thread and second (ideal: eleven
+threads x rate), by the samples of the main thread, which is in one function all that time. The
+waking thread is a Python thread that does nothing but usleep(), so it takes the GIL back each time:
+it is the least a sampler written in Python can cost, and a native thread may cost less.
+
+Pauses: a loop in the main thread, beside ten blocked threads, measures how long each of its equal
+units of work takes, at 100 Hz. Shown is by how much the slowest units exceed the median one of the
+same run, in microseconds, and the CPU time of a unit against that without a profiler. `no profiler`
+twice shows what a difference must be to mean anything.
+
+Size: what is written in a minute at 100 Hz about eight threads that compile, tokenize and format
+parts of the standard library with breaks between, in KiB.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
-import ctypes
+import io
 import json
+import platform
+import pprint
+import random
 import statistics
-import sys
+import textwrap
 import threading
 import time
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import rprof
+import peers
 
 THREADS, FRAMES = 10, 30
-
-
-class PythonSampler:
-    """The sampler that everybody writes first: a Python thread and sys._current_frames()."""
-
-    name = "Python thread"
-
-    def __init__(self, rate: int) -> None:
-        self.period = 1 / rate
-        self.stacks: collections.Counter = collections.Counter()
-        self.samples = 0
-
-    def run(self) -> None:
-        own = threading.get_ident()
-        while not self.done:
-            time.sleep(self.period)
-            for ident, leaf in sys._current_frames().items():
-                if ident == own:
-                    continue
-                stack, frame = [], leaf
-                while frame is not None:
-                    code = frame.f_code
-                    stack.append((code.co_filename, code.co_name, frame.f_lineno))
-                    frame = frame.f_back
-                self.stacks[tuple(stack)] += 1
-                self.samples += 1
-        self.cpu = time.thread_time()
-
-    def measure(self, seconds: float) -> tuple[float, float]:
-        self.done = False
-        self.samples = 0
-        thread = threading.Thread(target=self.run)
-        began = time.perf_counter()
-        thread.start()
-        time.sleep(seconds)
-        self.done = True
-        thread.join()
-        # A busy thread keeps this one waiting for the GIL: what passed is more than `seconds`.
-        passed = time.perf_counter() - began
-        return self.cpu / passed, self.samples / passed
-
-
-class WakingThread(PythonSampler):
-    """Wakes up and does nothing: a Python thread in usleep of the C library."""
-
-    name = "waking Python thread"
-
-    def run(self) -> None:
-        usleep = ctypes.CDLL(None).usleep
-        microseconds = int(self.period * 1e6)
-        while not self.done:
-            usleep(microseconds)
-            self.samples += 1
-        self.cpu = time.thread_time()
-
-
-class Rprof:
-    """A recording of all threads; its cost is the sampler thread's own CPU clock."""
-
-    def __init__(self, rate: int, engine: str, max_overhead: float | None = 0.0) -> None:
-        self.rate = rate
-        self.engine = engine
-        self.max_overhead = max_overhead
-        limit = "" if max_overhead == 0.0 else ", 1 % limit"
-        self.name = f"rprof {engine}{limit}"
-
-    def measure(self, seconds: float) -> tuple[float, float]:
-        options = {} if self.max_overhead is None else {"max_overhead": self.max_overhead}
-        before = rprof.status().own_cpu_seconds
-        began = time.perf_counter()
-        rprof.start(None, rate=self.rate, engine=self.engine, **options)
-        time.sleep(seconds)
-        profile = rprof.stop()
-        passed = time.perf_counter() - began
-        cpu = rprof.status().own_cpu_seconds - before
-        return cpu / passed, profile.totals["samples"] / passed
 
 
 def deep(depth: int, done: threading.Event, busy: bool) -> None:
@@ -112,71 +54,213 @@ def deep(depth: int, done: threading.Event, busy: bool) -> None:
         done.wait()
 
 
-def compare(rate: int, busy: int, rounds: int, seconds: float) -> list[dict]:
+def measured_window(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def own_cpu(profiler: peers.Profiler, clocks: list[int]) -> float:
+    """CPU seconds of this process that the threads of the workload did not use."""
+    return time.process_time() - sum(map(time.clock_gettime, clocks)) + profiler.recorder_cpu()
+
+
+def cost(profiler: peers.Profiler, clocks: list[int], seconds: float) -> dict[str, float]:
+    before, began = own_cpu(profiler, clocks), time.perf_counter()
+    measured_window(seconds)
+    # A busy thread keeps this one waiting for the GIL: what passed is more than `seconds`.
+    passed = time.perf_counter() - began
+    return {"cpu": (own_cpu(profiler, clocks) - before) / passed, "seconds": passed}
+
+
+def pauses(_: peers.Profiler, __: list[int], seconds: float) -> dict[str, float]:
+    """Times of equal units of work, some tenths of a millisecond of Python each."""
+    clock = time.perf_counter
+    units = []
+    end = clock() + seconds
+    cpu = time.thread_time()
+    last = clock()
+    while last < end:
+        total = 0
+        for k in range(5_000):
+            total += k
+        now = clock()
+        units.append(now - last)
+        last = now
+    cpu = time.thread_time() - cpu
+    units.sort()
+    median = units[len(units) // 2]
+    return {
+        "p99": 1e6 * (units[len(units) * 99 // 100] - median),
+        "max": 1e6 * (units[-1] - median),
+        "cpu of a unit": 1e6 * cpu / len(units),
+    }
+
+
+def request(sources: list[str], chance: random.Random) -> None:
+    """A little of one of several kinds of work."""
+    source = chance.choice(sources)
+    kind = chance.randrange(4)
+    if kind == 0:
+        compile(source, "source", "exec")
+    elif kind == 1:
+        list(tokenize.generate_tokens(io.StringIO(source).readline))
+    elif kind == 2:
+        pprint.pformat(source.splitlines()[:50], compact=True)
+    else:
+        textwrap.wrap(source[:5_000])
+
+
+def serve(sources: list[str], done: threading.Event, seed: int) -> None:
+    chance = random.Random(seed)
+    while not done.wait(chance.uniform(0.1, 0.5)):
+        request(sources, chance)
+
+
+def size(_: peers.Profiler, __: list[int], seconds: float) -> dict[str, float]:
+    measured_window(seconds)
+    return {}
+
+
+def run_case(case: dict[str, Any]) -> None:
+    options = case["options"]
     done = threading.Event()
-    threads = [
-        threading.Thread(target=deep, args=(FRAMES, done, number < busy), daemon=True)
-        for number in range(THREADS)
-    ]
+    if options["what"] == "size":
+        modules = (argparse, json, pprint, random, statistics, textwrap, threading, tokenize)
+        sources = [Path(str(module.__file__)).read_text("utf-8") for module in modules]
+        threads = [threading.Thread(target=serve, args=(sources, done, seed)) for seed in range(8)]
+    else:
+        busy = options.get("busy", 0)
+        threads = [
+            threading.Thread(target=deep, args=(FRAMES, done, number < busy))
+            for number in range(THREADS)
+        ]
     for thread in threads:
         thread.start()
-    samplers = [
-        WakingThread(rate),
-        PythonSampler(rate),
-        Rprof(rate, "gil"),
-        Rprof(rate, "direct"),
-        Rprof(rate, "direct", None),
-    ]
-    figures: dict[str, list[tuple[float, float]]] = {sampler.name: [] for sampler in samplers}
+    clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threads if thread.ident]
+    body: Callable[..., object] = {"cost": cost, "pauses": pauses, "size": size}[options["what"]]
+    try:
+        peers.record(case, lambda profiler: body(profiler, clocks, options["seconds"]))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def turns(
+    profilers: list[peers.Profiler],
+    rounds: int,
+    rate: int,
+    absent: dict[str, str],
+    **options: object,
+) -> dict[str, list[peers.Outcome]]:
+    """Measure all, round after round."""
+    found: dict[str, list[peers.Outcome]] = {}
+    what = str(options["what"])
     for _ in range(rounds):
-        for sampler in samplers:
-            figures[sampler.name].append(sampler.measure(seconds))
-    done.set()
-    for thread in threads:
-        thread.join()
-    waking = statistics.median(cost for cost, _ in figures[WakingThread.name])
-    python = statistics.median(cost for cost, _ in figures[PythonSampler.name])
-    rows = []
-    for name, pairs in figures.items():
-        cost = statistics.median(cost for cost, _ in pairs)
-        rows.append(
-            {
-                "rate": rate,
-                "busy": busy,
-                "sampler": name,
-                "percent_of_core": 100 * cost,
-                "samples_per_second": statistics.median(samples for _, samples in pairs),
-                "times_waking": cost / waking,
-                "times_python_thread": cost / python,
-            }
-        )
-    return rows
+        for profiler in profilers:
+            if what in profiler.reasons:
+                absent[f"{profiler.name}, {what}"] = profiler.reasons[what]
+            elif profiler.rates is None or rate in profiler.rates:
+                try:
+                    outcome = peers.measure(profiler, rate, profiler.runs[0], __file__, **options)
+                except peers.NotDriven as why:
+                    absent[f"{profiler.name}, {what} at {rate} Hz"] = str(why)
+                else:
+                    found.setdefault(profiler.name, []).append(outcome)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    options = parser.parse_args()
-    rounds, seconds = (1, 0.5) if options.quick else (5, 2.0)
-    print(f"CPython {sys.version.split()[0]}, {THREADS} threads x {FRAMES} frames")
+def compare_cost(
+    profilers: list[peers.Profiler], rounds: int, seconds: float, absent: dict[str, str]
+) -> list[dict[str, Any]]:
     rows = []
     for busy in (0, 1, THREADS):
         for rate in (100, 1000, 10_000):
             if busy == THREADS and rate > 100:
                 continue
+            found = turns(profilers, rounds, rate, absent, what="cost", busy=busy, seconds=seconds)
+            costs = {
+                name: statistics.median(o.result["cpu"] for o in outcomes)
+                for name, outcomes in found.items()
+            }
             print(f"\n{rate} Hz, {busy} of {THREADS} threads busy")
-            print(f"{'':22}{'% of core':>10}{'samples/s':>11}{'x waking':>9}{'x Python':>10}")
-            for row in compare(rate, busy, rounds, seconds):
+            print(f"{'':20}{'% of core':>10}{'samples/s':>11}{'x waking':>9}{'x Python':>10}")
+            for name, outcomes in found.items():
+                row = {
+                    "profiler": name,
+                    "rate": rate,
+                    "busy": busy,
+                    "percent of core": 100 * costs[name],
+                    "samples per second": statistics.median(map(achieved, outcomes)),
+                }
+                for column, other in (("x waking", "waking thread"), ("x Python", "Python thread")):
+                    if other in costs:
+                        row[column] = costs[name] / costs[other]
                 rows.append(row)
                 print(
-                    f"{row['sampler']:22}{row['percent_of_core']:10.2f}"
-                    f"{row['samples_per_second']:11.0f}{row['times_waking']:9.2f}"
-                    f"{row['times_python_thread']:10.2f}"
+                    f"{name:20}{row['percent of core']:10.2f}{row['samples per second']:11.0f}"
+                    f"{row.get('x waking', 0):9.2f}{row.get('x Python', 0):10.2f}"
                 )
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1)
+    return rows
+
+
+def achieved(outcome: peers.Outcome) -> float:
+    """Thread-samples a second, while it was measured."""
+    samples = sum(outcome.recording.values["samples"].values())
+    return samples * outcome.recording.share("measured_window") / outcome.result["seconds"]
+
+
+def compare_pauses(
+    profilers: list[peers.Profiler], rounds: int, seconds: float, absent: dict[str, str]
+) -> list[dict[str, Any]]:
+    found = turns(profilers, rounds, 100, absent, what="pauses", seconds=seconds)
+    names = ("p99", "max", "cpu of a unit")
+    medians = {
+        name: {key: statistics.median(o.result[key] for o in outcomes) for key in names}
+        for name, outcomes in found.items()
+    }
+    print("\npauses at 100 Hz: beyond the median unit of work, us; CPU time against no profiler")
+    print(f"{'':20}{'p99':>10}{'max':>11}{'CPU':>9}")
+    rows = []
+    plain = medians.get(peers.Profiler.name)
+    for name, row in medians.items():
+        cpu = row["cpu of a unit"] / plain["cpu of a unit"] if plain else float("nan")
+        rows.append({"profiler": name, "p99 us": row["p99"], "max us": row["max"], "cpu": cpu})
+        print(f"{name:20}{row['p99']:10.0f}{row['max']:11.0f}{cpu:9.3f}")
+    return rows
+
+
+def compare_size(
+    profilers: list[peers.Profiler], seconds: float, absent: dict[str, str]
+) -> list[dict[str, Any]]:
+    writing = [p for p in profilers if p.runs != ((),) and p.name != "Python thread"]
+    found = turns(writing, 1, 100, absent, what="size", seconds=seconds)
+    print(f"\nwritten in {seconds:.0f} s at 100 Hz, KiB")
+    rows = []
+    for name, (outcome,) in found.items():
+        rows.append({"profiler": name, "seconds": seconds, "KiB": outcome.size / 1024})
+        print(f"{name:20}{outcome.size / 1024:10.1f}")
+    return rows
+
+
+def main() -> None:
+    if case := peers.case():
+        run_case(case)
+        return
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--only", metavar="NAME,...", help="some of the profilers")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
+    options = parser.parse_args()
+    rounds, seconds, minute = (1, 1.0, 5.0) if options.quick else (options.rounds, 3.0, 60.0)
+    profilers, absent = peers.available(options.only, (*peers.BASELINES, *peers.PROFILERS))
+    print(f"CPython {platform.python_version()}, {THREADS} threads x {FRAMES} frames")
+    figures = {"benchmark": "overhead", **peers.heading(profilers), "rounds": rounds}
+    figures["cost"] = compare_cost(profilers, rounds, seconds, absent)
+    figures["pauses"] = compare_pauses(profilers, rounds, seconds, absent)
+    figures["size"] = compare_size(profilers, minute, absent)
+    print()
+    peers.report(figures | {"not compared": absent}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """How often a stack that was read while it changed shows a call that cannot be.
 
-Run:  python benches/torn.py [--seconds N] [--rate HZ] [--json FILE]
+Run:  python benches/torn.py [--seconds N] [--rate HZ] [--only NAME,...] [--json FILE]
 
 Each program calls only functions of its own letter, as fast as it can and in other shapes each
-time: an edge from an `_a` to a `_b` function, or to a function of the wrong level, was invented by
-whoever read the stack. `incomplete` are the stacks that the engine itself gave up and counted. Both
-in percent of the samples in which the program ran.
+time: an edge from an `_a` to a `_b` function, to a function of the wrong level, or from nowhere to
+a function that the program calls, was invented by whoever read the stack. `incomplete` are the
+stacks that the profiler itself gave up and marked. Both in percent of the samples in which the
+program ran.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
+import platform
 import sys
 import time
 
-import rprof
+import peers
 
 
 def leaf_a(x):
@@ -131,8 +132,8 @@ CALLS = {
     "consume_a": {"produce_a"},
     "produce_a": {"leaf_a"},
     "consume_b": {"produce_b"},
-    "produce_b": {"produce_b.<locals>.<genexpr>"},
-    "produce_b.<locals>.<genexpr>": {"leaf_b"},
+    "produce_b": {"<genexpr>"},
+    "<genexpr>": {"leaf_b"},
     "down_a": {"down_a", "leaf_a"},
     "down_b": {"down_b", "leaf_b"},
     "sort_a": {"key_a"},
@@ -140,57 +141,92 @@ CALLS = {
 }
 
 
-def judge(profile: rprof.Profile) -> tuple[int, int, int]:
-    """Samples, those with an impossible edge, those that are incomplete."""
-    total = impossible = incomplete = 0
-    for line in profile.to_collapsed("samples").splitlines():
-        stack, _, count = line.rpartition(" ")
-        frames = [frame.removeprefix("torn.") for frame in stack.split(";")[1:]]
-        if not set(frames) & {program.__name__ for program in PROGRAMS}:
-            incomplete += int(count) * ("<incomplete>" in frames)
-            total += int(count) * ("<incomplete>" in frames)
-            continue
-        total += int(count)
-        incomplete += int(count) * ("<incomplete>" in frames)
-        edges = itertools.pairwise(frames)
-        impossible += int(count) * any(
-            callee not in CALLS[caller]
-            for caller, callee in edges
-            if caller in CALLS and not callee.endswith("frames omitted>")
+def judge(recording: peers.Recording) -> tuple[float, float, float]:
+    """Samples, those with an impossible edge, those that are marked as incomplete."""
+    total = impossible = incomplete = 0.0
+    for stack, count in recording.values["samples"].items():
+        # Callers in other files, and functions of C, which some show, are not in question.
+        names = [f.function for f in stack if f.file == "torn.py" or is_mark(f.function)]
+        marked = any(map(is_mark, names))
+        begun = not {program.__name__ for program in PROGRAMS}.isdisjoint(names)
+        if not begun and not marked and CALLS.keys().isdisjoint(names):
+            continue  # Before or after the program.
+        total += count
+        incomplete += count * marked
+        impossible += count * (
+            (not begun and not marked)
+            or any(
+                callee not in CALLS[caller]
+                for caller, callee in itertools.pairwise(names)
+                if caller in CALLS and not is_mark(callee)
+            )
         )
     return total, impossible, incomplete
 
 
+def is_mark(name: str) -> bool:
+    """Whether a profiler says by this frame that others are missing."""
+    return name == "<incomplete>" or name.endswith("frames omitted>")
+
+
+def run(_: peers.Profiler, program: str, seconds: float) -> None:
+    sys.setrecursionlimit(5_000)
+    (function,) = (f for f in PROGRAMS if f.__name__ == program)
+    function(time.perf_counter() + seconds)
+
+
 def main() -> None:
+    if case := peers.case():
+        peers.record(case, lambda profiler: run(profiler, **case["options"]))
+        return
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5, help="each (%(default)s)")
     parser.add_argument("--rate", type=int, default=10_000, help="Hz (%(default)s)")
+    parser.add_argument("--only", metavar="NAME,...", help="some of the profilers")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    sys.setrecursionlimit(5_000)
+    profilers, absent = peers.available(options.only)
+    profilers = [p for p in profilers if p.rates is None]
     rows = []
-    print(f"CPython {sys.version.split()[0]}, {options.rate} Hz, {options.seconds} s each")
-    print(f"{'program':12} {'engine':8} {'samples':>9} {'impossible':>11} {'incomplete':>11}")
+    print(f"CPython {platform.python_version()}, {options.rate} Hz, {options.seconds} s each")
+    print(f"{'program':12} {'profiler':20} {'samples':>9} {'impossible':>11} {'incomplete':>11}")
     for program in PROGRAMS:
-        for engine in ("direct", "gil"):
-            with rprof.profile(rate=options.rate, max_overhead=1.0, engine=engine) as block:
-                program(time.perf_counter() + options.seconds)
-            total, impossible, incomplete = judge(block.profile)
+        for profiler in profilers:
+            if "torn" in profiler.reasons:
+                absent[profiler.name] = profiler.reasons["torn"]
+                continue
+            try:
+                _, recording, _ = peers.measure(
+                    profiler,
+                    options.rate,
+                    profiler.runs[0],
+                    __file__,
+                    program=program.__name__,
+                    seconds=options.seconds,
+                )
+            except peers.NotDriven as why:
+                absent[f"{profiler.name}, {program.__name__}"] = str(why)
+                continue
+            total, impossible, incomplete = judge(recording)
+            if not total:
+                absent[f"{profiler.name}, {program.__name__}"] = "no sample of the program"
+                continue
             row = {
                 "program": program.__name__,
-                "engine": engine,
+                "profiler": profiler.name,
                 "samples": total,
-                "impossible_percent": 100 * impossible / max(total, 1),
-                "incomplete_percent": 100 * incomplete / max(total, 1),
+                "impossible percent": 100 * impossible / total,
+                "incomplete percent": 100 * incomplete / total,
             }
             rows.append(row)
             print(
-                f"{program.__name__:12} {engine:8} {total:9} {row['impossible_percent']:9.3f} %"
-                f" {row['incomplete_percent']:9.3f} %"
+                f"{program.__name__:12} {profiler.name:20} {total:9.0f}"
+                f" {row['impossible percent']:9.3f} % {row['incomplete percent']:9.3f} %"
             )
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"python": sys.version, "rate": options.rate, "rows": rows}, file, indent=1)
+    figures = {"benchmark": "torn", **peers.heading(profilers)}
+    figures |= {"rate": options.rate, "seconds": options.seconds}
+    print()
+    peers.report(figures | {"not compared": absent, "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

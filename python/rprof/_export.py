@@ -116,7 +116,7 @@ def _threads(profile: Profile, kinds: list[SampleType], n: int) -> list[str]:
     lines = []
     for thread in profile.threads[:n]:
         values = [
-            f"{inert(kind.type)} {format_value(thread.totals[kind.type], kind.unit)}"
+            f"{_short(kind.type)} {format_value(thread.totals[kind.type], kind.unit)}"
             for kind in kinds
         ]
         lines.append(f"{_short(thread.name) or 'unnamed'} ({thread.id}): {', '.join(values)}")

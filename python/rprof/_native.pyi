@@ -63,7 +63,7 @@ class Profile:
     ]:
         """(name, file, line) of each function with (samples, self, total), and that by caller."""
     @staticmethod
-    def write_file(path: str | bytes | PathLike[str], data: bytes) -> None:
+    def write_file(path: str | PathLike[str], data: bytes) -> None:
         """Writes `data` to `path`, whole or not at all."""
     def stacks(self, sample_type: str) -> list[tuple[list[tuple[str, str, int]], int]]:
         """Every stack with a value, outermost frame first: (function, file, line) of each."""

@@ -319,7 +319,7 @@ class Profile:
             RprofOSError: The file cannot be written.
         """
         data = pstats_bytes(self, self._kind(by), self._count_type())
-        self._native.write_file(os.fspath(path), data)
+        self._native.write_file(os.fsdecode(path), data)
         return Path(os.fsdecode(path))
 
     def to_markdown(self, by: str | None = None, *, n: int = 15) -> str:
@@ -408,7 +408,7 @@ class Profile:
         Raises:
             RprofOSError: The file cannot be written.
         """
-        self._native.write(os.fspath(path))
+        self._native.write(os.fsdecode(path))
         return Path(os.fsdecode(path))
 
     def merge(self, *others: Profile) -> Profile:

@@ -32,6 +32,9 @@ const NAME_INTERVAL_NS: u64 = 2_000_000;
 /// waits for the GIL while a C program forks behind Python's back leaves a GIL that cannot be used
 /// in the child.
 const RENAME_INTERVAL_NS: u64 = 2_000_000_000;
+/// Walks of one stack until its frames fit the code objects they name. A frame that is just being
+/// made has a new code object and an old instruction; one that is left may have lost both.
+const MAX_READS: usize = 4;
 /// A place that no function has.
 const GC_SERIAL: FunctionSerial = FunctionSerial(u64::MAX);
 
@@ -168,9 +171,11 @@ impl DirectEngine {
     /// The kernel's id of a listed thread; 0 if it cannot be known.
     fn thread_id(&mut self, thread: &ListedThread) -> u64 {
         let id = match (self.interpreter.id_from_ident, &mut self.memory) {
-            (Some(offset), Some(memory)) => read(memory.as_mut(), thread.ident + offset, 4)
-                .and_then(|bytes| u64::try_from(int32(bytes, 0)).ok())
-                .unwrap_or(0),
+            (Some(offset), Some(memory)) => {
+                read(memory.as_mut(), thread.ident.wrapping_add(offset), 4)
+                    .and_then(|bytes| u64::try_from(int32(bytes, 0)).ok())
+                    .unwrap_or(0)
+            }
             _ => thread.native_id,
         };
         match self.interpreter.stale_id {
@@ -302,7 +307,7 @@ impl DirectEngine {
             return Err(Failure::Torn);
         };
         let layout = &self.interpreter.layout;
-        for _ in 0..2 {
+        for _ in 0..MAX_READS {
             let walked = self
                 .walker
                 .walk(memory.as_mut(), layout, target, hints, &mut self.raw)?;
@@ -382,9 +387,7 @@ impl DirectEngine {
                     ThreadState::Ready
                 }
                 Some(Activity::Running) => ThreadState::Running,
-                Some(Activity::Blocked { futex })
-                    if (target.gil..target.gil + GIL_BYTES).contains(&futex) =>
-                {
+                Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
                     ThreadState::WaitsForGil
                 }
                 Some(Activity::Blocked { .. }) => ThreadState::Blocked,

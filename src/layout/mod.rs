@@ -138,6 +138,12 @@ pub const OWNED_BY_THREAD: u8 = 0;
 pub const OWNED_BY_GENERATOR: u8 = 1;
 /// `FRAME_EXECUTING` of 3.10: the function runs, or waits for one that it called.
 pub const EXECUTING_3_10: u8 = 0;
+/// `FRAME_RETURNED` of 3.10.
+pub const RETURNED_3_10: u8 = 1;
+/// `FRAME_UNWINDING` of 3.10: an exception looks for its handler.
+pub const UNWINDING_3_10: u8 = 2;
+/// `FRAME_RAISED` of 3.10: there was none.
+pub const RAISED_3_10: u8 = 3;
 
 /// A code object, `PyCodeObject`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

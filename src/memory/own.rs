@@ -353,8 +353,59 @@ impl ReadMemory for Pipe {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use super::{TRANSPORTS, open};
     use crate::memory::{Range, read, read_word};
+
+    /// Pages that come and go while they are read by every means; `RPROF_CI_LONG` is the long run.
+    #[test]
+    fn memory_that_vanishes_does_no_harm() {
+        const LENGTH: usize = 4096;
+        let is_long = std::env::var_os("RPROF_CI_LONG").is_some();
+        let reads = if is_long { 100_000_000 } else { 100_000 } / TRANSPORTS.len();
+        let place = AtomicUsize::new(0);
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    // SAFETY: a new anonymous mapping, anywhere, which nobody has a reference to.
+                    unsafe {
+                        let page = libc::mmap(
+                            std::ptr::null_mut(),
+                            LENGTH,
+                            libc::PROT_READ | libc::PROT_WRITE,
+                            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                            -1,
+                            0,
+                        );
+                        place.store(page as usize, Ordering::Relaxed);
+                        page.cast::<u8>().write(1);
+                        libc::munmap(page, LENGTH);
+                    }
+                }
+            });
+            let (mut whole, mut partial) = (0, 0);
+            for name in TRANSPORTS {
+                let mut memory = open(Some(name)).unwrap_or_else(|reason| unreachable!("{reason}"));
+                let safe = &raw const reads as usize;
+                for _ in 0..reads / 10 {
+                    let page = place.load(Ordering::Relaxed);
+                    let mut ranges = [Range::new(safe, 8); 10];
+                    for range in &mut ranges[4..8] {
+                        *range = Range::new(page + LENGTH / 2, 64);
+                    }
+                    match memory.read_batch(&ranges) {
+                        10 => whole += 1,
+                        4..=7 => partial += 1,
+                        other => unreachable!("{name}: {other} of what can always be read"),
+                    }
+                }
+            }
+            is_done.store(true, Ordering::Relaxed);
+            assert!(whole > 0 && partial > 0, "{whole} {partial}");
+        });
+    }
 
     #[test]
     fn every_means_copies_in_order_and_stops_at_a_fault() {

@@ -68,23 +68,24 @@ fn read(bytes: &[u8]) -> std::result::Result<Profile, Problem> {
     }
     let mut budget = Budget::new(bytes);
     let tables = Tables::read(bytes, &mut budget).map_err(|problem| {
-        if problem.is_of_structure() {
-            foreign(&head(bytes)).map_or(problem, Problem::Foreign)
-        } else {
-            problem
+        if !problem.is_of_structure() {
+            return problem;
+        }
+        match head(bytes) {
+            Ok(head) => foreign(&head).map_or(problem, Problem::Foreign),
+            Err(error) => Problem::of_reading(error),
         }
     })?;
     read_samples(bytes, tables, budget)
 }
 
-/// The first bytes of the message, as far as they can be unpacked.
-fn head(bytes: &[u8]) -> Vec<u8> {
+/// The first bytes of the message.
+fn head(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    // What came out before an error is there all the same.
-    let _: io::Result<usize> = Source::new(bytes)
+    Source::new(bytes)
         .take(HEAD_BYTES as u64)
-        .read_to_end(&mut head);
-    head
+        .read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// What may still be allocated, in bytes.

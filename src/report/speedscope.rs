@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use rustc_hash::FxHashMap;
 
+use super::text::is_hidden;
 use super::threads::thread_totals;
 use super::walk::{Step, walk};
 use crate::fold::call_tree::NodeId;
@@ -194,18 +195,17 @@ fn separate(json: &mut String, place: usize) {
 }
 
 /// A JSON string. Besides what must be escaped, `<` is, which would end a script of a page that the
-/// JSON is put into, and the line separators, which end a line of JavaScript.
+/// JSON is put into, and what is hidden, so that a terminal may show the file.
 fn push_text(json: &mut String, text: &str) {
     json.push('"');
     for character in text.chars() {
         match character {
             '"' => json.push_str("\\\""),
             '\\' => json.push_str("\\\\"),
-            '<' | '\u{2028}' | '\u{2029}' => {
-                let _ = write!(json, "\\u{:04x}", u32::from(character));
-            }
-            control if u32::from(control) < 0x20 => {
-                let _ = write!(json, "\\u{:04x}", u32::from(control));
+            hidden if hidden == '<' || is_hidden(hidden) => {
+                for unit in hidden.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(json, "\\u{unit:04x}");
+                }
             }
             other => json.push(other),
         }

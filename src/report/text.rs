@@ -26,7 +26,7 @@ pub fn inert(name: &str) -> String {
 }
 
 /// Whether a character has no shape of its own but changes what is around it.
-fn is_hidden(character: char) -> bool {
+pub(super) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

@@ -8,6 +8,7 @@
 
 use crate::layout::{
     CHUNK, EXECUTING_3_10, FramePlace, Instruction, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD,
+    RAISED_3_10, RETURNED_3_10, UNWINDING_3_10,
 };
 use crate::memory::{Range, ReadMemory, int32, read, word};
 
@@ -17,11 +18,15 @@ pub const MAX_FRAMES: usize = 4_096;
 const MAX_KNOWN: usize = 64;
 /// Bytes of data stack copied of one thread, newest first: [`MAX_FRAMES`] of an ordinary size.
 const MAX_STACK_BYTES: usize = 512 << 10;
-/// Copies until a stack is given up. A new stack takes two or three to become known.
-const MAX_ROUNDS: usize = 8;
-/// Copies that may show a contradiction before the stack counts as incomplete. On 3.11 and 3.12 each
-/// call from C moves the frame that leads to the newest, which takes a copy or two more.
-const MAX_TORN: usize = 4;
+/// Copies until a stack is given up. A new stack takes two or three to become known, and a new
+/// generator one.
+const MAX_ROUNDS: usize = 24;
+/// Copies that may show a contradiction before the stack counts as incomplete. Generators that do
+/// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
+/// call from C moves the frame that leads to the newest.
+const MAX_TORN: usize = 12;
+/// Remembered frames from which a walk is tried when the newest was left meanwhile.
+const MAX_STARTS: usize = 8;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
@@ -201,7 +206,7 @@ impl Walker {
             let cframe = cframe.map(|inside| match hints.cframe {
                 // Not known yet: any word keeps the place.
                 0 => Range::new(target.address, WORD),
-                address => Range::new(address + inside, WORD),
+                address => Range::new(address.wrapping_add(inside), WORD),
             });
             self.ranges.clear();
             self.ranges.push(Range::new(target.address, thread.size));
@@ -323,23 +328,80 @@ impl Walker {
                 }
             }
         }
+        match self.follow(bytes, layout, hints, newest, frames) {
+            Ok(is_cut) => {
+                // Frames that were left meanwhile are gone.
+                if let Some(keep) = self.chain.iter().position(|known| *known == newest_again) {
+                    let left = &self.chain[..keep];
+                    frames.retain(|frame| !left.contains(&frame.address));
+                    return Look::Whole { is_cut };
+                }
+            }
+            Err(Look::Torn) => {}
+            Err(look) => return look,
+        }
+        // The frame was left while it was copied. What it was called by, and what the thread was in
+        // at the end, will do as well if it ran when it was copied: a generator tells, a frame on
+        // the data stack does not. There the thread must be still.
+        if newest_again == newest || !hints.places.contains(&newest_again) {
+            return Look::Torn;
+        }
+        if self.runs(bytes, layout, newest_again) {
+            match self.follow(bytes, layout, hints, newest_again, frames) {
+                Ok(is_cut) => return Look::Whole { is_cut },
+                Err(Look::Torn) => {}
+                Err(look) => return look,
+            }
+        }
+        for start in hints.places.iter().take(MAX_STARTS) {
+            if self.runs(bytes, layout, *start)
+                && let Ok(is_cut) = self.follow(bytes, layout, hints, *start, frames)
+            {
+                return Look::Whole { is_cut };
+            }
+        }
+        Look::Torn
+    }
+
+    /// Whether the frame at `address` is one that tells whether it runs, and did when it was copied.
+    fn runs(&self, bytes: &[u8], layout: &Layout, address: usize) -> bool {
+        let found = self.find(address, layout.frame.size, &mut usize::MAX.clone());
+        found.is_some_and(|(offset, is_place)| {
+            let frame = &bytes[offset..offset + layout.frame.size];
+            let owner = frame[layout.frame.owner];
+            is_place
+                && word(frame, layout.frame.previous) != 0
+                && may_call(layout, owner, is_place)
+                && (owner == OWNED_BY_GENERATOR || layout.thread.chunk.is_none())
+        })
+    }
+
+    /// Walks from the frame at `newest` to the root; returns whether the root side was cut.
+    fn follow(
+        &mut self,
+        bytes: &[u8],
+        layout: &Layout,
+        hints: &Hints,
+        newest: usize,
+        frames: &mut Vec<RawFrame>,
+    ) -> Result<bool, Look> {
+        frames.clear();
+        self.used.clear();
+        self.chain.clear();
         let mut address = newest;
         let mut last = 0;
-        let mut is_cut = false;
         while address != 0 {
             if self.chain.len() >= MAX_FRAMES {
-                is_cut = true;
-                break;
+                return Ok(true);
             }
             if address < LOWEST || !address.is_multiple_of(WORD) {
-                return Look::Torn;
+                return Err(Look::Torn);
             }
             let Some((offset, is_place)) = self.find(address, layout.frame.size, &mut last) else {
                 if self.chain.len() >= MAX_PLACES / 2 && is_deep(layout, hints) {
-                    is_cut = true;
-                    break;
+                    return Ok(true);
                 }
-                return Look::Missing(address);
+                return Err(Look::Missing(address));
             };
             let frame = &bytes[offset..offset + layout.frame.size];
             let owner = frame[layout.frame.owner];
@@ -348,13 +410,14 @@ impl Walker {
             if is_place {
                 self.used.push(address);
             }
-            if owner < layout.frame.first_shim {
+            if owner < layout.frame.first_shim || layout.thread.chunk.is_none() {
                 let code = word(frame, layout.frame.code) & !layout.frame.code_tags;
                 if code < LOWEST
                     || !code.is_multiple_of(WORD)
-                    || !owns_itself(layout, owner, is_place)
+                    || !(may_call(layout, owner, is_place)
+                        || address == newest && is_ending(layout, owner))
                 {
-                    return Look::Torn;
+                    return Err(Look::Torn);
                 }
                 let instruction = match layout.frame.instruction {
                     Instruction::Index(at) => int32(frame, at).max(0) as usize,
@@ -365,27 +428,24 @@ impl Walker {
                     instruction,
                     address,
                 });
-            } else if owner > 8 && layout.frame.first_shim != 0xff {
-                return Look::Torn;
+            } else if owner > 8 {
+                return Err(Look::Torn);
+            }
+            // Nothing begins with a generator: this one was left while it was copied, which takes
+            // its caller from it, and may have been entered again since.
+            if previous == 0 && owner == OWNED_BY_GENERATOR && layout.thread.chunk.is_some() {
+                return Err(Look::Torn);
             }
             // A data stack grows upwards: a caller in the same chunk lies below its callee.
             if !is_place
                 && previous >= address
                 && previous < self.segments[last].address + self.segments[last].length
             {
-                return Look::Torn;
+                return Err(Look::Torn);
             }
             address = previous;
         }
-        if newest_again != newest {
-            // Frames that were left meanwhile are gone; a newer one was not copied.
-            let Some(keep) = self.chain.iter().position(|known| *known == newest_again) else {
-                return Look::Torn;
-            };
-            let left = &self.chain[..keep];
-            frames.retain(|frame| !left.contains(&frame.address));
-        }
-        Look::Whole { is_cut }
+        Ok(false)
     }
 
     /// Follows frames one by one from `address`, and remembers those that were not copied. Stops
@@ -466,10 +526,10 @@ fn after_frame(layout: &Layout) -> usize {
     }
 }
 
-/// Whether a frame of this owner may stand where it was found.
-fn owns_itself(layout: &Layout, owner: u8, is_place: bool) -> bool {
+/// Whether a frame of this owner, or state, may have called another where it was found.
+fn may_call(layout: &Layout, owner: u8, is_place: bool) -> bool {
     if layout.thread.chunk.is_none() {
-        return owner == EXECUTING_3_10;
+        return matches!(owner, EXECUTING_3_10 | UNWINDING_3_10);
     }
     match owner {
         OWNED_BY_THREAD => !is_place,
@@ -477,6 +537,11 @@ fn owns_itself(layout: &Layout, owner: u8, is_place: bool) -> bool {
         // Owned by a frame object: it has ended.
         _ => false,
     }
+}
+
+/// Whether a frame of 3.10 has ended, which for a moment is the newest nonetheless.
+fn is_ending(layout: &Layout, state: u8) -> bool {
+    layout.thread.chunk.is_none() && matches!(state, RETURNED_3_10 | RAISED_3_10)
 }
 
 /// Whether the stack fills what is copied of it, so that the rest is beyond the limit.

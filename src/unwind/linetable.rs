@@ -85,12 +85,12 @@ impl LineTable {
             match kind {
                 0..=9 => drop(rest.next()),
                 10..=12 => {
-                    line += i64::from(kind - 10);
+                    line = line.saturating_add(i64::from(kind - 10));
                     rest.nth(1);
                 }
-                WITHOUT_COLUMNS => line += signed(&mut rest),
+                WITHOUT_COLUMNS => line = line.saturating_add(signed(&mut rest)),
                 LONG => {
-                    line += signed(&mut rest);
+                    line = line.saturating_add(signed(&mut rest));
                     for _ in 0..3 {
                         unsigned(&mut rest);
                     }
@@ -165,6 +165,17 @@ mod tests {
         let table = LineTable::decode(LineFormat::Locations, 200, &bytes);
         let lines: Vec<u32> = [0, 2, 4, 6, 8].map(|at| table.line(at)).into();
         assert_eq!(lines, [200, 200, 201, 0, 101]);
+    }
+
+    #[test]
+    fn steps_without_measure_do_no_harm() {
+        let step = |bytes: [u8; 10]| [&[0x80 | 13 << 3][..], &bytes].concat().repeat(40);
+        for lowest in [0x7e, 0x7f] {
+            let mut bytes = [0x7f; 10];
+            (bytes[0], bytes[9]) = (lowest, 0x3f);
+            let table = LineTable::decode(LineFormat::Locations, 1, &step(bytes));
+            assert_eq!(table.line(0), 0, "step {lowest:#x}");
+        }
     }
 
     proptest! {

@@ -129,15 +129,18 @@ pub fn enumerate(
             .iter()
             .any(|known| known.address == address)
         {
-            break;
+            return false;
         }
-        let Some(threads_head) = read_word(memory, address + layout.interpreter.threads_head)
-        else {
-            break;
+        // The address may be anything until something was read there.
+        let head = address.wrapping_add(layout.interpreter.threads_head);
+        let Some(threads_head) = read_word(memory, head) else {
+            return false;
         };
         let gil = match layout.gil.place {
             GilPlace::Runtime(offset) => runtime + offset,
-            GilPlace::Interpreter(offset) => read_word(memory, address + offset).unwrap_or(0),
+            GilPlace::Interpreter(offset) => {
+                read_word(memory, address.wrapping_add(offset)).unwrap_or(0)
+            }
         };
         let interpreter = census.interpreters.len();
         census.interpreters.push(Interpreter {
@@ -146,7 +149,11 @@ pub fn enumerate(
             gil,
         });
         is_whole &= list_threads(memory, layout, interpreter, census);
-        next = read_word(memory, address + layout.interpreter.next).unwrap_or(0);
+        let place = address.wrapping_add(layout.interpreter.next);
+        let Some(following) = read_word(memory, place) else {
+            return false;
+        };
+        next = following;
     }
     is_whole && !census.interpreters.is_empty()
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use rprof::layout::{CHUNK, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD, v3_12};
 use rprof::memory::image::Image;
+use rprof::memory::{Range, ReadMemory};
 use rprof::unwind::frames::{Failure, Hints, RawFrame, Target, Walker};
 use rprof::unwind::threads::{Census, Change, Heads, enumerate};
 
@@ -18,6 +19,9 @@ const GENERATOR: usize = 0x70_0000;
 const IDENT: usize = 0x7f00_0000;
 /// `FRAME_OWNED_BY_CSTACK` of 3.12.
 const ENTRY: u8 = 3;
+
+/// The frame pointer that `LAYOUT` leads to.
+const CURRENT: usize = C_STACK + 4096;
 
 /// Memory that is written first and put into an image then.
 struct Piece {
@@ -65,7 +69,7 @@ fn pieces() -> Vec<Piece> {
         .word(LAYOUT.thread.interpreter, INTERPRETER)
         .word(LAYOUT.thread.ident, IDENT)
         .word(144, 4711)
-        .word(56, C_STACK + 4096)
+        .word(56, CURRENT)
         .word(232, STACK_CHUNK);
     let mut c_stack = Piece::new(C_STACK, 8192);
     c_stack
@@ -117,6 +121,95 @@ fn a_stack_over_three_kinds_of_memory_is_found() {
             .unwrap();
         assert_eq!(codes(&frames), [0xC000, 0xB000, 0xA000]);
         assert!(walked.holds_gil && !walked.is_collecting && !walked.is_cut);
+    }
+}
+
+#[test]
+fn a_generator_without_a_caller_is_no_stack() {
+    let mut pieces = pieces();
+    pieces[6].word(LAYOUT.frame.previous, 0);
+    let walked = Walker::default().walk(
+        &mut image(pieces),
+        &LAYOUT,
+        &target(),
+        &mut Hints::default(),
+        &mut Vec::new(),
+    );
+    assert_eq!(walked, Err(Failure::Torn));
+}
+
+/// Memory that is another from the second copy of the frame pointer on.
+struct Moving {
+    before: Image,
+    after: Image,
+    bytes: Vec<u8>,
+}
+
+impl ReadMemory for Moving {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        self.bytes.clear();
+        let mut is_after = false;
+        let mut looks = 0;
+        for (index, range) in ranges.iter().enumerate() {
+            looks += usize::from(range.address == CURRENT);
+            is_after |= looks == 2;
+            let memory = if is_after {
+                &mut self.after
+            } else {
+                &mut self.before
+            };
+            if memory.read_batch(&[*range]) == 0 {
+                return index;
+            }
+            self.bytes
+                .extend_from_slice(&memory.bytes()[..range.length]);
+        }
+        ranges.len()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn capacity(&self) -> usize {
+        self.before.capacity()
+    }
+
+    fn name(&self) -> &'static str {
+        "moving"
+    }
+}
+
+#[test]
+fn a_generator_that_was_left_meanwhile_does_not_hide_its_caller() {
+    const INNER: usize = GENERATOR + 128;
+    let scene = |inner_caller: usize, current: usize| {
+        let mut pieces = pieces();
+        pieces[6].frame(128, OWNED_BY_GENERATOR, 0xD000, inner_caller);
+        pieces[4].word(4096, current);
+        image(pieces)
+    };
+    let mut memory = scene(GENERATOR, INNER);
+    let (mut walker, mut hints, mut frames) = (Walker::default(), Hints::default(), Vec::new());
+    let mut walk = |memory: &mut dyn ReadMemory| {
+        let walked = walker.walk(memory, &LAYOUT, &target(), &mut hints, &mut frames);
+        walked.map(|_| codes(&frames))
+    };
+    let whole = vec![0xD000, 0xC000, 0xB000, 0xA000];
+    assert_eq!(walk(&mut memory), Ok(whole.clone()));
+    // The inner generator has been left when it is copied; then the thread is in the outer one, or
+    // in the inner one again.
+    for (current, expected) in [
+        (GENERATOR, Ok(whole[1..].to_vec())),
+        (INNER, Err(Failure::Torn)),
+        (STACK_CHUNK + CHUNK.data, Err(Failure::Torn)),
+    ] {
+        let mut moving = Moving {
+            before: scene(0, INNER),
+            after: scene(0, current),
+            bytes: Vec::new(),
+        };
+        assert_eq!(walk(&mut moving), expected, "{current:x}");
     }
 }
 

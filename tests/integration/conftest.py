@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +64,22 @@ class Programs:
         done = self.run(code, *options, timeout=timeout, **variables)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
         return done.stdout
+
+    def check_often(self, code: str, times: int, timeout: float = 60, **variables: str) -> None:
+        """Run a program in as many directories, some at once; each must end well and quietly.
+
+        A hang is one of `timeout` seconds: the programs take fractions of one, on a busy machine a
+        few.
+        """
+        directories = [self.directory / f"run-{number}" for number in range(times)]
+
+        def check(directory: Path) -> None:
+            directory.mkdir()
+            Programs(directory).check(code, timeout=timeout, **variables)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(check, directories):
+                pass
 
     def start(self, code: str, *options: str, **variables: str) -> subprocess.Popen[str]:
         """Start a program; its stdout is a pipe."""

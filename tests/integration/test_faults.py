@@ -229,7 +229,7 @@ def test_generated_code_and_names_do_not_grow_it(programs):
         rprof.start(None, rate=2000, max_overhead=1.0, max_nodes=5000)
         burn(0.1)
         before = resident()
-        for number in range({200_000 if LONG else 6_000}):
+        for number in range({1_000_000 if LONG else 6_000}):
             space = {{}}
             exec(compile(f"def f{{number}}(n):\\n for _ in range(n): pass\\n", "generated", "exec"),
                  space)
@@ -241,29 +241,73 @@ def test_generated_code_and_names_do_not_grow_it(programs):
         assert status.own_bytes <= 20 << 20, status
         profile = rprof.stop()
         print(len(profile.threads), status.overflow)
-        """
+        """,
+        timeout=1800,
     )
     assert int(out.split()[0]) <= 10_001
 
 
 def test_a_reused_code_address_is_never_misnamed(programs):
     out = programs.check(
-        """
+        f"""
         import rprof
-        rprof.start(None, rate=5000, max_overhead=1.0)
-        for number in range(4000):
-            space = {}
-            source = "\\n" * number + f"def only_{number}():\\n for _ in range(3000): pass\\n"
-            exec(compile(source, f"file_{number}", "exec"), space)
-            space[f"only_{number}"]()
-        for row in rprof.stop().top(100_000):
-            if row.name.startswith("only_"):
-                number = int(row.name.removeprefix("only_"))
-                assert (row.file, row.line) == (f"file_{number}", number + 1), row
-        print("ok")
+        names = 0
+        def judge(profile):
+            global names
+            for row in profile.top(1_000_000):
+                if row.name.startswith("only_"):
+                    number = int(row.name.removeprefix("only_"))
+                    assert (row.file, row.line) == (f"file_{{number}}", number % 400 + 1), row
+                    names += 1
+        rprof.start(None, rate=10_000, max_overhead=1.0)
+        for number in range({1_000_000 if LONG else 6_000}):
+            space = {{}}
+            source = "\\n" * (number % 400) + (
+                f"def only_{{number}}():\\n for _ in range(3000): pass\\n")
+            exec(compile(source, f"file_{{number}}", "exec"), space)
+            space[f"only_{{number}}"]()
+            space.clear()
+            if number % 10_000 == 9_999:
+                judge(rprof.stop())
+                rprof.start(None, rate=10_000, max_overhead=1.0)
+        judge(rprof.stop())
+        print(names)
+        """,
+        timeout=1800,
+    )
+    assert int(out) > 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinities are Linux's")
+def test_a_starved_process_loses_no_time(programs):
+    hogs = 4
+    out = programs.check(
+        f"""
+        import os, subprocess, sys, threading, time, rprof
+        from burning import burn
+        cpus = sorted(os.sched_getaffinity(0))[:2]
+        os.sched_setaffinity(0, cpus)
+        hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range({hogs})]
+        try:
+            with rprof.profile(rate=1000, max_overhead=0) as block:
+                begin = time.monotonic()
+                before = rprof.status()
+                burn({3 if LONG else 1})
+                after = rprof.status()
+                seconds = time.monotonic() - begin
+        finally:
+            for hog in hogs: hog.kill()
+            for hog in hogs: hog.wait()
+        (main,) = [thread for thread in block.profile.threads if thread.name == "MainThread"]
+        print(main.totals["wall"] / 1e9 / seconds)
+        comment = next(line for line in block.profile.comments if line.startswith("rate"))
+        print(comment)
+        print((block.profile.totals["samples"] + after.late - before.late) / 1000 / seconds)
         """
     )
-    assert out == "ok\n"
+    wall, _, counted = out.splitlines()
+    assert 0.9 < float(wall) < 1.1, out
+    assert 0.9 < float(counted) < 1.1, out
 
 
 TRACERS = {

@@ -60,22 +60,22 @@ def test_a_thousand_starts_leave_nothing_behind(programs):
     assert files == 2
 
 
-@pytest.mark.parametrize("attempt", range(100 if LONG else 8))
-def test_an_exit_among_spinning_threads_is_clean(programs, attempt):
-    programs.check(
+def test_exits_among_spinning_threads_are_clean(programs):
+    times = 1000 if LONG else 128
+    programs.check_often(
         f"""
-        import rprof
+        import os, rprof
         class Slow:
             def __del__(self):
                 sum(range(20_000))
-        rprof.start("out/", rate=[1000, 5000][{attempt} % 2], max_overhead=1.0)
+        rprof.start("out/", rate=[1000, 5000][os.getpid() % 2], max_overhead=1.0)
         keep = [Slow() for _ in range(20)]
         exec({SPIN!r})
         sum(range(200_000))
         """,
-        timeout=30,
+        times,
     )
-    assert len(programs.profiles("out")) == 1
+    assert len(list(programs.directory.glob("run-*/out/*.pb.gz"))) == times
 
 
 EXITS = {
@@ -210,24 +210,69 @@ def test_import_starts_nothing_and_auto_starts_from_the_environment(programs):
     assert [path.name for path in programs.profiles("elsewhere")] == ["program-000001.pb.gz"]
 
 
-@pytest.mark.parametrize("way", ["sitecustomize", "pth", "circular"])
-def test_starting_in_the_middle_of_an_import(programs, way):
-    begin = "import rprof; rprof.start('out/', rate=1000)"
+BEGINNINGS = {
+    "start": "import rprof; rprof.start('out/', rate=1000, max_overhead=1.0)\n",
+    "auto": "import rprof.auto\n",
+}
+
+# Says which of our threads import something. The hook is there before rprof is.
+AUDIT = """
+import sys, threading
+def hook(event, arguments):
+    if event == "import":
+        with open(f"/proc/self/task/{threading.get_native_id()}/comm") as file:
+            name = file.read().strip()
+        if name.startswith("rprof"):
+            sys.stderr.write(f"{name} imports {arguments[0]}\\n")
+sys.addaudithook(hook)
+"""
+
+# What holds the lock of a module until others had the time to want it, and have it.
+SLOW_IMPORTS = """
+import importlib, os, sys, threading
+for number in range(5):
+    with open(f"slow_{number}.py", "w") as file:
+        file.write("import threading\\nsum(range(200_000))\\nx = 1\\n")
+sys.path.insert(0, os.getcwd())
+def import_all():
+    for number in range(5):
+        assert importlib.import_module(f"slow_{number}").x == 1
+importers = [threading.Thread(target=import_all) for _ in range(2)]
+for importer in importers: importer.start()
+"""
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+@pytest.mark.parametrize("way", ["sitecustomize", "pth", "circular", "beside"])
+def test_starting_in_the_middle_of_an_import(programs, way, beginning):
+    begin = BEGINNINGS[beginning]
+    modules = programs.directory / "modules"
+    modules.mkdir()
+    code = AUDIT + "import rprof, json; assert rprof.is_running(); sum(range(300_000))\n"
     if way == "circular":
-        programs.directory.joinpath("one.py").write_text(f"import two\n{begin}\nx = 1\n")
-        programs.directory.joinpath("two.py").write_text("import one\ny = 1\n")
-        code = "import one; assert one.x == 1"
-    else:
-        programs.directory.joinpath("sitecustomize.py").write_text(begin)
-        code = "import json; import rprof; assert rprof.is_running()"
-    if way == "pth":
-        programs.directory.joinpath("sitecustomize.py").write_text(
-            "import site; site.addsitedir('pths')"
+        modules.joinpath("one.py").write_text(f"import two\n{begin}import two\nx = 1\n")
+        modules.joinpath("two.py").write_text(f"import one\n{begin * (beginning == 'auto')}y = 1\n")
+        code = AUDIT + "import one; assert one.x == 1 and one.two.y == 1\n" + code
+    elif way == "beside":
+        code = AUDIT + SLOW_IMPORTS + begin + "for importer in importers: importer.join()\n" + code
+    elif way == "pth":
+        modules.joinpath("sitecustomize.py").write_text(
+            f"{AUDIT}import site; site.addsitedir({str(modules / 'pths')!r})\n"
         )
-        programs.directory.joinpath("pths").mkdir()
-        programs.directory.joinpath("pths/rprof.pth").write_text(begin + "\n")
-    programs.check(code, PYTHONPATH=str(programs.directory))
-    assert len(programs.profiles("out")) == 1
+        modules.joinpath("pths").mkdir()
+        modules.joinpath("pths/rprof.pth").write_text(begin)
+    else:
+        modules.joinpath("sitecustomize.py").write_text(AUDIT + begin)
+    times = 25 if LONG else 5
+    programs.check_often(
+        code,
+        times,
+        PYTHONPATH=str(modules),
+        RPROF_RATE="1000",
+        RPROF_MAX_OVERHEAD="1.0",
+        RPROF_OUTPUT="out/",
+    )
+    assert len(list(programs.directory.glob("run-*/out/*.pb.gz"))) == times
 
 
 def test_our_threads_import_nothing(programs):

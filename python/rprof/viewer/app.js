@@ -48,6 +48,8 @@ const MEANINGS = {
   "gil-wait": "Time spent waiting for the GIL",
   samples: "How often it was seen",
 };
+// A change of this fraction of the whole has its full colour.
+const NOISE = 0.002;
 const THREAD_LABELS = new Set(["thread id", "thread name"]);
 
 function fromBase64(text) {
@@ -256,11 +258,14 @@ class App {
       change: (after, before) =>
         compareShares ? fraction(after, 0) - fraction(before, 1) : after - before,
       changeColor: (after, before) => {
+        // What is next to nothing of the whole is noise, and has the colour of no change.
         const [now, then] = compareShares
           ? [fraction(after, 0), fraction(before, 1)]
           : [Number(after), Number(before)];
         const most = Math.max(Math.abs(now), Math.abs(then));
-        return changeColor(most ? (now - then) / most : 0, theme);
+        const scale = compareShares ? 1 : Math.max(...whole.map(Number));
+        const weight = scale ? Math.min(1, Math.abs(now - then) / (NOISE * scale)) : 0;
+        return changeColor(most ? (weight * (now - then)) / most : 0, theme);
       },
       modelKey: (name) => JSON.stringify([selectionKey, name, values.width, values.compare]),
       /** Functions with samples in the selection that the search does not leave out. */
@@ -294,7 +299,8 @@ class App {
     const line = facts(profile, context.threads.filter((thread) => thread.totals.length).length);
     if (this.baseline) line.unshift(["compared", `compared with ${visible(this.data.baseline.title)}`]);
     byId("facts").replaceChildren(
-      ...line.map(([name, text]) => make("span", { class: `fact ${name}` }, text)),
+      // The spaces are where a narrow page breaks the line.
+      ...line.flatMap(([name, text]) => [make("span", { class: `fact ${name}` }, text), " "]),
     );
     byId("recording-facts").replaceChildren(
       ...recordingList(profile, title),

@@ -10,12 +10,14 @@ const FONT = "ui-monospace, 'SF Mono', 'Cascadia Mono', 'JetBrains Mono', Menlo,
 export class FlameGraph {
   /**
    * `scroller` holds a spacer as tall as the graph with a canvas that stays in view. `actions` has
-   * choose(node), hover(node, event) and open(node); `up` puts the root at the bottom.
+   * choose(node), hover(node, event) and open(node); `up` puts the root at the bottom, and with `most`
+   * the scroller is as high as the graph, up to so many pixels.
    */
-  constructor(scroller, actions, { up = false, rowHeight = 21 } = {}) {
+  constructor(scroller, actions, { up = false, most = 0, rowHeight = 21 } = {}) {
     this.scroller = scroller;
     this.actions = actions;
     this.up = up;
+    this.most = most;
     this.rowHeight = rowHeight;
     this.spacer = scroller.querySelector(".flame-spacer");
     this.canvas = scroller.querySelector("canvas");
@@ -122,9 +124,11 @@ export class FlameGraph {
     if (depth !== this.depth) {
       this.depth = depth;
       this.spacer.style.height = `${depth * this.rowHeight}px`;
+      if (this.most) this.scroller.style.height = `${Math.min(this.most, depth * this.rowHeight + 4)}px`;
+      // The root, at the bottom, is what one looks at first.
+      if (this.up) this.scroller.scrollTop = depth * this.rowHeight;
     }
     const room = this.scroller.clientHeight;
-    if (this.up && this.canvas.height === 0) this.scroller.scrollTop = depth * this.rowHeight;
     const height = Math.max(1, Math.min(room, Math.max(depth * this.rowHeight, room)));
     const [wide, high] = [Math.round(pixels * ratio), Math.round(height * ratio)];
     if (this.canvas.width !== wide || this.canvas.height !== high) {

@@ -1,11 +1,12 @@
 // From the bytes of a pprof file to columns. The limits are those of rprof's own reader.
 
-import { BYTES, FormatError, Message } from "./wire.js";
+import { BYTES, FormatError, int64, Message, VARINT } from "./wire.js";
 import { columnOf } from "./exact.js";
 
 const MAX_BYTES = 256 * 2 ** 20;
 const MAX_RATIO = 1000;
 const MAX_FRAMES_PER_BYTE = 16;
+const NEAR_IDS = 1 << 20;
 
 /** Unpacks gzip, with an end to what may come out of it. */
 export async function unpack(bytes) {
@@ -138,7 +139,7 @@ function readFields(message) {
   const fields = [];
   while (message.next()) {
     // Addresses of mappings use all 64 bits and are not wanted: only small fields are kept.
-    if (message.kind === 0) {
+    if (message.kind === VARINT) {
       message.readVarint();
       if (message.field < 16) {
         fields[message.field] = message.high > 0x1fffff ? Number.NaN : message.high * 2 ** 32 + message.low;
@@ -229,9 +230,12 @@ function readSamples(messages, typeCount, frames, text, size) {
   const halves = Array.from({ length: typeCount }, () => new Uint32Array(2 * messages.length));
   const labelSets = [];
   const knownSets = new Map();
+  // Writers count locations from 1: nearly all are found in an array.
+  const near = [];
+  for (const [id, here] of frames.byId) if (id < NEAR_IDS) near[id] = here;
   const addLocation = (low, high) => {
     const id = high * 2 ** 32 + low;
-    const here = frames.byId.get(id);
+    const here = id < NEAR_IDS ? near[id] : frames.byId.get(id);
     if (here === undefined) {
       throw new FormatError(`it refers to location ${id}, which it does not have`);
     }
@@ -260,7 +264,7 @@ function readSamples(messages, typeCount, frames, text, size) {
       else if (message.field === 3 && message.kind === BYTES) {
         const label = readLabel(message.inner());
         labels.push(label);
-        key += `${label.key},${label.text},${label.number},${label.unit};`;
+        key += `${label.key},${label.text},${label.low},${label.high},${label.unit};`;
       } else message.skip();
     }
     if (type !== typeCount) {
@@ -272,9 +276,9 @@ function readSamples(messages, typeCount, frames, text, size) {
       set = labelSets.length;
       knownSets.set(key, set);
       labelSets.push(
-        labels.map(({ key: name, text: index, number }) => ({
+        labels.map(({ key: name, text: index, low, high }) => ({
           key: text(name),
-          value: index ? text(index) : String(number),
+          value: index ? text(index) : String(int64(low, high)),
         })),
       );
     }
@@ -290,11 +294,15 @@ function readSamples(messages, typeCount, frames, text, size) {
 }
 
 function readLabel(message) {
-  const label = { key: 0, text: 0, number: 0n, unit: 0 };
+  const label = { key: 0, text: 0, low: 0, high: 0, unit: 0 };
   while (message.next()) {
     if (message.field === 1) label.key = message.number();
     else if (message.field === 2) label.text = message.number();
-    else if (message.field === 3) label.number = message.signed();
+    else if (message.field === 3) {
+      message.readVarint();
+      label.low = message.low;
+      label.high = message.high;
+    }
     else if (message.field === 4) label.unit = message.number();
     else message.skip();
   }

@@ -27,8 +27,8 @@ export class SandwichView {
       );
     this.models = {};
     this.graphs = {
-      callers: graph(elements.callers, "callers", { up: true }),
-      callees: graph(elements.callees, "callees", {}),
+      callers: graph(elements.callers, "callers", { up: true, most: 260 }),
+      callees: graph(elements.callees, "callees", { most: 260 }),
     };
   }
 

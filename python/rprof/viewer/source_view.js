@@ -106,8 +106,11 @@ export class SourceView {
     );
     const line = context.state.line;
     const target = line && this.root.querySelector(`[data-line="${Number(line)}"]`);
-    const hottest = target || this.hottest(lines);
-    if (hottest) hottest.scrollIntoView({ block: "center" });
+    const seen = target || this.hottest(lines);
+    if (!seen) return;
+    // Scrolls the lines and not the page, whose controls are to stay in view.
+    const box = this.root.querySelector(".table-scroll");
+    box.scrollTop = seen.offsetTop - box.clientHeight / 2;
   }
 
   hottest(lines) {

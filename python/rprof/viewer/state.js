@@ -28,7 +28,8 @@ export class State {
     Object.assign(this.values, changes);
     const after = this.fragment();
     if (after !== before) {
-      const address = after || "#";
+      // Whole: in a frame that was made from text, "#" alone is taken for the page around it.
+      const address = window.location.href.split("#")[0] + (after || "#");
       if (step) window.history.pushState(null, "", address);
       else window.history.replaceState(null, "", address);
     }

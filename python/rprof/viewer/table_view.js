@@ -42,11 +42,11 @@ function columnsOf(context) {
   }
   return [
     weight("self-before", "Self before", 1, "self"),
-    weight("self", "after", 0, "self"),
-    change("self-change", "change", "self"),
+    weight("self", "Self after", 0, "self"),
+    change("self-change", "Self change", "self"),
     weight("total-before", "Total before", 1, "total"),
-    weight("total", "after", 0, "total"),
-    change("total-change", "change", "total"),
+    weight("total", "Total after", 0, "total"),
+    change("total-change", "Total change", "total"),
     name,
   ];
 }
@@ -57,9 +57,17 @@ function functionCell(context, index) {
   return make(
     "th",
     { scope: "row", class: "function" },
-    swatch(context, index),
-    make("button", { type: "button", class: "link", click: open, title: described.name }, nameOf(described)),
-    make("span", { class: "place", title: described.shownFile }, place(described)),
+    make(
+      "div",
+      { class: "function-cell" },
+      swatch(context, index),
+      make(
+        "div",
+        {},
+        make("button", { type: "button", class: "link", click: open, title: described.name }, nameOf(described)),
+        make("span", { class: "place", title: described.shownFile }, place(described)),
+      ),
+    ),
   );
 }
 

@@ -88,7 +88,7 @@ export class ThreadsView {
         { class: "table-scroll" },
         make(
           "table",
-          { class: "functions" },
+          { class: "functions threads" },
           make("caption", {}, `${exact(threads.length)} threads. Choose one to see only its samples.`),
           make("thead", {}, head),
           make("tbody", {}, ...rows),

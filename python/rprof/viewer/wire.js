@@ -8,6 +8,9 @@ const FIXED_64 = 1;
 export const BYTES = 2;
 const FIXED_32 = 5;
 
+/** Two unsigned halves as an int64. */
+export const int64 = (low, high) => BigInt.asIntN(64, (BigInt(high) << 32n) | BigInt(low));
+
 export class Message {
   constructor(bytes, start = 0, end = bytes.length) {
     this.bytes = bytes;
@@ -30,6 +33,28 @@ export class Message {
   }
 
   readVarint() {
+    const { bytes, at } = this;
+    // Nearly all numbers take one byte or two.
+    if (at + 1 < this.end) {
+      const first = bytes[at];
+      const second = bytes[at + 1];
+      if (first < 0x80) {
+        this.at = at + 1;
+        this.low = first;
+        this.high = 0;
+        return;
+      }
+      if (second < 0x80) {
+        this.at = at + 2;
+        this.low = (first & 0x7f) | (second << 7);
+        this.high = 0;
+        return;
+      }
+    }
+    this.readLongVarint();
+  }
+
+  readLongVarint() {
     let low = 0;
     let high = 0;
     for (let index = 0; index < 10; index++) {
@@ -60,7 +85,7 @@ export class Message {
   /** A whole int64. */
   signed() {
     this.readVarint();
-    return BigInt.asIntN(64, (BigInt(this.high) << 32n) | BigInt(this.low));
+    return int64(this.low, this.high);
   }
 
   /** A line number: what cannot be one is 0. */
@@ -101,13 +126,10 @@ export class Message {
       visit(this.low, this.high);
       return;
     }
-    if (this.kind !== BYTES) throw new FormatError("a field has the wrong type");
-    const end = this.length();
-    if (end > this.end) throw new FormatError("a field is cut short");
-    while (this.at < end) {
-      this.readVarint();
-      visit(this.low, this.high);
+    const packed = this.inner();
+    while (packed.at < packed.end) {
+      packed.readVarint();
+      visit(packed.low, packed.high);
     }
-    if (this.at !== end) throw new FormatError("a packed number is cut short");
   }
 }
