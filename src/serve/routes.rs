@@ -265,8 +265,12 @@ struct Recording(Option<RecordingId>);
 
 impl Recording {
     async fn begin(config: RecordingConfig) -> Result<Self, Refusal> {
-        let id = blocking(move || session().start(config, None, None)).await??;
-        Ok(Self(Some(id)))
+        // Made where it begins: whoever goes away meanwhile ends it.
+        let begun = blocking(move || {
+            let id = session().start(config, None, None)?;
+            Ok::<_, Error>(Self(Some(id)))
+        });
+        Ok(begun.await??)
     }
 
     async fn end(mut self) -> Result<Arc<Profile>, Refusal> {

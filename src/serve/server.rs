@@ -3,17 +3,17 @@
 
 use std::convert::Infallible;
 use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, RecvError, Sender, bounded};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 
 use super::address::{Address, SocketFile};
 use super::gate::{Gate, Guest};
@@ -40,7 +40,9 @@ const WORKER_IDLE: Duration = Duration::from_secs(1);
 pub struct Server {
     context: Arc<Context>,
     address: Address,
-    running: Option<(NativeThread<()>, watch::Sender<bool>)>,
+    running: Option<NativeThread<()>>,
+    /// Dropped to end the thread.
+    quit: Option<Sender<()>>,
 }
 
 impl Server {
@@ -53,6 +55,7 @@ impl Server {
             context: Arc::new(context),
             address,
             running: None,
+            quit: None,
         };
         server.unpark()?;
         Ok(server)
@@ -66,15 +69,14 @@ impl Server {
 
     /// Ends the thread and closes the port; false if it did not end in time.
     pub fn park(&mut self, patience: Duration) -> bool {
-        let Some((thread, quit)) = self.running.take() else {
+        self.quit = None;
+        let Some(thread) = self.running.take() else {
             return true;
         };
-        // It fails if the thread has ended by itself.
-        let _: std::result::Result<(), watch::error::SendError<bool>> = quit.send(true);
         match thread.join(patience) {
             Ok(_) => true,
             Err(thread) => {
-                self.running = Some((thread, quit));
+                self.running = Some(thread);
                 false
             }
         }
@@ -93,7 +95,7 @@ impl Server {
         if self.running.is_some() {
             return Ok(());
         }
-        let (quit, quitting) = watch::channel(false);
+        let (quit, quitting) = bounded(0);
         let (tell, told) = bounded(1);
         let (address, context) = (self.address.clone(), self.context.clone());
         let thread = NativeThread::spawn("rprof-serve", move || {
@@ -103,7 +105,8 @@ impl Server {
         self.address = told
             .recv()
             .unwrap_or_else(|_| Err(Error::state("the endpoint's thread has ended")))?;
-        self.running = Some((thread, quit));
+        self.running = Some(thread);
+        self.quit = Some(quit);
         Ok(())
     }
 }
@@ -142,13 +145,13 @@ fn listen(address: &Address) -> Result<(Listener, Address, Option<SocketFile>)> 
 fn run(
     address: &Address,
     context: &Arc<Context>,
-    quitting: watch::Receiver<bool>,
+    quitting: Receiver<()>,
     tell: &Sender<Result<Address>>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(WORKERS)
+        .max_blocking_threads(WORKERS + 1)
         .thread_name("rprof-serve")
         .thread_stack_size(WORKER_STACK_BYTES)
         .thread_keep_alive(WORKER_IDLE)
@@ -179,8 +182,15 @@ fn run(
     runtime.shutdown_timeout(END_PATIENCE);
 }
 
-async fn accept(listener: &Listener, context: &Arc<Context>, mut quitting: watch::Receiver<bool>) {
+async fn accept(listener: &Listener, context: &Arc<Context>, quitting: Receiver<()>) {
     let gate = context.gate.clone();
+    // Whoever wakes this runtime writes to a descriptor of its own table. The threads outside have
+    // another one, where that number is a file of the application: they must wait for a worker,
+    // which shares the table, to do it.
+    let mut quit = tokio::task::spawn_blocking(move || {
+        // Nothing is ever sent: the sender's drop is the message.
+        let _: std::result::Result<(), RecvError> = quitting.recv();
+    });
     loop {
         let accepted = async {
             match listener {
@@ -195,10 +205,8 @@ async fn accept(listener: &Listener, context: &Arc<Context>, mut quitting: watch
             }
         };
         tokio::pin!(accepted);
-        let quit = quitting.wait_for(|quit| *quit);
-        tokio::pin!(quit);
         let over = std::future::poll_fn(|task| {
-            if quit.as_mut().poll(task).is_ready() {
+            if Pin::new(&mut quit).poll(task).is_ready() {
                 return std::task::Poll::Ready(true);
             }
             accepted.as_mut().poll(task).map(|()| false)
