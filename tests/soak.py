@@ -36,6 +36,8 @@ MEBIBYTE = 1 << 20
 PAGE = os.sysconf("SC_PAGESIZE")
 WARM_UP_SECONDS = 2.0
 WARM_UP_THREADS = 40
+MAX_DEPTH = 64
+"""Frames of a stack that are kept: of deep ones, few enough to be looked at one by one in time."""
 KEEP_FILES = 60
 KEEP_BYTES = 64 * MEBIBYTE
 LARGEST_SLOPE = 0.1
@@ -65,6 +67,7 @@ def play(options: argparse.Namespace) -> None:
             engine=options.engine,
             window=options.window,
             max_overhead=0,
+            max_depth=MAX_DEPTH,
             keep_files=KEEP_FILES,
             keep_bytes=KEEP_BYTES,
         )
@@ -192,7 +195,9 @@ class Verdict:
     def read(self, path: Path) -> None:
         try:
             profile = rprof.load(path)
-        except FileNotFoundError:
+        except rprof.RprofOSError:
+            if path.exists():
+                raise
             self.unread += 1
             return
         self.windows += 1
@@ -296,15 +301,14 @@ class Row(NamedTuple):
 def watch(options: argparse.Namespace, output: Path) -> tuple[list[Row], dict[str, Any]]:
     """Run the program with and without rprof and judge."""
     verdict = Verdict(options.threads)
-    programs: dict[str, Program] = {}
-    try:
+    with contextlib.ExitStack() as cleanup:
+        programs: dict[str, Program] = {}
         for kind in ("profiled", "plain"):
             programs[kind] = Program(kind, options, output)
+            cleanup.enter_context(programs[kind].process)
+            cleanup.callback(programs[kind].process.kill)
         disk = follow(options, output, programs, verdict)
-    finally:
-        for program in programs.values():
-            program.process.kill()
-    return judge(options, verdict, programs, disk)
+        return judge(options, verdict, programs, disk)
 
 
 def follow(
