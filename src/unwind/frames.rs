@@ -414,8 +414,8 @@ impl Walker {
                 let code = word(frame, layout.frame.code) & !layout.frame.code_tags;
                 if code < LOWEST
                     || !code.is_multiple_of(WORD)
-                    || !may_call(layout, owner, is_place)
-                        && !(address == newest && is_ending(layout, owner))
+                    || !(may_call(layout, owner, is_place)
+                        || address == newest && is_ending(layout, owner))
                 {
                     return Err(Look::Torn);
                 }
