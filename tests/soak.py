@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import types
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,13 +197,7 @@ class Verdict:
         self.impossible: Counter[str] = Counter()
 
     def read(self, path: Path) -> None:
-        try:
-            profile = rprof.load(path)
-        except rprof.RprofOSError:
-            if path.exists():
-                raise
-            self.unread += 1
-            return
+        profile = rprof.load(path)
         self.windows += 1
         for thread in profile.threads:
             if not is_thread_name(thread.name, self.threads):
@@ -323,6 +317,9 @@ def follow(
     # A process that does not end by then never will.
     deadline = began + WARM_UP_SECONDS + 1.5 * options.seconds + 4 * PATIENCE
     seen: set[str] = set()
+    waiting: deque[Path] = deque()
+    kept = output / "kept"
+    kept.mkdir()
     most_files = most_bytes = 0
     while True:
         are_over = all([program.is_over() for program in programs.values()])
@@ -332,10 +329,13 @@ def follow(
         most_files = max(most_files, len(files))
         with contextlib.suppress(FileNotFoundError):
             most_bytes = max(most_bytes, sum(path.stat().st_size for path in files.values()))
+        # A second name keeps a window for as long as reading takes.
         for name in sorted(files.keys() - seen):
-            verdict.read(files[name])
-            for program in programs.values():
-                program.look()
+            try:
+                os.link(files[name], kept / name)
+                waiting.append(kept / name)
+            except FileNotFoundError:
+                verdict.unread += 1
         seen |= files.keys()
         if sys.stderr.isatty():
             passed = time.monotonic() - began
@@ -345,6 +345,11 @@ def follow(
                 end="",
                 file=sys.stderr,
             )
+        if waiting:
+            path = waiting.popleft()
+            verdict.read(path)
+            path.unlink()
+            continue
         if are_over:
             break
         if time.monotonic() > deadline:
