@@ -4,7 +4,8 @@ Run:  python benches/viewer.py [FILE] [--runs N] [--libraries]
 
 Needs Chromium and the extra `browser`. Without FILE a profile of 170,000 call tree nodes is made
 up. Times are medians, of what a user waits: from the navigation to the picture, and from the input
-to the next frame that is drawn.
+to the next frame that is drawn. The CPU time of the page's main thread stands beside them: it is
+what counts on a machine that is busy with other work.
 
 `--libraries` shows in the same browser what the libraries take that could do this: pprof-format to
 decode, d3-flame-graph to draw, with frames below half a pixel left out. npm fetches them into a
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from rprof import viewer
@@ -40,6 +42,25 @@ TIMED = """async (act) => {
     await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
     return performance.now() - began;
 }"""
+
+
+# A changed address is heard of in a task of its own; the event makes it heard at once.
+ACTS = {
+    "zoom in": "location.hash = '#zoom=2'; dispatchEvent(new Event('popstate'))",
+    "zoom further": "location.hash = '#zoom=40'; dispatchEvent(new Event('popstate'))",
+    "zoom out": "location.hash = '#'; dispatchEvent(new Event('popstate'))",
+    "another sample type": "document.querySelector('#types [data-value=cpu]').click()",
+    "one thread": """const thread = document.getElementById("thread");
+        thread.selectedIndex = 2; thread.dispatchEvent(new Event("change"))""",
+    "search": """const search = document.getElementById("search");
+        search.value = "function_1"; search.dispatchEvent(new Event("input"))""",
+    "inverted, for the first time": (
+        "document.querySelector('#direction [data-value=inverted]').click()"
+    ),
+    "table": "document.getElementById('tab-table').click()",
+}
+
+Figures = dict[str, list[float]]
 
 
 def made_up(nodes: int = NODES) -> bytes:
@@ -76,62 +97,42 @@ def made_up(nodes: int = NODES) -> bytes:
     return encode(rows, TYPES, default="wall", duration_ns=10**10)
 
 
-def measure_page(browser, directory: Path, profile: bytes, runs: int) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        figures.setdefault(name, []).append(value)
-
+def measure_page(browser, directory: Path, profile: bytes, runs: int) -> tuple[Figures, Figures]:
+    figures: Figures = {}
+    cpu: Figures = {}
     document = viewer.page([("benchmark", profile)], title="benchmark")
     for _ in range(runs):
         tab = Tab(browser, directory, viewport={"width": 1400, "height": 900})
-        page = tab.open(document).page
-        # The page says that it is ready once its first picture has been asked for.
-        note(
-            "load, to the first picture",
-            page.evaluate(
-                """() => new Promise(done =>
-                    requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"""
-            ),
-        )
-        page.emulate_media(reduced_motion="reduce")
-        for name, act in (
-            ("zoom in", "() => location.hash = '#zoom=2'"),
-            ("zoom further", "() => location.hash = '#zoom=40'"),
-            ("zoom out", "() => location.hash = '#'"),
-        ):
-            # A changed address is heard of in a task of its own: the click itself is shorter.
-            note(
-                name,
-                page.evaluate(
-                    f"""() => ({TIMED})(() => {{
-                        ({act})(); dispatchEvent(new Event("popstate"));
-                    }})"""
-                ),
-            )
-        for name, act in (
-            ("another sample type", "document.querySelector('#types [data-value=cpu]').click()"),
-            (
-                "one thread",
-                """const thread = document.getElementById("thread");
-                thread.selectedIndex = 2; thread.dispatchEvent(new Event("change"))""",
-            ),
-            (
-                "search",
-                """const search = document.getElementById("search");
-                search.value = "function_1"; search.dispatchEvent(new Event("input"))""",
-            ),
-            (
-                "inverted, for the first time",
-                "document.querySelector('#direction [data-value=inverted]').click()",
-            ),
-            ("table", "document.getElementById('tab-table').click()"),
-        ):
-            note(name, page.evaluate(f"() => ({TIMED})(() => {{ {act} }})"))
+        for name, waited, used in visit(tab, document):
+            figures.setdefault(name, []).append(waited)
+            cpu.setdefault(name, []).append(used)
         tab.context.close()
         if tab.complaints:
             raise SystemExit(f"the page complained: {tab.complaints}")
-    return figures
+    return figures, cpu
+
+
+def visit(tab: Tab, document: str) -> Iterator[tuple[str, float, float]]:
+    """Open the page and use it; yields what was done, milliseconds waited, and those of CPU."""
+    session = tab.context.new_cdp_session(tab.page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page = tab.open(document).page
+
+    def spent() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return 1e3 * next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+    # The page says that it is ready once its first picture has been asked for.
+    waited = page.evaluate(
+        """() => new Promise(done =>
+            requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"""
+    )
+    yield "load, to the first picture", waited, spent()
+    page.emulate_media(reduced_motion="reduce")
+    for name, act in ACTS.items():
+        before = spent()
+        waited = page.evaluate(f"() => ({TIMED})(() => {{ {act} }})")
+        yield name, waited, spent() - before
 
 
 LIBRARIES = ("d3@7", "d3-flame-graph@5", "pprof-format@2")
@@ -194,8 +195,8 @@ window.times = times;
 </script>"""
 
 
-def measure_libraries(browser, profile: bytes, runs: int) -> dict[str, list[float]]:
-    figures: dict[str, list[float]] = {}
+def measure_libraries(browser, profile: bytes, runs: int) -> Figures:
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(
             ["npm", "install", "--ignore-scripts", "--silent", "--prefix", directory, *LIBRARIES],
@@ -224,10 +225,11 @@ def measure_libraries(browser, profile: bytes, runs: int) -> dict[str, list[floa
     return figures
 
 
-def show(title: str, figures: dict[str, list[float]]) -> None:
-    print(f"\n{title}\n{'median':>9} {'slowest':>9}")
+def show(title: str, figures: Figures, cpu: Figures) -> None:
+    print(f"\n{title}\n{'median':>9} {'fastest':>9} {'CPU':>9}")
     for name, values in figures.items():
-        print(f"{statistics.median(values):6.0f} ms {max(values):6.0f} ms  {name}")
+        used = f"{statistics.median(cpu[name]):6.0f} ms" if name in cpu else ""
+        print(f"{statistics.median(values):6.0f} ms {min(values):6.0f} ms {used:>9}  {name}")
 
 
 def main() -> None:
@@ -244,9 +246,9 @@ def main() -> None:
         print(
             f"Chromium {browser.version}; profile {len(profile) >> 10} KiB, page {size >> 10} KiB"
         )
-        show("the report page", measure_page(browser, Path(directory), profile, options.runs))
+        show("the report page", *measure_page(browser, Path(directory), profile, options.runs))
         if options.libraries:
-            show("the libraries", measure_libraries(browser, profile, options.runs))
+            show("the libraries", measure_libraries(browser, profile, options.runs), {})
 
 
 if __name__ == "__main__":

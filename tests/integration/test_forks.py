@@ -45,6 +45,8 @@ def test_a_storm_of_forks(programs, exits):
         """,
         "-W",
         "error",
+        # Each child that ends by sys.exit waits for its file to be on the disk.
+        timeout=900 if LONG else 120,
     )
     assert out.endswith("done\n")
     for path in programs.profiles("out"):
