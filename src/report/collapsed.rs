@@ -15,6 +15,12 @@ use crate::model::label::thread_of;
 /// # Errors
 /// When the text would be larger than anybody has use for.
 pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> Result<String> {
+    let names: Vec<String> = profile
+        .symbols
+        .functions
+        .iter()
+        .map(|function| clean(&function.name))
+        .collect();
     let mut bytes = 0;
     let mut lines: BTreeMap<String, i64> = BTreeMap::new();
     for (sample, values) in profile.rows() {
@@ -32,8 +38,8 @@ pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> Result<St
             if !line.is_empty() {
                 line.push(';');
             }
-            let function = profile.symbols.function_of(profile.tree.location(node));
-            line.push_str(&clean(&function.name));
+            let location = profile.symbols.location(profile.tree.location(node));
+            line.push_str(&names[location.function.0 as usize]);
         }
         if line.is_empty() {
             line = clean("");
