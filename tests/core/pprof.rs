@@ -536,6 +536,20 @@ fn ids_cannot_be_chosen_to_collide() {
     assert!(decode(&chosen.encode_to_vec(), "x").is_ok());
 }
 
+/// A thread that was filtered out must not leave its name behind.
+#[test]
+fn labels_of_no_sample_are_not_written() {
+    let both = profile(&[row("a", 1, [1, 1, 1]), row("a", 2, [1, 1, 1])]);
+    let one = both.filtered(|labels| rprof::model::label::thread_of(labels).0 == 1);
+    let bytes = encode_message(&one);
+    assert!(bytes.windows(3).any(|text| text == b"\x02t1"));
+    assert!(!bytes.windows(3).any(|text| text == b"\x02t2"));
+    hold_for(&encode_message(&profile(&[
+        row("a", 1, [0, 0, 0]),
+        row("a", 2, [1, 1, 1]),
+    ])));
+}
+
 /// What the fuzzer found worth keeping: each reaches code that the others do not.
 #[test]
 fn the_corpus_does_no_harm() {
