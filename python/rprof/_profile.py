@@ -177,10 +177,7 @@ class Profile:
         """
         if sort not in ("self", "total"):
             raise RprofValueError(f"sort={sort!r} is unknown; choose 'self' or 'total'")
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise RprofTypeError(f"n must be a whole number, not {n!r}")
-        if n < 0:
-            raise RprofValueError(f"n={n} is negative; ask for at least 0 functions")
+        _check_count(n, "functions")
         kind = self._kind(by)
         rows = self._native.top(kind.type, lines)
         if sort == "total":
@@ -223,6 +220,8 @@ class Profile:
         """
         if not 0 <= min_fraction <= 1:
             raise RprofValueError(f"min_fraction={min_fraction!r} is out of range; choose 0 to 1")
+        if max_depth is not None and not isinstance(max_depth, int):
+            raise RprofTypeError(f"max_depth must be a whole number, not {max_depth!r}")
         if max_depth is not None and not 1 <= max_depth <= _MAX_TREE_DEPTH:
             raise RprofValueError(
                 f"max_depth={max_depth!r} is out of range; choose 1 to {_MAX_TREE_DEPTH:,}"
@@ -288,7 +287,7 @@ class Profile:
             threads: Begin each stack with its thread; without, all threads are added up.
 
         Raises:
-            RprofValueError: There is no such sample type.
+            RprofValueError: There is no such sample type, or the text would exceed 512 MiB.
         """
         return self._native.collapsed(self._kind(by).type, threads)
 
@@ -299,6 +298,9 @@ class Profile:
         profiles of type ``sampled``: weights are values in the sample type's unit, nanoseconds or
         a count. It opens on the heaviest thread and the default sample type. Stacks with a value
         below 0, which the format does not know, are left out.
+
+        Raises:
+            RprofValueError: The text would exceed 512 MiB.
         """
         return self._native.speedscope()
 
@@ -336,8 +338,7 @@ class Profile:
         Raises:
             RprofValueError: There is no such sample type, or ``n`` is negative.
         """
-        if n < 0:
-            raise RprofValueError(f"n={n} is negative; ask for at least 0 rows")
+        _check_count(n, "rows")
         totals = self.totals
         kinds = [
             kind for kind in self.sample_types if kind.unit != "count" and totals[kind.type] != 0
@@ -474,6 +475,13 @@ def _matching(
             f"{option}={expression!r} is no regular expression: {error}"
         ) from None
     return [found(name) is not None for name in names]
+
+
+def _check_count(n: int, what: str) -> None:
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise RprofTypeError(f"n must be a whole number, not {n!r}")
+    if n < 0:
+        raise RprofValueError(f"n={n} is negative; ask for at least 0 {what}")
 
 
 def load(path: str | os.PathLike[str]) -> Profile:

@@ -285,11 +285,9 @@ impl Tables {
                 none if none.is_empty() => self.text(function.system_name)?,
                 named => named,
             };
-            let read = Function {
-                name,
-                file: self.text(function.filename)?,
-                first_line: u32::try_from(function.start_line).unwrap_or(0),
-            };
+            let file = self.text(function.filename)?;
+            let first_line = u32::try_from(function.start_line).unwrap_or(0);
+            let read = Function::new(&name, &file, first_line);
             insert(&mut functions, "function", function.id, read)?;
         }
         Ok(functions)

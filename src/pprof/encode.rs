@@ -84,18 +84,25 @@ impl<'profile> Encoder<'profile> {
 
     fn samples(&mut self) -> Vec<proto::Sample> {
         let profile = self.profile;
-        let labels: Vec<Vec<proto::Label>> = profile
-            .label_sets
-            .iter()
-            .map(|set| set.iter().filter_map(|label| self.label(label)).collect())
-            .collect();
+        // Made when the first sample has them: labels of samples that are left out name nothing.
+        let mut labels: Vec<Option<Vec<proto::Label>>> = vec![None; profile.label_sets.len()];
         profile
             .rows()
             .filter(|(_, values)| values.iter().any(|value| *value != 0))
-            .map(|(sample, values)| proto::Sample {
-                location_id: self.path(sample.node),
-                value: values.to_vec(),
-                label: labels[sample.labels.0 as usize].clone(),
+            .map(|(sample, values)| {
+                let at = sample.labels.0 as usize;
+                let location_id = self.path(sample.node);
+                let set = &profile.label_sets[at];
+                let label = labels[at]
+                    .get_or_insert_with(|| {
+                        set.iter().filter_map(|label| self.label(label)).collect()
+                    })
+                    .clone();
+                proto::Sample {
+                    location_id,
+                    value: values.to_vec(),
+                    label,
+                }
             })
             .collect()
     }

@@ -33,7 +33,7 @@ pub(super) struct Fields<'bytes> {
 impl<'bytes> Fields<'bytes> {
     pub(super) fn new(source: Source<'bytes>) -> Self {
         Self {
-            source: BufReader::with_capacity(64 << 10, source),
+            source: BufReader::new(source),
             content: Vec::new(),
             bytes_read: 0,
         }

@@ -181,12 +181,12 @@ impl Profile {
     /// One line for each stack: `thread;root;...;leaf value`, or without the thread.
     fn collapsed(&self, py: Python<'_>, sample_type: &str, by_thread: bool) -> PyResult<String> {
         let column = self.column(sample_type)?;
-        Ok(py.detach(|| collapsed::collapsed(&self.profile, column, by_thread)))
+        Ok(py.detach(|| collapsed::collapsed(&self.profile, column, by_thread))?)
     }
 
     /// JSON for speedscope, one profile for each thread and sample type.
-    fn speedscope(&self, py: Python<'_>) -> String {
-        py.detach(|| speedscope::speedscope(&self.profile))
+    fn speedscope(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(py.detach(|| speedscope::speedscope(&self.profile))?)
     }
 
     /// (name, file, line), (self, total) here and in `later`, of each function or line.

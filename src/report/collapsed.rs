@@ -4,13 +4,24 @@
 
 use std::collections::BTreeMap;
 
+use super::check_size;
 use super::text::inert;
+use crate::error::Result;
 use crate::fold::profile::Profile;
 use crate::model::label::thread_of;
 
 /// All stacks with a value, in alphabetical order, below their threads or all threads together.
-#[must_use]
-pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> String {
+///
+/// # Errors
+/// When the text would be larger than anybody has use for.
+pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> Result<String> {
+    let names: Vec<String> = profile
+        .symbols
+        .functions
+        .iter()
+        .map(|function| clean(&function.name))
+        .collect();
+    let mut bytes = 0;
     let mut lines: BTreeMap<String, i64> = BTreeMap::new();
     for (sample, values) in profile.rows() {
         if values[column] == 0 {
@@ -27,19 +38,21 @@ pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> String {
             if !line.is_empty() {
                 line.push(';');
             }
-            let function = profile.symbols.function_of(profile.tree.location(node));
-            line.push_str(&clean(&function.name));
+            let location = profile.symbols.location(profile.tree.location(node));
+            line.push_str(&names[location.function.0 as usize]);
         }
         if line.is_empty() {
             line = clean("");
         }
+        bytes += line.len();
+        check_size(bytes, "collapsed")?;
         let sum = lines.entry(line).or_default();
         *sum = sum.saturating_add(values[column]);
     }
-    lines
+    Ok(lines
         .into_iter()
         .map(|(line, value)| format!("{line} {value}\n"))
-        .collect()
+        .collect())
 }
 
 /// A name without the character that means something in the format.

@@ -14,6 +14,8 @@ pub mod top;
 pub mod tree;
 mod walk;
 
+use crate::error::{Error, Result};
+
 /// What makes a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grouping {
@@ -21,6 +23,21 @@ pub enum Grouping {
     Function,
     /// A line of a function.
     Line,
+}
+
+/// The largest export. Each stack is written out, so that a small file of deep stacks, made for it,
+/// would fill any memory.
+const MAX_EXPORT_BYTES: usize = 512 << 20;
+
+fn check_size(bytes: usize, format: &str) -> Result<()> {
+    if bytes <= MAX_EXPORT_BYTES {
+        return Ok(());
+    }
+    Err(Error::value(format!(
+        "this profile is larger than {} MiB in the {format} format; export a part of it, chosen \
+         with only_threads",
+        MAX_EXPORT_BYTES >> 20
+    )))
 }
 
 /// A value with its unit, short: `1.25 s`, `12.3 ms`, `870 us`, `42`.

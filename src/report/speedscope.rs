@@ -8,9 +8,11 @@ use std::fmt::Write;
 
 use rustc_hash::FxHashMap;
 
+use super::check_size;
 use super::text::is_hidden;
 use super::threads::thread_totals;
 use super::walk::{Step, walk};
+use crate::error::Result;
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
 use crate::model::label::thread_of;
@@ -21,14 +23,16 @@ use crate::model::location::FunctionId;
 /// Frames are functions with the line of their `def`. Stacks stand in the order of the call tree,
 /// so that those which share callers are neighbours. Stacks with a value below 0, which the format
 /// does not know, are left out.
-#[must_use]
-pub fn speedscope(profile: &Profile) -> String {
+///
+/// # Errors
+/// When the text would be larger than anybody has use for.
+pub fn speedscope(profile: &Profile) -> Result<String> {
     let mut writer = Writer {
         profile,
         frames: FxHashMap::default(),
         frame_list: Vec::new(),
     };
-    let (profiles, active) = writer.profiles();
+    let (profiles, active) = writer.profiles()?;
     let mut json =
         String::from("{\"$schema\":\"https://www.speedscope.app/file-format-schema.json\"");
     json.push_str(",\"exporter\":");
@@ -54,7 +58,7 @@ pub fn speedscope(profile: &Profile) -> String {
     json.push_str("]},\"profiles\":[");
     json.push_str(&profiles);
     json.push_str("]}\n");
-    json
+    Ok(json)
 }
 
 struct Writer<'profile> {
@@ -65,7 +69,7 @@ struct Writer<'profile> {
 
 impl Writer<'_> {
     /// The profiles, and the place of the one to open on: the heaviest thread's default type.
-    fn profiles(&mut self) -> (String, usize) {
+    fn profiles(&mut self) -> Result<(String, usize)> {
         let profile = self.profile;
         let by_thread = samples_by_thread(profile);
         let default = profile.column(&profile.default_sample_type).unwrap_or(0);
@@ -95,16 +99,16 @@ impl Writer<'_> {
                     (name, 0) => format!("{name}: "),
                     (name, id) => format!("{name} ({id}): "),
                 };
-                self.push_profile(&mut json, &thread, &kind.name, &kind.unit, &weights);
+                self.push_profile(&mut json, &thread, &kind.name, &kind.unit, &weights)?;
                 count += 1;
             }
         }
         if count == 0 {
             // The viewer wants one profile at least.
             let kind = &profile.default_sample_type;
-            self.push_profile(&mut json, "", kind, "none", &[]);
+            self.push_profile(&mut json, "", kind, "none", &[])?;
         }
-        (json, active.unwrap_or(0))
+        Ok((json, active.unwrap_or(0)))
     }
 
     fn push_profile(
@@ -114,7 +118,7 @@ impl Writer<'_> {
         kind: &str,
         unit: &str,
         weights: &[(NodeId, i64)],
-    ) {
+    ) -> Result<()> {
         json.push_str("{\"type\":\"sampled\",\"name\":");
         push_text(json, &format!("{thread}{kind}"));
         json.push_str(",\"unit\":");
@@ -134,6 +138,7 @@ impl Writer<'_> {
                 let _ = write!(json, "{}", self.frame(*node));
             }
             json.push(']');
+            check_size(json.len(), "speedscope")?;
         }
         json.push_str("],\"weights\":[");
         for (place, (_, value)) in weights.iter().enumerate() {
@@ -141,6 +146,7 @@ impl Writer<'_> {
             let _ = write!(json, "{value}");
         }
         json.push_str("]}");
+        Ok(())
     }
 
     fn frame(&mut self, node: NodeId) -> usize {

@@ -122,7 +122,7 @@ fn cpu_time_is_not_charged_to_a_wait() {
     }
     let profile = rig.stop(1);
     assert_eq!(
-        collapsed(&profile, CPU, true),
+        collapsed(&profile, CPU, true).unwrap(),
         format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
     );
 }
@@ -140,11 +140,11 @@ fn values_are_deltas_charged_to_the_stack_now_seen() {
     rig.tick();
     let profile = rig.stop(1);
     assert_eq!(
-        collapsed(&profile, CPU, true),
+        collapsed(&profile, CPU, true).unwrap(),
         format!("main;main;a {}\nmain;main;b {}\n", 5 * MS, 3 * MS)
     );
     assert_eq!(
-        collapsed(&profile, WALL, true),
+        collapsed(&profile, WALL, true).unwrap(),
         format!("main;main;a {}\nmain;main;b {}\n", 10 * MS, 30 * MS)
     );
 }
@@ -173,7 +173,7 @@ fn a_thread_born_in_between_is_accounted_from_birth() {
     }
     let profile = rig.stop(1);
     assert_eq!(
-        collapsed(&profile, CPU, true),
+        collapsed(&profile, CPU, true).unwrap(),
         format!("worker;w {}\n", 14 * MS)
     );
 }
@@ -279,7 +279,7 @@ fn paused_recordings_see_nothing_and_need_no_tick() {
     rig.tick();
     let profile = rig.stop(1);
     assert_eq!(
-        collapsed(&profile, CPU, true),
+        collapsed(&profile, CPU, true).unwrap(),
         format!("main;a {}\nmain;c {}\n", 5 * MS, 3 * MS)
     );
 }

@@ -58,7 +58,7 @@ fn new_stacks_beyond_the_limit_overflow_visibly() {
     let window = build(&rows, limits);
     assert!(window.overflowed() >= 400);
     let folded = window.finish(ProfileMeta::default());
-    let text = collapsed(&folded, 0, true);
+    let text = collapsed(&folded, 0, true).unwrap();
     assert!(text.contains(&format!("t1;{OVERFLOW} ")), "{text}");
     assert!(
         !text.contains(&format!("main;{OVERFLOW}")),

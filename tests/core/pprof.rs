@@ -399,7 +399,10 @@ fn foreign_locations_are_read() {
         ..proto::Profile::default()
     };
     let read = decode(&foreign.encode_to_vec(), "x").unwrap();
-    assert_eq!(collapsed(&read, 0, true), "0xbeef;caller;inlined 5\n");
+    assert_eq!(
+        collapsed(&read, 0, true).unwrap(),
+        "0xbeef;caller;inlined 5\n"
+    );
     assert_eq!(&*read.default_sample_type, "cpu");
 }
 
@@ -531,4 +534,35 @@ fn ids_cannot_be_chosen_to_collide() {
         })
         .collect();
     assert!(decode(&chosen.encode_to_vec(), "x").is_ok());
+}
+
+/// A thread that was filtered out must not leave its name behind.
+#[test]
+fn labels_of_no_sample_are_not_written() {
+    let both = profile(&[row("a", 1, [1, 1, 1]), row("a", 2, [1, 1, 1])]);
+    let one = both.filtered(|labels| rprof::model::label::thread_of(labels).0 == 1);
+    let bytes = encode_message(&one);
+    assert!(bytes.windows(3).any(|text| text == b"\x02t1"));
+    assert!(!bytes.windows(3).any(|text| text == b"\x02t2"));
+    hold_for(&encode_message(&profile(&[
+        row("a", 1, [0, 0, 0]),
+        row("a", 2, [1, 1, 1]),
+    ])));
+}
+
+/// What the fuzzer found worth keeping: each reaches code that the others do not.
+#[test]
+fn the_corpus_does_no_harm() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pprof");
+    let mut accepted = 0;
+    let mut refused = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        if hold_for(&bytes) {
+            accepted += 1;
+        } else {
+            refused += 1;
+        }
+    }
+    assert!(accepted >= 10 && refused >= 10, "{accepted} {refused}");
 }

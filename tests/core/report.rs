@@ -55,8 +55,8 @@ fn threads_are_told_apart() {
 #[test]
 fn the_collapsed_format_keeps_its_separators() {
     let folded = profile(&[row("a", 1, [1, 7, 0])]);
-    assert_eq!(collapsed(&folded, WALL, true), "t1;a 7\n");
-    assert_eq!(collapsed(&folded, CPU, true), "");
+    assert_eq!(collapsed(&folded, WALL, true).unwrap(), "t1;a 7\n");
+    assert_eq!(collapsed(&folded, CPU, true).unwrap(), "");
 }
 
 #[test]
@@ -204,21 +204,24 @@ fn names_do_not_reach_the_terminal_as_they_are() {
     let folded = profile(&[in_files(&[(evil, "/x/\x1b]0;t\x07.py")], 5)]);
     for text in [
         tree(&folded, WALL, &TreeOptions::default()),
-        collapsed(&folded, WALL, true),
-        speedscope(&folded),
+        collapsed(&folded, WALL, true).unwrap(),
+        speedscope(&folded).unwrap(),
     ] {
         let text = text.replace('\n', "");
         assert!(!text.chars().any(char::is_control), "{text:?}");
     }
-    let text = collapsed(&folded, WALL, false);
+    let text = collapsed(&folded, WALL, false).unwrap();
     assert_eq!(text, "a\\u{1b}[2J\\u{202e}b\\u{a}c:d 5\n");
 }
 
 #[test]
 fn threads_of_collapsed_stacks_may_be_left_out() {
     let folded = profile(&[row("a;b", 1, [1, 7, 0]), row("a;b", 2, [1, 5, 0])]);
-    assert_eq!(collapsed(&folded, WALL, true), "t1;a;b 7\nt2;a;b 5\n");
-    assert_eq!(collapsed(&folded, WALL, false), "a;b 12\n");
+    assert_eq!(
+        collapsed(&folded, WALL, true).unwrap(),
+        "t1;a;b 7\nt2;a;b 5\n"
+    );
+    assert_eq!(collapsed(&folded, WALL, false).unwrap(), "a;b 12\n");
 }
 
 #[test]
@@ -297,6 +300,29 @@ fn functions_are_matched_by_name_and_file_name() {
         rows,
         expected.map(|(place, before, after)| (place.to_owned(), before, after))
     );
+}
+
+/// One stack of a hundred kilobytes of names, on each of six thousand threads.
+#[test]
+fn an_export_beyond_measure_is_refused() {
+    let long = "x".repeat(1_000);
+    let names: Vec<_> = (0..100)
+        .map(|depth| (format!("{depth}{long}"), String::new()))
+        .collect();
+    let stack: Vec<_> = names
+        .iter()
+        .map(|(name, file)| (name.as_str(), file.as_str()))
+        .collect();
+    let rows: Vec<_> = (0..6_000)
+        .map(|thread| {
+            let (frames, _, values) = in_files(&stack, 1);
+            (frames, (thread, format!("t{thread}")), values)
+        })
+        .collect();
+    let message = collapsed(&profile(&rows), WALL, true)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("larger than 512 MiB"), "{message}");
 }
 
 /// By function: own value, and total with each stack counted once, the plain way.

@@ -262,14 +262,16 @@ def test_hostile_names_stay_names(name, tmp_path):
     speedscope = profile.to_speedscope()
     file = json.loads(speedscope)
     check_speedscope(file)
-    assert file["shared"]["frames"][0]["name"] == name
+    # What is longer than any real name is cut when it is read.
+    read = name if len(name) <= 1024 else name[:1021] + "…"
+    assert file["shared"]["frames"][0]["name"] == read
     assert file["name"] == name
     lines = profile.to_collapsed().splitlines()
     assert len(lines) == 1
     assert lines[0].endswith(";f 1000000000")
     assert lines[0].count(";") == 2
     stats = pstats.Stats(str(profile.to_pstats(tmp_path / "x", by="wall"))).stats
-    assert (name, 1, name) in stats
+    assert read in {function for _, _, function in stats}
     diff = profile.diff(profile)
     shown = [markdown, speedscope, *lines, profile.tree(), str(profile.top()), str(diff)]
     for text in [*shown, repr(profile), diff.table(0)]:

@@ -42,6 +42,12 @@ def test_the_tree(profile):
     assert "burn" in text
     assert text.startswith("cpu: ")
     assert len(profile.tree(by="cpu", min_fraction=1.0)) <= len(text)
+    # The worker's frames of the threading module are one line.
+    assert "threading.Thread._bootstrap " in text
+    assert "_bootstrap_inner" not in text
+    assert "_bootstrap_inner" in profile.tree(by="cpu", library=True)
+    assert "burn" not in profile.tree(by="cpu", library=True, max_depth=1)
+    assert "\x1b[1;31m" in profile.tree(by="cpu", color=True)
 
 
 def test_the_threads(profile):
@@ -70,6 +76,10 @@ def test_what_is_asked_wrongly_is_said(profile):
         profile.top("5")
     with pytest.raises(rprof.RprofValueError, match="min_fraction"):
         profile.tree(min_fraction=7)
+    with pytest.raises(rprof.RprofValueError, match="max_depth=0"):
+        profile.tree(max_depth=0)
+    with pytest.raises(rprof.RprofTypeError, match="max_depth"):
+        profile.tree(max_depth="1")
 
 
 def test_it_describes_itself(profile):
