@@ -288,8 +288,11 @@ class Ddtrace(Profiler):
 
     def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:  # noqa: ARG002
         from ddtrace.internal.datadog.profiling import stack
+        from ddtrace.internal.datadog.profiling.stack import _stack
         from ddtrace.profiling import Profiler as Datadog
 
+        # For its first 15 seconds it copies memory in a slower way.
+        _stack._set_fast_copy_warmup_seconds(0.0)
         self.profiler = Datadog()
         self.profiler.start()
         if not self.shipped:
