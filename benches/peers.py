@@ -34,6 +34,9 @@ from typing import Any, NamedTuple
 
 import rprof
 
+LOAD = os.getloadavg()[0]
+"""How busy the machine was before a benchmark began, by its last minute."""
+
 
 class Frame(NamedTuple):
     """A function by its last name, its file without directories, and a line."""
@@ -633,6 +636,7 @@ def heading(profilers: list[Profiler]) -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
+        "load": round(LOAD, 1),
         "versions": {p.name: p.version() for p in profilers if p.version()},
     }
 
