@@ -36,6 +36,11 @@ COST_THREADS = 11
 WHY = {
     "KiB a minute": "rprof keeps the stacks of each thread apart, with their lines and five values",
     "100 Hz, 10 busy": "with all threads busy each stack is read anew at each tick",
+    "flutter": "rprof neither stops the program nor takes the GIL to read a stack",
+    "generators": (
+        "rprof neither stops the program nor takes the GIL, and the memory of a generator is used"
+        " again at once"
+    ),
 }
 
 Figures = dict[str, Any]
