@@ -447,7 +447,12 @@ class Recorder(Profiler):
         ended = self.process.poll()
         if ended is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(120)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise NotDriven("did not end within a minute of being told") from None
         if ended is not None or not self.file.exists():
             raise NotDriven(f"ended by itself: {_complaint(self.log.read_text('utf-8'))}")
 
@@ -589,14 +594,17 @@ def measure(
         separator = ["---"] if isinstance(profiler, Scalene) else []
         command = [*profiler.command(rate, directory), script, *separator]
         with profiler.surroundings(directory) as variables:
-            done = subprocess.run(
-                [*command, "--case", json.dumps(case)],
-                env=os.environ | variables,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
+            try:
+                done = subprocess.run(
+                    [*command, "--case", json.dumps(case)],
+                    env=os.environ | variables,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=300,
+                )
+            except subprocess.TimeoutExpired:
+                raise NotDriven("hung for five minutes") from None
         if not result.exists():
             raise NotDriven(_complaint(done.stderr or done.stdout))
         told = json.loads(result.read_text(encoding="utf-8"))
