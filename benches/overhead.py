@@ -196,9 +196,12 @@ def compare_cost(
                     if other in costs:
                         row[column] = costs[name] / costs[other]
                 rows.append(row)
+                ratios = (
+                    f"{row[key]:.2f}" if key in row else "-" for key in ("x waking", "x Python")
+                )
                 print(
                     f"{name:20}{row['percent of core']:10.2f}{row['samples per second']:11.0f}"
-                    f"{row.get('x waking', 0):9.2f}{row.get('x Python', 0):10.2f}"
+                    "{:>9}{:>10}".format(*ratios)
                 )
     return rows
 

@@ -34,6 +34,9 @@ from typing import Any, NamedTuple
 
 import rprof
 
+LOAD = os.getloadavg()[0]
+"""How busy the machine was before a benchmark began, by its last minute."""
+
 
 class Frame(NamedTuple):
     """A function by its last name, its file without directories, and a line."""
@@ -288,8 +291,11 @@ class Ddtrace(Profiler):
 
     def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:  # noqa: ARG002
         from ddtrace.internal.datadog.profiling import stack
+        from ddtrace.internal.datadog.profiling.stack import _stack
         from ddtrace.profiling import Profiler as Datadog
 
+        # For its first 15 seconds it copies memory in a slower way.
+        _stack._set_fast_copy_warmup_seconds(0.0)
         self.profiler = Datadog()
         self.profiler.start()
         if not self.shipped:
@@ -441,7 +447,12 @@ class Recorder(Profiler):
         ended = self.process.poll()
         if ended is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(120)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise NotDriven("did not end within a minute of being told") from None
         if ended is not None or not self.file.exists():
             raise NotDriven(f"ended by itself: {_complaint(self.log.read_text('utf-8'))}")
 
@@ -583,14 +594,17 @@ def measure(
         separator = ["---"] if isinstance(profiler, Scalene) else []
         command = [*profiler.command(rate, directory), script, *separator]
         with profiler.surroundings(directory) as variables:
-            done = subprocess.run(
-                [*command, "--case", json.dumps(case)],
-                env=os.environ | variables,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
+            try:
+                done = subprocess.run(
+                    [*command, "--case", json.dumps(case)],
+                    env=os.environ | variables,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=300,
+                )
+            except subprocess.TimeoutExpired:
+                raise NotDriven("hung for five minutes") from None
         if not result.exists():
             raise NotDriven(_complaint(done.stderr or done.stdout))
         told = json.loads(result.read_text(encoding="utf-8"))
@@ -630,6 +644,7 @@ def heading(profilers: list[Profiler]) -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
+        "load": round(LOAD, 1),
         "versions": {p.name: p.version() for p in profilers if p.version()},
     }
 

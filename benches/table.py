@@ -36,6 +36,11 @@ COST_THREADS = 11
 WHY = {
     "KiB a minute": "rprof keeps the stacks of each thread apart, with their lines and five values",
     "100 Hz, 10 busy": "with all threads busy each stack is read anew at each tick",
+    "flutter": "rprof neither stops the program nor takes the GIL to read a stack",
+    "generators": (
+        "rprof neither stops the program nor takes the GIL, and the memory of a generator is used"
+        " again at once"
+    ),
 }
 
 Figures = dict[str, Any]
@@ -204,11 +209,14 @@ def render(figures: list[Figures]) -> str:
         peers = {k: v for k, v in names.items() if not k.endswith(("as shipped", "--nonblocking"))}
         peers = {k: v for k, v in peers.items() if not k.startswith("rprof")}
         first = of_version[0]
-        lines.append(
-            f"CPython {first['python']}, {first['cpus']} CPUs ({first['machine']}), {dates}: "
+        load = max(f["load"] for f in of_version)
+        lines += [
+            *([""] if lines else []),
+            f"CPython {first['python']}, {first['cpus']} CPUs ({first['machine']}), {dates}, load"
+            f" average {load:.1f} before the runs: "
             + ", ".join(f"{name} {number}" for name, number in peers.items())
-            + "."
-        )
+            + ".",
+        ]
     for benchmark in BENCHMARKS:
         chosen = [f for f in figures if f["benchmark"] == benchmark]
         if chosen:

@@ -22,6 +22,7 @@ def accuracy(python, rows, absent=()):
         "python": python,
         "cpus": 4,
         "machine": "x86_64",
+        "load": 0.2,
         "versions": {"rprof direct": "0.1", "austin": "4.0"},
         "rate": 1000,
         "seconds": 8.0,
