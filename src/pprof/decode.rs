@@ -454,19 +454,20 @@ fn insert<T>(
     }
 }
 
+/// Without labels of empty text, which cannot be written again: label sets that differ in nothing
+/// else are one.
 fn read_labels(labels: &[proto::Label], tables: &Tables) -> std::result::Result<LabelSet, Problem> {
-    labels
-        .iter()
-        .map(|label| {
-            let value = if label.str == 0 {
-                LabelValue::Number(label.num, tables.text(label.num_unit)?)
-            } else {
-                LabelValue::Text(tables.text(label.str)?)
-            };
-            Ok(Label {
-                key: tables.text(label.key)?,
-                value,
-            })
-        })
-        .collect()
+    let mut set = LabelSet::with_capacity(labels.len());
+    for label in labels {
+        let value = if label.str == 0 {
+            LabelValue::Number(label.num, tables.text(label.num_unit)?)
+        } else {
+            LabelValue::Text(tables.text(label.str)?)
+        };
+        let key = tables.text(label.key)?;
+        if !matches!(&value, LabelValue::Text(text) if text.is_empty()) {
+            set.push(Label { key, value });
+        }
+    }
+    Ok(set)
 }
