@@ -9,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -365,6 +367,81 @@ def test_tree(command, recorded):
     assert text.index("app.py") < text.index("burning.burn_one") < text.index("burning.burn_two")
     assert "\x1b[" not in text
     assert "\x1b[" in command.rprof("tree", "app.pb.gz", "--color", "always").stdout
+
+
+WORKFLOW = Path(__file__).resolve().parents[2] / "examples" / "performance_gate.yml"
+
+
+def test_the_gate_of_the_example_workflow(command):
+    steps = [line.partition("- run: ")[2].split() for line in WORKFLOW.read_text().splitlines()]
+    before, after, gate = (words[1:] for words in steps if words[:1] == ["rprof"])
+    same = "from burning import burn_one, burn_two\nburn_one(0.3)\nburn_two(0.15)\n"
+    command.write("base/benchmark.py", same)
+    command.write("benchmark.py", same)
+    for words in (before, after):
+        assert command.rprof(*words).returncode == 0
+    done = command.rprof(*gate)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "cpu: " in done.stdout
+    command.write("benchmark.py", same + "burn_two(0.3)\n")
+    assert command.rprof(*after).returncode == 0
+    done = command.rprof(*gate)
+    assert done.returncode == 1
+    assert "burning.burn_two grew by" in done.stderr
+    assert "<html" in (command.directory / "diff.html").read_text()
+    data = json.loads(command.rprof(*gate, "--json").stdout)
+    assert data["largest_regression"]["name"] == "burning.burn_two"
+
+
+@pytest.mark.parametrize("extension", [".html", ".json", ".folded", ".pstats", ".md", ".pb.gz"])
+def test_every_format(command, recorded, extension):
+    path = command.directory / f"out{extension}"
+    done = command.rprof("export", "app.pb.gz", "-o", path.name)
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_size > 100
+    if extension not in (".pstats", ".pb.gz", ".html"):
+        assert "burn_one" in path.read_text()
+    direct = command.directory / f"direct{extension}"
+    done = command.rprof("run", "-q", "-o", direct.name, "app.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert direct.exists()
+
+
+def test_the_page_is_served_to_this_machine_only(command, recorded):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rprof", "view", "app.pb.gz", "--port", "0", "--no-browser"],
+        cwd=command.directory,
+        env=command.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        address = process.stderr.readline().split()[1]
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert "<html" in answer.read().decode()
+        for path, host, code in (("", "evil.example", 403), ("etc/passwd", "localhost:1", 404)):
+            request = urllib.request.Request(address + path, headers={"Host": host})
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=60)
+            assert caught.value.code == code
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def test_long_work_shows_how_far_it_is_on_a_terminal(monkeypatch):
+    from rprof.cli import _console
+
+    terminal, inside = pty.openpty()
+    monkeypatch.setattr(_console, "_PATIENCE_SECONDS", 0)
+    with open(inside, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with _console.progress("reading", 3) as shown:
+            text = b""
+            for _ in shown.steps("abc"):
+                while b"reading, %d of 3" % shown.done not in text:
+                    text += os.read(terminal, 1000)
+    os.close(terminal)
 
 
 def test_merge_and_directories(command, recorded):

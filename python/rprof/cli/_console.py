@@ -87,7 +87,8 @@ def _draw(shown: Progress, over: threading.Event) -> None:
     if over.wait(_PATIENCE_SECONDS):
         return
     while True:
-        width = os.get_terminal_size(sys.stderr.fileno()).columns
+        # A terminal that does not know its size says 0.
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         text = shown.line(time.monotonic() - began)[: max(width - 1, 1)]
         # Return to the first column, erase to the end of the line (ECMA-48).
         sys.stderr.write(f"\r\x1b[K{text}")
