@@ -178,6 +178,7 @@ def serve(
     address: str,
     token: str | None,
     program: str,
+    page: tuple[str, str],
     import_roots: list[str],
     own_directory: str,
     keep_thread_state: bool,

@@ -517,12 +517,16 @@ def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = Non
 
 def open_endpoint(request: EndpointRequest) -> str:
     """Open this process's endpoint and return its address."""
+    from .viewer import frame
+
     native = _load_native()
     _install_hooks(native)
+    program = program_name()
     address: str = native.serve(
         address=request.address,
         token=request.token,
-        program=program_name(),
+        program=program,
+        page=frame(program),
         import_roots=import_roots(),
         own_directory=_PACKAGE_DIRECTORY,
         keep_thread_state=_forked_from_thread or _tracing_possible(),

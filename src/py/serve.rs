@@ -21,12 +21,18 @@ static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 
 /// Begins to answer at `address`; returns where it listens.
 #[pyfunction]
-#[pyo3(signature = (*, address, token, program, import_roots, own_directory, keep_thread_state))]
+#[pyo3(signature = (*, address, token, program, page, import_roots, own_directory,
+    keep_thread_state))]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the door passes plain values, by keyword"
+)]
 pub(crate) fn serve(
     py: Python<'_>,
     address: &str,
     token: Option<String>,
     program: String,
+    page: (String, String),
     import_roots: Vec<String>,
     own_directory: String,
     keep_thread_state: bool,
@@ -43,7 +49,7 @@ pub(crate) fn serve(
         format!("dumps need the direct engine, which cannot be used here: {reason}")
     });
     let must_be_local = token.is_none() && matches!(address, Address::Tcp(_));
-    let context = Context::new(program, token, must_be_local, dumper);
+    let context = Context::new(program, token, must_be_local, dumper, page);
     let address = py.detach(|| {
         let mut server = SERVER.lock();
         if let Some(running) = &*server {

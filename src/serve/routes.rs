@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
@@ -64,6 +66,8 @@ pub struct Context {
     pub must_be_local: bool,
     /// Looks at all threads without the GIL; the reason if that cannot be.
     pub dumper: Result<Mutex<DirectEngine>, String>,
+    /// What stands before and behind the profile in the report page.
+    page: (String, String),
     profiles: Semaphore,
     wrong_tokens: AtomicU64,
     wrong_token_ns: AtomicU64,
@@ -86,6 +90,7 @@ impl Context {
         token: Option<String>,
         must_be_local: bool,
         dumper: Result<DirectEngine, String>,
+        page: (String, String),
     ) -> Self {
         Self {
             gate: Arc::new(Gate::default()),
@@ -93,6 +98,7 @@ impl Context {
             token,
             must_be_local,
             dumper: dumper.map(Mutex::new),
+            page,
             profiles: Semaphore::new(MAX_PROFILES),
             wrong_tokens: AtomicU64::new(0),
             wrong_token_ns: AtomicU64::new(0),
@@ -223,9 +229,11 @@ async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer
             let page = status::index(&context.program, &session().engine(), &health);
             Ok(typed(page, "text/html; charset=utf-8"))
         }
-        "/debug/pprof/profile" => profile(context, &query, "cpu").await,
-        "/debug/pprof/wall" => profile(context, &query, "wall").await,
-        "/debug/pprof/cpu" => profile(context, &query, "cpu").await,
+        "/debug/pprof/profile" | "/debug/pprof/cpu" => {
+            Ok(download(profile(context, &query, "cpu").await?))
+        }
+        "/debug/pprof/wall" => Ok(download(profile(context, &query, "wall").await?)),
+        "/debug/pprof/report" => report(context, &query).await,
         // Go's name for the like of threads.
         "/debug/pprof/threads" | "/debug/pprof/goroutine" => threads(context, &query).await,
         "/debug/pprof/status" => {
@@ -304,7 +312,7 @@ async fn profile(
     context: &Arc<Context>,
     query: &Query,
     default_type: &str,
-) -> Result<Answer, Refusal> {
+) -> Result<Vec<u8>, Refusal> {
     let bad = |message: String| refuse(StatusCode::BAD_REQUEST, message);
     let longest = Duration::from_secs(MAX_SECONDS).as_secs_f64();
     let seconds = query
@@ -347,11 +355,31 @@ async fn profile(
         )));
     };
     profile.default_sample_type = kind.name.clone();
-    let bytes = blocking(move || encode(&profile)).await??;
-    let mut answer = typed(bytes, "application/octet-stream");
+    Ok(blocking(move || encode(&profile)).await??)
+}
+
+fn download(profile: Vec<u8>) -> Answer {
+    let mut answer = typed(profile, "application/octet-stream");
     answer.headers_mut().insert(
         CONTENT_DISPOSITION,
         HeaderValue::from_static("attachment; filename=\"profile.pb.gz\""),
+    );
+    answer
+}
+
+/// The page of the next seconds.
+async fn report(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> {
+    let bytes = profile(context, query, "wall").await?;
+    let (before, after) = &context.page;
+    let mut page = String::with_capacity(before.len() + after.len() + bytes.len() * 4 / 3 + 4);
+    page.push_str(before);
+    STANDARD.encode_string(bytes, &mut page);
+    page.push_str(after);
+    let mut answer = typed(page, "text/html; charset=utf-8");
+    // The page has a policy of its own, which names its script.
+    answer.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("frame-ancestors 'none'"),
     );
     Ok(answer)
 }

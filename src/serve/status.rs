@@ -12,12 +12,13 @@ use crate::session::manager::EngineNote;
 const GAUGES: [&str; 4] = ["period_ns", "hold_max_ns", "own_bytes", "failed"];
 
 /// Routes, and what they are for.
-const ROUTES: [(&str, &str); 7] = [
+const ROUTES: [(&str, &str); 8] = [
     (
         "profile?seconds=5",
         "CPU profile of the next seconds (pprof)",
     ),
     ("wall?seconds=5", "the same, opened on wall time"),
+    ("report?seconds=5", "the report page of the next seconds"),
     ("threads?debug=1", "where all threads stand, by place"),
     ("threads?debug=2", "every thread's stack and what it does"),
     ("threads?format=json", "the same as JSON"),

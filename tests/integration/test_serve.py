@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import http.client
 import json
@@ -187,6 +188,20 @@ def test_profiles_at_a_time_share_the_sampler_and_leave_no_thread(services):
         service.get("/debug/pprof/status")
     else:
         pytest.fail("the sampler runs on")
+
+
+def test_the_report_page(services):
+    service = services(IDLE)
+    with service.open("/debug/pprof/report?seconds=0.2") as answer:
+        page = answer.read().decode()
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "default-src" not in answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'; script-src 'sha256-" in page.replace("&#x27;", "'")
+    data = json.loads(
+        page.partition('type="application/json"')[2].partition(">")[2].partition("<")[0]
+    )
+    profile = base64.b64decode(data["profiles"][0]["data"])
+    assert gzip.decompress(profile)
 
 
 def test_state_for_scripts_and_for_prometheus(services):

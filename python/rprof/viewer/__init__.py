@@ -21,7 +21,7 @@ from importlib.resources import files
 from ..errors import RprofValueError
 from . import sources
 
-__all__ = ["page", "sources"]
+__all__ = ["frame", "page", "sources"]
 
 _ENTRY = "app.js"
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
@@ -68,6 +68,17 @@ def page(
         "script": script,
     }
     return _PLACE.sub(lambda found: fill[found[1]], _asset("page.html"))
+
+
+def frame(title: str) -> tuple[str, str]:
+    """Return what stands before and behind the data of a page's one profile.
+
+    Base64 of a gzip pprof between the two makes a page, where there is no Python to make it.
+    """
+    # Begins like gzip, so that it is taken as it is.
+    mark = b"\x1f\x8b" + b"here goes the profile"
+    before, after = page([(title, mark)], title=title).split(base64.b64encode(mark).decode("ascii"))
+    return before, after
 
 
 def _embedded(name: str, content: bytes) -> dict[str, str]:
