@@ -41,7 +41,7 @@ const MAX_FRAMES_PER_BYTE: u64 = 16;
 /// Nodes of the call tree.
 const MAX_NODES: usize = 8_000_000;
 /// What a file of any size may weigh in memory.
-const FREE_WEIGHT: usize = 16 << 20;
+const FREE_WEIGHT: usize = 8 << 20;
 /// What it may weigh for each of its bytes beyond that, packed and plain: a function of a real
 /// profile takes ten bytes in gzip, a few dozen without, and half a kilobyte in the tables here.
 const MAX_WEIGHT_PER_PACKED_BYTE: usize = 100;

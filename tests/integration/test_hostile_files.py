@@ -14,13 +14,19 @@ import rprof
 from rprof import _native
 
 _LOAD = """
-import resource, sys
+import re, sys
 import rprof, rprof._profile
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():
+    # Not getrusage, whose peak a process inherits from the one that started it.
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read())[1])
+
+before = peak()
 try:
     rprof.load(sys.argv[1])
 except rprof.RprofError as error:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(peak() - before)
     print(error)
 """
 
