@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -65,6 +66,16 @@ class Tab:
 
     def ready(self) -> None:
         self.page.wait_for_selector("html[data-ready]", state="attached")
+
+    def wait_until(self, expression: str) -> None:
+        """Wait until an expression is true.
+
+        Playwright's own wait_for_function calls eval() in the page, which its policy forbids.
+        """
+        deadline = time.monotonic() + 60
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            self.page.evaluate("new Promise(done => requestAnimationFrame(done))")
 
     def fragment(self) -> str:
         return self.page.evaluate("location.hash")

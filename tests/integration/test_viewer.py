@@ -128,7 +128,7 @@ def test_a_recording_is_drawn_searched_zoomed_and_filtered(tab, recorded):
     # Search.
     page.keyboard.press("/")
     page.keyboard.type("COMPUTE$|nothing such")
-    page.wait_for_function("document.getElementById('matches').textContent.includes('function')")
+    tab.wait_until("document.getElementById('matches').textContent.includes('function')")
     with_compute = sum(
         value
         for frames, value in profile.stacks()
@@ -252,15 +252,15 @@ def test_zoom_has_a_history_and_an_address(tab):
     zoomed = "document.querySelector('#flame canvas').dataset.zoomed"
 
     def wait_for_zoom(node):
-        page.wait_for_function(f"{zoomed} === '{node}'")
+        tab.wait_until(f"{zoomed} === '{node}'")
 
     # The second row's heaviest is app.main.
     page.mouse.click(box["x"] + 20, box["y"] + 30)
-    page.wait_for_function(f"{zoomed} !== '0'")
+    tab.wait_until(f"{zoomed} !== '0'")
     first = page.evaluate(zoomed)
     assert page.text_content("#detail .detail-name") == "app.main"
     page.mouse.click(box["x"] + 20, box["y"] + 50)
-    page.wait_for_function(f"{zoomed} !== '{first}'")
+    tab.wait_until(f"{zoomed} !== '{first}'")
     second = page.evaluate(zoomed)
     address = tab.fragment()
     page.go_back()
