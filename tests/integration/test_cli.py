@@ -55,8 +55,8 @@ def command(programs):
 
 BURN = """
 from burning import burn_one, burn_two
-burn_one(0.2)
-burn_two(0.1)
+burn_one(0.3)
+burn_two(0.05)
 """
 
 SEES_ITSELF = """
@@ -190,7 +190,7 @@ def test_the_summary_and_the_file_without_options(command):
     assert done.stdout == ""
     profile = rprof.load(path)
     assert profile.program == "app"
-    assert profile.totals["cpu"] >= 0.2e9
+    assert profile.totals["cpu"] >= 0.3e9
 
 
 CHILDREN = """
