@@ -61,12 +61,18 @@ from pathlib import Path
 from threading import Lock
 from xml.etree import ElementTree
 
+_NO_THREADING = (
+    "it wants an interpreter that has not imported threading, and the .pth file that starts rprof "
+    "does"
+)
+
 DOCUMENTED = {
     "test_faulthandler": "it compares whole dumps of all threads, and a dump made while a thread "
     "of rprof waits for the GIL lists that thread, as one without a Python frame (README, What it "
     "cannot see)",
-    "test.test_threading.ThreadTests.test_import_from_another_thread": "it wants an interpreter "
-    "that has not imported threading, and the .pth file that starts rprof does",
+    "test.test_threading.ThreadTests.test_import_from_another_thread": _NO_THREADING,
+    "test.test_import.SubinterpImportTests.test_isolated_config": _NO_THREADING,
+    "test.test_import.SubinterpImportTests.test_python_compat": _NO_THREADING,
 }
 """Modules and tests that see rprof at work, and why that is as it should be."""
 
