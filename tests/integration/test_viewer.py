@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,28 @@ def test_several_profiles_in_one_page(tab):
     tab.page.select_option("#profile", "1")
     tab.page.wait_for_selector("#table .name:text-is('two')")
     assert tab.rows() == [("two", 2, 2)]
+
+
+def test_the_page_of_a_program_that_the_command_ran(tab, programs):
+    page = programs.directory / "p.html"
+    words = "run -q -o p.html -m compileall -q -f"
+    library = Path(json.__file__).parent
+    shutil.copytree(library, programs.directory / "source")
+    subprocess.run(
+        [sys.executable, "-m", "rprof", *words.split(), "source"],
+        cwd=programs.directory,
+        env=programs.environment(),
+        timeout=120,
+        check=True,
+    )
+    tab.address = page.as_uri()
+    shown = tab.visit().page
+    assert shown.title() == "compileall"
+    shown.fill("#search", "compile")
+    tab.wait_until("document.getElementById('matches').textContent.includes('function')")
+    shown.click("#types button[data-value=cpu]")
+    assert "type=cpu" in tab.fragment()
+    assert int(shown.get_attribute("#flame canvas", "data-frames")) > 3
 
 
 # -------------------------------------------------------------------------------------------------
