@@ -54,6 +54,7 @@ const MAGIC: [(&[u8], &str); 19] = [
     ),
     // A marshalled dict with tuples for keys, with and without the reference flags.
     (b"{(", PSTATS),
+    (b"{)", PSTATS),
     (b"{\xa9", PSTATS),
     (b"\xfb", PSTATS),
 ];
