@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// First bytes, and the words for what begins with them.
-const MAGIC: [(&[u8], &str); 19] = [
+const MAGIC: [(&[u8], &str); 20] = [
     (
         b"\x28\xb5\x2f\xfd",
         "it is compressed with zstd; unpack it with `zstd -d` first",
