@@ -241,7 +241,8 @@ def test_short_threads_are_not_lost_and_names_are_not_mixed(programs):
     )
     profile = rprof.load(programs.directory / "x.pb.gz")
     workers = [t for t in profile.threads if t.name != "MainThread"]
-    assert sum(t.totals["cpu"] for t in workers) > (300 if LONG else 40) * 0.018e9
+    # What a thread used after the last tick that saw it is lost; on a busy machine ticks are late.
+    assert sum(t.totals["cpu"] for t in workers) > (300 if LONG else 40) * 0.015e9
     named = [t for t in workers if t.name]
     assert len(named) > len(workers) / 2
     for thread in named:
