@@ -46,8 +46,11 @@ SLACK = 2.0
 """MiB that may be more in the last half of a shorter run: so much comes and goes."""
 LARGEST_SHARE = 0.5
 """Percent of the samples whose stacks may be incomplete, or torn."""
-LARGEST_INCOMPLETE = LARGEST_SHARE if sys.version_info >= (3, 11) else 2.0
-"""Before 3.11 each frame is an object of its own, and a stack cannot be copied as one piece."""
+LARGEST_INCOMPLETE_BEFORE_3_11 = 2.0
+"""Percent: each frame is an object of its own there, and a stack cannot be copied as one piece."""
+LARGEST_INCOMPLETE_IN_SHORT = 5.0
+"""Percent: in seconds, what else the machine does decides how often a stack changes while it is
+read. A run of ten minutes holds the limit; a short one finds what is grossly wrong."""
 PATIENCE = 30.0
 """Seconds for what takes a moment: threads to end, files to be closed, a process to exit."""
 
@@ -361,6 +364,13 @@ def follow(
     return most_files, most_bytes
 
 
+def largest_incomplete(seconds: float) -> float:
+    """Percent of the samples that a run of this length may leave incomplete."""
+    if seconds < 600:
+        return LARGEST_INCOMPLETE_IN_SHORT
+    return LARGEST_SHARE if sys.version_info >= (3, 11) else LARGEST_INCOMPLETE_BEFORE_3_11
+
+
 def judge(
     options: argparse.Namespace,
     verdict: Verdict,
@@ -398,7 +408,7 @@ def judge(
         Row("samples in made functions", f"{verdict.made:,}", "some", verdict.made > 0),
         Row("invalid names", f"{verdict.invalid.total():,}", "0", not verdict.invalid),
         share("impossible calls", verdict.impossible.total(), samples, LARGEST_SHARE),
-        share("incomplete stacks", verdict.torn, samples, LARGEST_INCOMPLETE),
+        share("incomplete stacks", verdict.torn, samples, largest_incomplete(options.seconds)),
         Row("stacks cut at the root", f"{100 * verdict.cut / samples:.3f} %"),
     ]
     if len(slopes) == 2:
