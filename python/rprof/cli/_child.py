@@ -8,7 +8,7 @@ import os
 from .. import _session
 from .._config import OPTIONS, Config, resolve
 from ..errors import RprofError
-from ._environment import PROBLEM, RUN
+from ._environment import KEPT, PROBLEM, RUN
 
 
 def begin() -> None:
@@ -36,9 +36,14 @@ def _follow(config: Config) -> None:
 
 
 def _hide() -> None:
-    """Take what `rprof run` has added out of the environment of the program."""
+    """Give the program the environment that it would have without `rprof run`."""
+    kept = os.environ.pop(KEPT, None)
     for name in (RUN, *("RPROF_" + option.upper() for option in OPTIONS)):
         os.environ.pop(name, None)
+    if kept is not None:
+        import json
+
+        os.environ.update(json.loads(kept))
     _, _, path = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
     if path:
         os.environ["PYTHONPATH"] = path

@@ -8,6 +8,7 @@ its own. When it has ended, the profiles of its processes are merged and written
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from .._config import OPTIONS, file_options, resolve
 from ..errors import RprofOSError, RprofStateError, RprofValueError
 from . import _formats, _inputs
 from ._console import complain, progress, say, suggest
-from ._environment import PROBLEM, RUN
+from ._environment import KEPT, PROBLEM, RUN
 
 HELP = "profile a program"
 EXAMPLES = """\
@@ -213,6 +214,10 @@ def _execute(
 ) -> tuple[int, int]:
     """Run the program to its end; return how it ended (as ``subprocess``) and its process id."""
     environment = dict(os.environ)
+    variables = ["RPROF_" + name.upper() for name in OPTIONS]
+    kept = {name: os.environ[name] for name in variables if name in os.environ}
+    if kept:
+        environment[KEPT] = json.dumps(kept)
     for name in OPTIONS:
         value = settings[name]
         text = ",".join(value) if isinstance(value, tuple) else str(value)
