@@ -458,12 +458,42 @@ def test_merge_and_directories(command, recorded):
 
 def test_live(command, recorded):
     command.write("quiet/.keep", "")
-    assert "no window of quiet" in command.rprof("live", "quiet", "--once").stderr
+    assert "no window of quiet is there yet" in command.rprof("live", "quiet", "--once").stderr
     recorded.write(command.directory / "quiet" / "app-1-x.pb.gz")
     text = command.rprof("live", "quiet", "--once", "--by", "cpu").stdout
     assert "of a core" in text
     assert "burning.burn_one" in text
     assert "MainThread" in text
+
+
+def test_live_of_an_endpoint(command):
+    command.write(
+        "service.py",
+        """
+import rprof
+from burning import burn_one
+print(rprof.serve(token="a-token-of-some-length").address, flush=True)
+burn_one(600)
+""",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "service.py"],
+        cwd=command.directory,
+        env=command.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        address = f"http://{process.stdout.readline().strip()}"
+        words = ("live", address, "--once", "--interval", "0.3")
+        refused = command.rprof(*words)
+        assert refused.returncode == 2
+        assert "refuses: a token is needed" in refused.stderr
+        done = command.rprof(*words, variables={"RPROF_SERVE_TOKEN": "a-token-of-some-length"})
+        assert "burning.burn_one" in done.stdout, done.stderr
+        assert "GIL held" in done.stdout
+        process.kill()
+    assert "does not answer" in command.rprof(*words).stderr
 
 
 def test_live_of_a_process(command):

@@ -1,4 +1,4 @@
-"""``rprof live``: what a running process does, from the profiles it writes."""
+"""``rprof live``: what a running process does, from its endpoint or the profiles it writes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ from ._console import say
 if TYPE_CHECKING:
     from .._profile import Profile
 
+# What a busy process may take to answer, beside the recording.
+_PATIENCE_SECONDS = 30
+
 HELP = "watch a running process that profiles itself"
 EXAMPLES = """\
 examples:
+  rprof live http://127.0.0.1:6060 a process with an endpoint: it is sampled while this looks
   rprof live 4711                  a process that called rprof.start()
   rprof live /srv/app/rprof        the processes that write there
   rprof live 4711 --once --by cpu  print the newest windows and end
 
-What is shown is as new as the process's last window: start it with window=5, say, to see it move.
-Nothing is asked of the process, so watching costs it nothing. With `pip install 'rprof[live]'` the
-view is drawn by rich, else it is plain text.
+Of a process id or a directory, what is shown is as new as the last window: start with window=5,
+say, to see it move. Nothing is asked of the process, so watching costs it nothing. An endpoint's
+token is taken from RPROF_SERVE_TOKEN. With `pip install 'rprof[live]'` the view is drawn by rich,
+else it is plain text.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("target", metavar="PID|DIR", help="process id, or a directory of profiles")
+    parser.add_argument(
+        "target", metavar="URL|PID|DIR", help="an endpoint, a process id, or a directory"
+    )
     parser.add_argument("--by", metavar="TYPE", help="sample type (default: the profile's own)")
     parser.add_argument("-n", type=int, default=20, metavar="N", help="functions (default: 20)")
     parser.add_argument(
@@ -47,21 +54,43 @@ def run(options: argparse.Namespace) -> int:
     """Show the newest windows until the process ends or Ctrl-C comes."""
     if options.windows < 1 or not 0.1 <= options.interval <= 3600:
         raise RprofValueError("--windows is at least 1, --interval 0.1 to 3600 seconds")
+    if options.target.startswith("http://"):
+        return _watch(lambda: ask(options.target, options.interval), None, options, pause=0)
     pid = int(options.target) if options.target.isdigit() else None
     directory = Path(options.target) if pid is None else output_of(pid)
     if not directory.is_dir():
         raise RprofOSError(f"{directory} is no directory of profiles")
     pattern = "*.pb.gz" if pid is None else f"*-{pid}-*.pb.gz"
-    if options.once:
-        profile = newest(directory, pattern, options.windows)
-        if profile is None:
-            raise RprofOSError(
-                f"no window of {options.target} is in {directory} yet; the first one comes when "
-                "its window (RPROF_WINDOW, 60 s unless set) is over"
-            )
-        print(describe(profile, options.by, options.n))
-        return 0
-    return _watch(directory, pattern, pid, options)
+    return _watch(
+        lambda: newest(directory, pattern, options.windows), pid, options, pause=options.interval
+    )
+
+
+def ask(address: str, seconds: float) -> Profile:
+    """Return what an endpoint records in so many seconds.
+
+    Raises:
+        RprofOSError: It does not answer, or refuses.
+    """
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    from .._native import Profile as NativeProfile
+    from .._profile import Profile
+
+    request = Request(f"{address.rstrip('/')}/debug/pprof/wall?seconds={max(seconds, 0.01):g}")
+    token = os.environ.get("RPROF_SERVE_TOKEN")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urlopen(request, timeout=seconds + _PATIENCE_SECONDS) as answer:
+            data = answer.read()
+    except HTTPError as error:
+        words = error.read(1000).decode("utf-8", "replace").strip()
+        raise RprofOSError(f"{address} refuses: {words}") from None
+    except (URLError, OSError) as error:
+        raise RprofOSError(f"{address} does not answer: {error}") from None
+    return Profile(NativeProfile.decode(data, address))
 
 
 def output_of(pid: int) -> Path:
@@ -131,20 +160,35 @@ def describe(profile: Profile, by: str | None, n: int) -> str:
     return "\n".join([*lines, "", str(profile.top(n, by))])
 
 
-def _watch(directory: Path, pattern: str, pid: int | None, options: argparse.Namespace) -> int:
+def _watch(
+    look: Callable[[], Profile | None],
+    pid: int | None,
+    options: argparse.Namespace,
+    *,
+    pause: float,
+) -> int:
+    if options.once:
+        profile = look()
+        if profile is None:
+            raise RprofOSError(
+                f"no window of {options.target} is there yet; the first one comes when its window "
+                "(RPROF_WINDOW, 60 s unless set) is over"
+            )
+        print(describe(profile, options.by, options.n))
+        return 0
     draw, end = _screen()
     shown: tuple[int, int] | None = None
     try:
         while True:
-            profile = newest(directory, pattern, options.windows)
+            profile = look()
             if profile is None:
-                draw(f"waiting for the first window in {directory} (Ctrl-C ends)")
+                draw(f"waiting for the first window of {options.target} (Ctrl-C ends)")
             elif (profile.time_ns, profile.duration_ns) != shown or sys.stdout.isatty():
                 shown = (profile.time_ns, profile.duration_ns)
                 draw(describe(profile, options.by, options.n))
             if pid is not None and not Path("/proc", str(pid)).exists():
                 break
-            time.sleep(options.interval)
+            time.sleep(pause)
     except KeyboardInterrupt:
         return 0
     finally:
