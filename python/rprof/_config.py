@@ -1,6 +1,7 @@
 """Options: what was asked (keywords, environment) becomes a checked ``Config``, once."""
 
-from __future__ import annotations
+# Without deferred annotations: typing.NamedTuple would compile each of them as text, which takes
+# longer than all the rest of the import.
 
 import os
 import sys
@@ -200,7 +201,7 @@ def resolve(
     return Config(**values)
 
 
-def file_options(directory: Path) -> dict[str, Any]:
+def file_options(directory: "Path") -> dict[str, Any]:
     """Return the options in the table ``[tool.rprof]`` of the nearest pyproject.toml.
 
     Args:
@@ -217,7 +218,7 @@ def file_options(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def _checked_table(path: Path) -> dict[str, Any]:
+def _checked_table(path: "Path") -> dict[str, Any]:
     from importlib import import_module
 
     try:

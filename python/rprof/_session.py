@@ -3,7 +3,7 @@
 The native module is loaded on first use, so that ``import rprof`` only defines names.
 """
 
-from __future__ import annotations
+# Without deferred annotations, as in _config.
 
 import atexit
 import contextlib
@@ -382,7 +382,7 @@ def _describe(config: Config) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in config._asdict().items())
 
 
-def stop() -> Profile:
+def stop() -> "Profile":
     """End continuous profiling and return its last window, which is also written.
 
     Raises:
@@ -398,7 +398,7 @@ def stop() -> Profile:
     return _finish(_load_native().stop_recording(recording))
 
 
-def flush() -> Path | None:
+def flush() -> "Path | None":
     """Close the current window now and return the file it was written to.
 
     Returns:
@@ -420,7 +420,7 @@ def flush() -> Path | None:
     return Path(path) if path is not None else None
 
 
-def _finish(outcome: tuple[_native.Profile, str | None, Exception | None]) -> Profile:
+def _finish(outcome: "tuple[_native.Profile, str | None, Exception | None]") -> "Profile":
     from ._profile import Profile
 
     native_profile, _, problem = outcome
@@ -555,7 +555,7 @@ def is_local_address(address: str) -> bool:
     return local
 
 
-def end(recording: int) -> Profile | None:
+def end(recording: int) -> "Profile | None":
     """End a block's recording; None if the end of the process was faster."""
     state = _current()
     if recording not in state.recordings:
