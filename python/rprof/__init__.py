@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._block import profile
 from ._config import ThreadInfo
-from ._endpoint import Endpoint, serve
 from ._session import Status, dump, dump_on_signal, flush, is_running, start, status, stop
 from .errors import (
     RprofError,
@@ -29,6 +28,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from ._diff import Diff, DiffRow
+    from ._endpoint import Endpoint, serve
     from ._native import __version__
     from ._profile import (
         Frame,
@@ -72,8 +72,9 @@ __all__ = [
     "stop",
 ]
 
-# Names whose modules load the native library; they are looked up on first use, so that importing
-# rprof costs next to nothing and works even where the library cannot be loaded.
+# Names whose modules load the native library, or more than everybody needs; they are looked up on
+# first use, so that importing rprof costs next to nothing and works even where the library cannot
+# be loaded.
 _LAZY = {
     "Diff": "_diff",
     "DiffRow": "_diff",
@@ -87,6 +88,8 @@ _LAZY = {
     "merge": "_profile",
     "__version__": "_native",
     "load_ipython_extension": "_ipython",
+    "Endpoint": "_endpoint",
+    "serve": "_endpoint",
 }
 
 
