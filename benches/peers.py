@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -416,7 +417,7 @@ class Scalene(Profiler):
         return recording
 
 
-class Recorder(Profiler):
+class Recorder(Profiler, ABC):
     """A profiler that reads this process from one of its own."""
 
     executable = ""
@@ -425,8 +426,9 @@ class Recorder(Profiler):
     def absent(self) -> str | None:
         return None if _find(self.executable) else "not installed"
 
+    @abstractmethod
     def arguments(self, rate: int, kinds: tuple[str, ...], file: Path) -> list[str]:
-        raise NotImplementedError
+        """Return the command that records this process into a file."""
 
     def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:
         self.file = directory / "recorded"

@@ -52,7 +52,7 @@ def serve(
 
     A native thread answers, without the GIL: also while a C extension keeps it for ever, and while
     all threads wait for each other. Below ``/debug/pprof/`` there are ``profile``, ``wall``,
-    ``threads``, ``status`` and ``metrics``; the address itself lists them.
+    ``report``, ``threads``, ``status`` and ``metrics``; the address itself lists them.
 
     A forked child opens one of its own if the port is 0 or the path has ``{pid}`` in it, else none.
 

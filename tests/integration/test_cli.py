@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import rprof
+from support import ENGINE
 
 
 class Command:
@@ -214,17 +215,19 @@ if __name__ == "__main__":
 
 def test_children_are_followed_when_asked(command):
     command.write("parent.py", CHILDREN)
+    # With the gil engine, 3.10 has no CPU time for the main thread of a forked child.
+    by = "cpu" if ENGINE == "direct" else "wall"
     done = command.rprof("run", "-q", "--follow-children", "-o", "all.pb.gz", "parent.py")
     assert (done.returncode, done.stderr) == (0, "")
     rows = {
         row.name: row.total_value
-        for row in rprof.load(command.directory / "all.pb.gz").top(500, "wall")
+        for row in rprof.load(command.directory / "all.pb.gz").top(500, by)
     }
     assert rows["burning.burn_two"] > 0.4e9, "three processes, 0.2 s each"
     assert "burning.burn_three" in rows
     done = command.rprof("run", "-q", "-o", "one.pb.gz", "parent.py")
     assert (done.returncode, done.stderr) == (0, "")
-    rows = {row.name for row in rprof.load(command.directory / "one.pb.gz").top(500, "wall")}
+    rows = {row.name for row in rprof.load(command.directory / "one.pb.gz").top(500, by)}
     assert "burning.burn_one" in rows
     assert not {"burning.burn_two", "burning.burn_three"} & rows
 

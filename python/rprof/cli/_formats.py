@@ -34,6 +34,19 @@ def check(path: str) -> str:
     raise RprofValueError(f"{path}: the extension says what to write; choose one of {known}")
 
 
+def require(path: str, extension: str) -> None:
+    """Refuse a path of another extension.
+
+    Raises:
+        RprofValueError: It has another.
+    """
+    if check(path) != extension:
+        raise RprofValueError(
+            f"{path} does not end in {extension}, which is what is written here; for other formats "
+            "use rprof export"
+        )
+
+
 def write(profile: Profile, path: str, by: str | None = None) -> None:
     """Write a profile as its path's extension says.
 

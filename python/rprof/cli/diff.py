@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the comparison."""
     limit = None if options.fail_over is None else percent("--fail-over", options.fail_over)
-    if options.html is not None and _formats.check(options.html) != ".html":
-        complain(f"--html {options.html} does not end in .html; it is a page all the same")
+    if options.html is not None:
+        _formats.require(options.html, ".html")
     old, new = narrow(read([options.old]), options), narrow(read([options.new]), options)
     found = old.diff(new, options.by, lines=options.lines, scale=options.scale)
     if options.json:

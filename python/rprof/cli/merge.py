@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import RprofValueError
 from . import _formats
 from ._console import progress, say, suggest
 from ._inputs import add_filters, add_inputs, narrow, read
@@ -28,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the sum."""
-    if _formats.check(options.output) != ".pb.gz":
-        raise RprofValueError(
-            f"{options.output}: merge writes .pb.gz; for another format use rprof export"
-        )
+    _formats.require(options.output, ".pb.gz")
     profile = narrow(read(options.files), options)
     with progress("writing"):
         _formats.write(profile, options.output)

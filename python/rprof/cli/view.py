@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> int:
     """Write or serve the page."""
     if options.port is not None and not 0 <= options.port <= 65535:
         raise RprofValueError(f"--port {options.port} is out of range; choose 0 to 65535")
-    if options.output is not None and _formats.check(options.output) != ".html":
-        raise RprofValueError(f"{options.output}: the page is .html; see rprof export for others")
+    if options.output is not None:
+        _formats.require(options.output, ".html")
     profile = narrow(read(options.files), options)
     baseline = narrow(read([options.baseline]), options) if options.baseline else None
     with progress("writing the page"):
