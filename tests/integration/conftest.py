@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Programs:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._started: list[subprocess.Popen[str]] = []
 
     def environment(self, **variables: str) -> dict[str, str]:
         """Return a plain environment with the workloads importable."""
@@ -82,8 +84,8 @@ class Programs:
                 pass
 
     def start(self, code: str, *options: str, **variables: str) -> subprocess.Popen[str]:
-        """Start a program; its stdout is a pipe."""
-        return subprocess.Popen(
+        """Start a program; its stdout is a pipe. It ends with the test at the latest."""
+        process = subprocess.Popen(
             self.command(code, *options),
             cwd=self.directory,
             env=self.environment(**variables),
@@ -92,6 +94,15 @@ class Programs:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a failed test has left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def profiles(self, directory: str = "rprof") -> list[Path]:
         """Return the profiles a program has written, by name."""
@@ -99,6 +110,8 @@ class Programs:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Programs:
+def programs(tmp_path: Path) -> Iterator[Programs]:
     """Programs that run in this test's scratch directory."""
-    return Programs(tmp_path)
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,23 @@ class Command:
 
     def rprof(self, *words: str, **options) -> subprocess.CompletedProcess:
         return self._run([sys.executable, "-m", "rprof", *words], **options)
+
+    @contextmanager
+    def started(self, *words: str, variables=None, **options) -> Iterator[subprocess.Popen[str]]:
+        """A Python process; if the test fails it does not wait for the process's own end."""
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=self.directory,
+            env={**self.environment, **(variables or {})},
+            text=True,
+            **options,
+        )
+        with process:
+            try:
+                yield process
+            except BaseException:
+                process.kill()
+                raise
 
     def _run(self, command, *, variables=None, **options) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -119,20 +138,15 @@ def test_signals_reach_the_program(command, number):
     command.write(
         "waits.py",
         f"""
-import signal, sys
+import signal, sys, time
 signal.signal({int(number)}, lambda *_: sys.exit(5))
 print("ready", flush=True)
-while True: signal.pause()
+# Not one long pause: a signal just before it would be slept through.
+while True: time.sleep(0.05)
 """,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rprof", "run", "-q", "-o", "out.pb.gz", "waits.py"],
-        cwd=command.directory,
-        env=command.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    words = ("-m", "rprof", "run", "-q", "-o", "out.pb.gz", "waits.py")
+    with command.started(*words, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.wait(60) == 5
@@ -157,19 +171,15 @@ def test_interrupting_from_the_terminal_still_writes_the_profile(command):
         "from burning import burn_one\nburn_one(0.1)\nprint('ready', flush=True)\nburn_one(60)\n",
     )
     terminal, inside = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rprof", "run", "-q", "-o", "out.pb.gz", "busy.py"],
-        cwd=command.directory,
-        env=command.environment,
+    with command.started(
+        *("-m", "rprof", "run", "-q", "-o", "out.pb.gz", "busy.py"),
         stdin=inside,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         # A terminal sends SIGINT to the group in front.
         preexec_fn=lambda: (os.setsid(), __import__("fcntl").ioctl(0, 0x540E, 0)),  # TIOCSCTTY
-    )
-    os.close(inside)
-    with process:
+    ) as process:
+        os.close(inside)
         assert process.stdout.readline() == "ready\n"
         os.write(terminal, b"\x03")
         _, errors = process.communicate(timeout=60)
@@ -413,14 +423,8 @@ def test_every_format(command, recorded, extension):
 
 
 def test_the_page_is_served_to_this_machine_only(command, recorded):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rprof", "view", "app.pb.gz", "--port", "0", "--no-browser"],
-        cwd=command.directory,
-        env=command.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    words = ("-m", "rprof", "view", "app.pb.gz", "--port", "0", "--no-browser")
+    with command.started(*words, stderr=subprocess.PIPE) as process:
         address = process.stderr.readline().split()[1]
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert "<html" in answer.read().decode()
@@ -479,14 +483,7 @@ print(rprof.serve(token="a-token-of-some-length").address, flush=True)
 burn_one(600)
 """,
     )
-    process = subprocess.Popen(
-        [sys.executable, "service.py"],
-        cwd=command.directory,
-        env=command.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with command.started("service.py", stdout=subprocess.PIPE) as process:
         address = f"http://{process.stdout.readline().strip()}"
         words = ("live", address, "--once", "--interval", "0.3")
         refused = command.rprof(*words)
@@ -511,45 +508,31 @@ print("ready", flush=True)
 sys.stdin.read()
 """,
     )
-    process = subprocess.Popen(
-        [sys.executable, "service.py"],
-        cwd=command.directory,
-        env={**command.environment, "RPROF_OUTPUT": "seen/"},
+    with command.started(
+        "service.py",
+        variables={"RPROF_OUTPUT": "seen/"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    ) as process:
         assert process.stdout.readline() == "ready\n"
         done = command.rprof("live", str(process.pid), "--once")
         assert "burning.burn_one" in done.stdout, done.stderr
         # Without --once it ends with the process.
-        watching = subprocess.Popen(
-            [sys.executable, "-m", "rprof", "live", str(process.pid), "--interval", "0.1"],
-            cwd=command.directory,
-            env=command.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert "service" in watching.stdout.readline()
-        process.stdin.close()
-        process.wait(60)
-        process.stdin = None
-        _, errors = watching.communicate(timeout=60)
+        words = ("-m", "rprof", "live", str(process.pid), "--interval", "0.1")
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with command.started(*words, **pipes) as watching:
+            assert "service" in watching.stdout.readline()
+            process.stdin.close()
+            process.wait(60)
+            process.stdin = None
+            _, errors = watching.communicate(timeout=60)
     assert "has ended" in errors
     assert watching.returncode == 0
 
 
 def test_a_reader_that_goes_away_is_no_error(command, recorded):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rprof", "top", "app.pb.gz"],
-        cwd=command.directory,
-        env=command.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait(60)) == ("", 0)
-    process.stderr.close()
+    words = ("-m", "rprof", "top", "app.pb.gz")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with command.started(*words, **pipes) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 0)
