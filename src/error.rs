@@ -8,6 +8,8 @@ use std::fmt;
 pub enum ErrorKind {
     /// An argument or a file's content is not acceptable.
     Value,
+    /// An argument is of the wrong type.
+    Type,
     /// The call does not fit the session's present state.
     State,
     /// The operating system refused.
@@ -27,6 +29,15 @@ impl Error {
     pub fn value(message: impl Into<String>) -> Self {
         Self {
             kind: ErrorKind::Value,
+            message: message.into(),
+        }
+    }
+
+    /// An argument of the wrong type; `message` says which is right.
+    #[cold]
+    pub fn argument(message: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::Type,
             message: message.into(),
         }
     }

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from ._block import profile
 from ._config import ThreadInfo
-from ._session import Status, dump, dump_on_signal, flush, is_running, start, status, stop
+from ._session import (
+    Status,
+    dump,
+    dump_on_signal,
+    flush,
+    is_running,
+    recent,
+    start,
+    status,
+    stop,
+)
 from .errors import (
     RprofError,
     RprofOSError,
@@ -29,8 +39,10 @@ from .errors import (
 if TYPE_CHECKING:
     from ._diff import Diff, DiffRow
     from ._endpoint import Endpoint, serve
+    from ._labels import current_labels, labels
     from ._native import __version__
     from ._profile import (
+        Divide,
         Frame,
         FunctionRow,
         Profile,
@@ -40,14 +52,19 @@ if TYPE_CHECKING:
         load,
         merge,
     )
+    from ._requests import Capture, RouteFigures, profile_next, request, routes
+    from ._watch import watch, watch_loop
 
 __all__ = [
+    "Capture",
     "Diff",
     "DiffRow",
+    "Divide",
     "Endpoint",
     "Frame",
     "FunctionRow",
     "Profile",
+    "RouteFigures",
     "RprofError",
     "RprofOSError",
     "RprofStateError",
@@ -59,17 +76,25 @@ __all__ = [
     "ThreadTotals",
     "TopTable",
     "__version__",
+    "current_labels",
     "dump",
     "dump_on_signal",
     "flush",
     "is_running",
+    "labels",
     "load",
     "merge",
     "profile",
+    "profile_next",
+    "recent",
+    "request",
+    "routes",
     "serve",
     "start",
     "status",
     "stop",
+    "watch",
+    "watch_loop",
 ]
 
 # Names whose modules load the native library, or more than everybody needs; they are looked up on
@@ -89,6 +114,16 @@ _LAZY = {
     "__version__": "_native",
     "load_ipython_extension": "_ipython",
     "Endpoint": "_endpoint",
+    "current_labels": "_labels",
+    "labels": "_labels",
+    "Capture": "_requests",
+    "RouteFigures": "_requests",
+    "profile_next": "_requests",
+    "request": "_requests",
+    "routes": "_requests",
+    "Divide": "_profile",
+    "watch": "_watch",
+    "watch_loop": "_watch",
     "serve": "_endpoint",
 }
 

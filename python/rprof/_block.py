@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _session
@@ -72,7 +71,9 @@ class profile:
             threads=threads,
             **unknown,
         )
-        unsuited = sorted({"window", "keep_files", "keep_bytes"} & set(given))
+        unsuited = sorted(
+            {"window", "keep_files", "keep_bytes", "recent", "recent_bytes"} & set(given)
+        )
         if unsuited:
             raise RprofValueError(
                 f"{', '.join(unsuited)} is for rprof.start(); a block has one window and one file"
@@ -158,59 +159,15 @@ class profile:
 
     def __call__(self, function: _F) -> _F:
         """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
-        import inspect
+        from ._decorate import decorate
 
-        wrapper: Any
-        if inspect.isasyncgenfunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                steps = _profiled_async_generator(self._call(), function(*args, **kwargs))
-                try:
-                    value = None
-                    while True:
-                        try:
-                            item = await steps.asend(value)
-                        except StopAsyncIteration:
-                            return
-                        value = yield item
-                finally:
-                    await steps.aclose()
-
-        elif inspect.isgeneratorfunction(function):
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return (yield from _profiled_generator(self._call(), function(*args, **kwargs)))
-
-        elif inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._call():
-                    return await function(*args, **kwargs)
-
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with self._call():
-                    return function(*args, **kwargs)
-
+        wrapper = decorate(function, self._call)
         wrapper.profiler = self
         return wrapper  # type: ignore[no-any-return]
 
     def _call(self) -> _Call:
         self._calls += 1
         return _Call(self, self._calls)
-
-    def _pause(self) -> None:
-        if self._recording is not None and self._pid == os.getpid():
-            _session.pause(self._recording)
-
-    def _resume(self) -> None:
-        if self._recording is not None and self._pid == os.getpid():
-            _session.resume(self._recording)
 
 
 class _Call(profile):
@@ -229,56 +186,12 @@ class _Call(profile):
         if self._result is not None:
             self._decorator._result = self._result
 
+    def pause(self) -> None:
+        """A generator has yielded: what follows is its caller's."""
+        if self._recording is not None and self._pid == os.getpid():
+            _session.pause(self._recording)
 
-def _profiled_generator(
-    block: _Call, generator: Generator[Any, Any, Any]
-) -> Generator[Any, Any, Any]:
-    """Run a generator, recording only while it runs itself."""
-    step: Callable[[Any], Any] = generator.send
-    argument: Any = None
-    with block:
-        try:
-            while True:
-                try:
-                    item = step(argument)
-                except StopIteration as end:
-                    return end.value
-                block._pause()
-                try:
-                    argument = yield item
-                    step = generator.send
-                except GeneratorExit:
-                    raise
-                except BaseException as error:
-                    step, argument = generator.throw, error
-                finally:
-                    block._resume()
-        finally:
-            generator.close()
-
-
-async def _profiled_async_generator(
-    block: _Call, generator: AsyncGenerator[Any, Any]
-) -> AsyncGenerator[Any, Any]:
-    """Run an asynchronous generator, recording only while it runs itself."""
-    step: Callable[[Any], Any] = generator.asend
-    argument: Any = None
-    with block:
-        try:
-            while True:
-                try:
-                    item = await step(argument)
-                except StopAsyncIteration:
-                    return
-                block._pause()
-                try:
-                    argument = yield item
-                    step = generator.asend
-                except GeneratorExit:
-                    raise
-                except BaseException as error:
-                    step, argument = generator.athrow, error
-                finally:
-                    block._resume()
-        finally:
-            await generator.aclose()
+    def resume(self) -> None:
+        """The generator goes on."""
+        if self._recording is not None and self._pid == os.getpid():
+            _session.resume(self._recording)

@@ -43,6 +43,8 @@ class Config(NamedTuple):
     max_nodes: int
     max_depth: int
     threads: str | tuple[str, ...] | Callable[[ThreadInfo], bool]
+    recent: float
+    recent_bytes: int
 
 
 class Option(NamedTuple):
@@ -146,6 +148,8 @@ OPTIONS: Mapping[str, Option] = {
     "max_nodes": Option(200_000, int, _integer(100, 50_000_000, "call tree nodes")),
     "max_depth": Option(512, int, _integer(8, 100_000, "frames")),
     "threads": Option("all", _parse_threads, _check_threads),
+    "recent": Option(300.0, float, _number(0.0, 86_400, "seconds, 0 = none")),
+    "recent_bytes": Option(16 << 20, int, _integer(1 << 16, 1 << 40, "bytes")),
 }
 
 

@@ -1,10 +1,12 @@
 """The native part of rprof; use the functions of ``rprof`` instead."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
-from typing import final
+from typing import Any, TypeVar, final
 
 __version__: str
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 @final
 class Profile:
@@ -74,6 +76,12 @@ class Profile:
         """The names of all functions, by their positions."""
     def only_stacks(self, focus: list[bool] | None, ignore: list[bool]) -> Profile:
         """The same profile with only the stacks that have a function of `focus` (`None`: any)."""
+    def of_requests(self, requests: list[int]) -> Profile:
+        """Only what these requests did, of a profile that keeps requests apart."""
+    def divide(
+        self, column: int, part: float
+    ) -> tuple[list[tuple[str, str, int]], int, list[tuple[str, int]]]:
+        """Where it divides: the common stack, its value, and the calls below it."""
     @property
     def time_ns(self) -> int:
         """Start in ns since the Unix epoch."""
@@ -89,6 +97,20 @@ class Profile:
     @property
     def program(self) -> str:
         """What ran."""
+
+@final
+class labels:
+    """Labels on the samples of whatever runs inside, in threads, tasks and executors alike."""
+
+    def __init__(self, **labels: str | float) -> None: ...
+    def __enter__(self) -> labels: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _traceback: object = None
+    ) -> bool: ...
+    def __call__(self, function: _F) -> _F: ...
+
+def current_labels() -> dict[str, str]:
+    """Return the labels in force where it is called, by name."""
 
 def start_recording(
     *,
@@ -106,6 +128,10 @@ def start_recording(
     import_roots: list[str],
     own_directory: str,
     keep_thread_state: bool,
+    captures: int = 0,
+    requests_apart: bool = False,
+    ring_ns: int | None = None,
+    ring_bytes: int = 0,
 ) -> int:
     """Begin a recording and returns its id. Values are expected to have been checked."""
 
@@ -114,6 +140,100 @@ def stop_recording(recording: int) -> tuple[Profile, str | None, Exception | Non
 
 def rotate_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
     """Closes the open window of a recording."""
+
+def recent(since_unix_ns: int, requests: list[int]) -> Profile:
+    """What was recorded since then, of all requests or of these."""
+
+@final
+class Request:
+    """A request under way."""
+
+    @property
+    def number(self) -> int:
+        """Its number, never used again in this process; 0 if it is not watched."""
+    @property
+    def captures(self) -> int:
+        """The captures that take it, one bit each."""
+
+def begin_request(
+    route: str,
+    labels: dict[str, str | float] | None = None,
+    slow_after_ns: int | None = None,
+    repeat_ns: int = 0,
+    allowed: int = ...,
+) -> Request:
+    """Begins a request."""
+
+def rename_request(
+    request: Request,
+    route: str,
+    labels: dict[str, str | float] | None = None,
+    allowed: int = ...,
+) -> Request:
+    """The same request with the route it turned out to have."""
+
+def pause_request(request: Request) -> None:
+    """Takes the request's labels from where it is called."""
+
+def resume_request(request: Request) -> None:
+    """Puts the request's labels in force where it is called."""
+
+def end_request(request: Request) -> tuple[int, int] | None:
+    """Ends a request; returns its duration in ns and how often it was looked at."""
+
+def open_captures() -> int:
+    """Bits of the captures that still want requests."""
+
+def route_figures(parts: list[float]) -> list[tuple[str, int, int, int, int, list[int]]]:
+    """Of each route: name, requests ended and under way, sum, maximum and quantiles in ns."""
+
+@final
+class Capture:
+    """The next so many requests, recorded."""
+
+    @property
+    def bit(self) -> int:
+        """The bit that its requests carry."""
+    def open(self, wanted: int, route: str | None, recording: int) -> None:
+        """Begins to take requests."""
+    def progress(self) -> tuple[int, int]:
+        """How many requests have begun, and have ended."""
+    def wait(self, seconds: float) -> bool:
+        """Waits until all have ended; whether they have."""
+    def close(self) -> tuple[Profile, list[tuple[int, int]]] | None:
+        """Ends it, once; returns its profile, and number and duration in ns of each request."""
+
+def capture_requests(wanted: int) -> Capture:
+    """Reserves a place for the next requests."""
+
+@final
+class Heart:
+    """An event loop that is watched."""
+
+    def beat(self) -> None:
+        """The loop turns."""
+    def end(self) -> None:
+        """The loop is not watched any more."""
+
+def start_watch(import_roots: list[str], own_directory: str) -> None:
+    """Begins to watch, if nobody does yet."""
+
+def stop_watch() -> None:
+    """Ends watching."""
+
+def watch_loop(name: str, limit_ns: int) -> Heart:
+    """Watches a loop that runs on the calling thread."""
+
+def watch_limits(
+    *, deadlock_ns: int | None, cpu_cores: float | None, rss_bytes: int | None
+) -> None:
+    """Sets what else is watched."""
+
+def next_event(seconds: float) -> dict[str, Any] | None:
+    """Waits for the next event; None if there was none."""
+
+def wake_event() -> None:
+    """Has whoever waits for an event look whether it is to end."""
 
 def pause_recording(recording: int) -> None:
     """Lets a recording record nothing until it is resumed."""

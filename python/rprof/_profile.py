@@ -446,6 +446,28 @@ class Profile:
         focused, ignored = _matching("focus", focus, names), _matching("ignore", ignore, names)
         return Profile(self._native.only_stacks(focused, ignored or []))
 
+    def of_requests(self, numbers: Iterable[int] = ()) -> Profile:
+        """Return what these requests did, or all; for profiles that keep requests apart."""
+        return Profile(self._native.of_requests(list(numbers)))
+
+    def divide(self, by: str | None = None, *, part: float = 0.9) -> Divide:
+        """Return the limit between hot and cold: how far down all samples agree.
+
+        Args:
+            by: A sample type; the default one if not given.
+            part: How much of all must go on in one call for that to count as agreeing, 0 to 1.
+
+        Raises:
+            RprofValueError: An unknown sample type, or `part` out of range.
+        """
+        if not 0 < part <= 1:
+            raise RprofValueError(f"part={part!r} is out of range; choose for example 0.9")
+        kind = self._kind(by)
+        column = [known.type for known in self.sample_types].index(kind.type)
+        common, value, below = self._native.divide(column, part)
+        total = self.totals[kind.type]
+        return Divide([Frame(*frame) for frame in common], value, below, total, kind)
+
     def _count_type(self) -> str | None:
         """The sample type that counts samples, if there is one."""
         counts = [kind.type for kind in self.sample_types if kind.unit == "count"]
@@ -461,6 +483,35 @@ class Profile:
                 return kind
         known = ", ".join(inert(kind.type) for kind in kinds)
         raise RprofValueError(f"by={wanted!r} is not in this profile; it has {known or 'none'}")
+
+
+class Divide(NamedTuple):
+    """Where the samples of a profile begin to differ."""
+
+    common: list[Frame]
+    """What all have in common, outermost first; the last is the limit."""
+    value: int
+    """What hangs on it, in the sample type's unit."""
+    below: list[tuple[str, int]]
+    """The calls below it with their values, largest first; an empty name is the limit itself."""
+    total: int
+    """All of the profile."""
+    sample_type: SampleType
+    """What is counted."""
+
+    def describe(self) -> str:
+        """Return it in one sentence."""
+        if not self.common:
+            return "its samples have no call in common"
+        limit = self.common[-1]
+        parts = [
+            f"{100 * value / self.total:.0f} % in {name or 'itself'}" for name, value in self.below
+        ]
+        share = 100 * self.value / self.total if self.total else 0.0
+        return (
+            f"{share:.0f} % of it below {limit.name} ({os.path.basename(limit.file)}:{limit.line})"
+            + (": " + ", ".join(parts[:5]) if parts else "")
+        )
 
 
 def _matching(

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._config import (
     UNSET,
@@ -30,10 +30,22 @@ if TYPE_CHECKING:
     from . import _native
     from ._profile import Profile
 
-__all__ = ["Status", "dump", "dump_on_signal", "flush", "is_running", "start", "status", "stop"]
+__all__ = [
+    "Status",
+    "dump",
+    "dump_on_signal",
+    "flush",
+    "is_running",
+    "recent",
+    "start",
+    "status",
+    "stop",
+]
 
 # Our threads, as their counters are called.
 _THREADS = ("sampler", "writer", "names")
+# How exactly the past can be cut.
+_FLIGHT_WINDOW_NS = 1_000_000_000
 _PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -97,6 +109,13 @@ class EndpointRequest(NamedTuple):
         return self.address.endswith(":0") or "{pid}" in self.address
 
 
+class Reporter(Protocol):
+    """A thread of ours that runs Python code; see ``_watch``."""
+
+    def end(self) -> None:
+        """End it and wait for that."""
+
+
 class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
@@ -105,6 +124,8 @@ class _State:
         self.lock = threading.RLock()
         self.continuous: _Continuous | None = None
         self.recordings: set[int] = set()
+        self.flight: int | None = None
+        self.reporter: Reporter | None = None
         self.reported_error: str | None = None
         self.dumps = False
         self.endpoint: EndpointRequest | None = None
@@ -184,10 +205,11 @@ def _at_threading_exit() -> None:
 def _at_exit() -> None:
     state = _current()
     close_endpoint()
+    end_reporter()
     with state.lock:
         recordings = sorted(state.recordings)
         state.recordings.clear()
-        state.continuous = None
+        state.continuous = state.flight = None
     if not recordings:
         return
     native = _load_native()
@@ -206,6 +228,7 @@ def _before_fork() -> None:
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = threading.get_native_id() == os.getpid()
     state = _current()
+    end_reporter()
     if state.recordings or state.dumps or state.endpoint:
         _load_native().before_fork()
 
@@ -250,7 +273,9 @@ def _tracing_possible() -> bool:
     )
 
 
-def begin(config: Config, *, window_ns: int | None = None, output: str | None = None) -> int:
+def begin(
+    config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: Any
+) -> int:
     """Start a native recording and remember it."""
     native = _load_native()
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -274,6 +299,7 @@ def begin(config: Config, *, window_ns: int | None = None, output: str | None = 
         import_roots=import_roots(),
         own_directory=_PACKAGE_DIRECTORY,
         keep_thread_state=_forked_from_thread or _tracing_possible(),
+        **requests,
     )
     _current().recordings.add(recording)
     return recording
@@ -294,6 +320,85 @@ def _begin_continuous(config: Config) -> None:
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
     recording = begin_output(config)
     _current().continuous = _Continuous(recording, config, ticks, age_ns or native.age_ns())
+    if config.recent:
+        begin_flight(config)
+
+
+def begin_flight(config: Config) -> None:
+    """Keep the last minutes in memory, unless they are kept already."""
+    state = _current()
+    with state.lock:
+        if state.flight is None:
+            state.flight = begin(
+                config,
+                window_ns=_FLIGHT_WINDOW_NS,
+                requests_apart=True,
+                ring_ns=round(config.recent * 1e9),
+                ring_bytes=config.recent_bytes,
+            )
+
+
+def end_reporter() -> None:
+    """End the thread that reports slow requests; the next slow request begins it again."""
+    state = _current()
+    reporter, state.reporter = state.reporter, None
+    if reporter is not None:
+        reporter.end()
+        _load_native().stop_watch()
+
+
+def native() -> Any:
+    """Return the native module, for the modules that drive it on behalf of this one."""
+    module = _load_native()
+    _install_hooks(module)
+    return module
+
+
+def watch(reporter: Reporter) -> None:
+    """Begin to watch, and remember who reports what is seen."""
+    native().start_watch(import_roots(), _PACKAGE_DIRECTORY)
+    _current().reporter = reporter
+
+
+def reporter() -> Reporter | None:
+    """Return who reports what is seen in this process, if anybody."""
+    return _current().reporter
+
+
+def recent(seconds: float = 60.0) -> "Profile":
+    """Return what was recorded in the last seconds: what has been slow, seen afterwards.
+
+    ``rprof.start()`` keeps the last ``recent=`` seconds (300) in at most ``recent_bytes=`` of
+    memory (16 MiB). The beginning is exact to a second.
+
+    Raises:
+        RprofStateError: Nothing keeps the last minutes, or nothing was recorded in that time.
+        RprofValueError: ``seconds`` is not positive.
+    """
+    return recent_of(seconds, [])
+
+
+def recent_of(seconds: float, requests: list[int]) -> "Profile":
+    """Return what was recorded in the last seconds, of all requests or of these."""
+    import time
+
+    from ._profile import Profile
+
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise RprofTypeError(f"seconds must be a number, not {seconds!r}")
+    if not 0 < seconds <= 1e9:
+        raise RprofValueError(f"seconds={seconds!r} is out of range; choose for example 60")
+    since = max(0, time.time_ns() - round(seconds * 1e9))
+    return Profile(_load_native().recent(since, requests))
+
+
+def output_directory() -> str | None:
+    """Return the directory that continuous profiling writes to, if it does."""
+    continuous = _current().continuous
+    output = continuous.config.output if continuous is not None else None
+    if output is None:
+        return None
+    return (os.path.dirname(output) or ".") if output.endswith(".pb.gz") else output
 
 
 def _report_trouble(state: _State) -> None:
@@ -316,6 +421,8 @@ def start(
     max_nodes: int = UNSET,
     max_depth: int = UNSET,
     threads: str | Sequence[str] = UNSET,
+    recent: float = UNSET,
+    recent_bytes: int = UNSET,
     **unknown: Any,
 ) -> None:
     """Profile this process continuously, until ``stop()`` or the end of the process.
@@ -338,6 +445,9 @@ def start(
         max_nodes: Nodes of one window's call tree (default 200,000).
         max_depth: Frames of one stack; the middle of a deeper one is left out (default 512).
         threads: ``"all"`` (default), ``"current"`` or a list of names with ``*`` and ``?``.
+        recent: Seconds of which all samples are kept in memory for ``rprof.recent()`` (default
+            300); 0 keeps none.
+        recent_bytes: Memory for that, in bytes (default 16 MiB).
         **unknown: Refused, with a list of the options.
 
     Raises:
@@ -357,6 +467,8 @@ def start(
         max_nodes=max_nodes,
         max_depth=max_depth,
         threads=threads,
+        recent=recent,
+        recent_bytes=recent_bytes,
         **unknown,
     )
     config = resolve(given)
@@ -395,6 +507,9 @@ def stop() -> "Profile":
         recording = state.continuous.recording
         state.continuous = None
         state.recordings.discard(recording)
+        if state.flight is not None and state.reporter is None:
+            end(state.flight)
+            state.flight = None
     return _finish(_load_native().stop_recording(recording))
 
 
@@ -553,6 +668,11 @@ def is_local_address(address: str) -> bool:
     """
     local: bool = _load_native().is_local_address(address)
     return local
+
+
+def forget(recording: int) -> None:
+    """Note that a recording was ended by somebody else."""
+    _current().recordings.discard(recording)
 
 
 def end(recording: int) -> "Profile | None":

@@ -19,6 +19,7 @@ use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadState};
 use crate::model::stack::Stack;
 use crate::unwind::code::CodeCache;
 use crate::unwind::frames::{Failure, Hints, RawFrame, Target, Walked, Walker};
+use crate::unwind::labels::{ContextSeen, LabelPlace, LabelReader, MAX_LOOKS, PLACE};
 use crate::unwind::threads::{Census, Change, Heads, ListedThread, enumerate};
 
 /// Snapshots after which all threads are listed anew even if nothing seems to have changed: the
@@ -89,6 +90,7 @@ pub struct Own {
     address: usize,
     interpreter: usize,
     hints: Hints,
+    context: ContextSeen,
     activity: Option<ThreadActivity>,
 }
 
@@ -116,6 +118,7 @@ pub struct DirectEngine {
     raw: Vec<RawFrame>,
     frames: Vec<Frame>,
     cache: CodeCache,
+    labels: LabelReader,
     open_files: usize,
 }
 
@@ -147,6 +150,7 @@ impl DirectEngine {
             raw: Vec::new(),
             frames: Vec::new(),
             cache,
+            labels: LabelReader::default(),
             open_files: 0,
         }
     }
@@ -274,6 +278,7 @@ impl DirectEngine {
                 address: thread.address,
                 interpreter: thread.interpreter,
                 hints: std::mem::take(hints),
+                context: ContextSeen::default(),
                 activity: None,
             };
             let at = self.roster.add(newcomer, own, snapshot);
@@ -332,6 +337,41 @@ impl DirectEngine {
         Err(Failure::Torn)
     }
 
+    /// Reads a stack, and the labels under which it was: those before and after are the same.
+    fn read_labelled(
+        &mut self,
+        at: usize,
+        place: &LabelPlace,
+        target: &Target,
+        hints: &mut Hints,
+        snapshot: &mut Snapshot,
+    ) -> Result<Option<Walked>, Failure> {
+        let mut walked = Err(Failure::Torn);
+        let mut seen = self.roster.tracks[at].own.context;
+        let mut labels = None;
+        for _ in 0..MAX_LOOKS {
+            let Some(memory) = &mut self.memory else {
+                return Err(Failure::Torn);
+            };
+            let before = LabelReader::context(memory.as_mut(), place, target.address, seen);
+            labels = before.and_then(|seen| self.labels.labels(memory.as_mut(), place, seen));
+            walked = self.read_stack(target, hints, snapshot);
+            let Some(memory) = &mut self.memory else {
+                return Err(Failure::Torn);
+            };
+            seen = before.unwrap_or_default();
+            let after = LabelReader::context(memory.as_mut(), place, target.address, seen);
+            if before.is_some() && before == after {
+                break;
+            }
+            // It went on under others meanwhile; a stack must not be charged to these.
+            labels = None;
+        }
+        self.roster.tracks[at].own.context = seen;
+        snapshot.set_labels(at, labels);
+        walked
+    }
+
     /// Brings one known thread up to date; false if it has gone.
     fn serve(&mut self, at: usize, snapshot: &mut Snapshot, taken: &mut Taken) -> bool {
         let sample = &mut snapshot.threads[at];
@@ -350,7 +390,10 @@ impl DirectEngine {
         let Some(target) = self.target(address, home, ident) else {
             return false;
         };
-        let read = self.read_stack(&target, &mut hints, snapshot);
+        let read = match PLACE.get() {
+            None => self.read_stack(&target, &mut hints, snapshot),
+            Some(place) => self.read_labelled(at, place, &target, &mut hints, snapshot),
+        };
         let track = &mut self.roster.tracks[at];
         track.own.hints = hints;
         let sample = &mut snapshot.threads[at];
@@ -390,7 +433,8 @@ impl DirectEngine {
                 Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
                     ThreadState::WaitsForGil
                 }
-                Some(Activity::Blocked { .. }) => ThreadState::Blocked,
+                Some(Activity::Blocked { futex: 0 }) => ThreadState::Blocked,
+                Some(Activity::Blocked { .. }) => ThreadState::WaitsForLock,
                 None if thread_cpu_ns(sample.thread_id) == clock => ThreadState::Blocked,
                 None => ThreadState::Running,
             }
@@ -561,6 +605,6 @@ impl Engine for DirectEngine {
     }
 
     fn bytes(&self) -> usize {
-        self.cache.bytes() + self.roster.bytes()
+        self.cache.bytes() + self.roster.bytes() + self.labels.bytes()
     }
 }

@@ -85,6 +85,7 @@ impl<Own> Roster<Own> {
             name: Arc::from(""),
             cpu_ns,
             state: ThreadState::Unknown,
+            labels: None,
             stack: Stack::default(),
             stack_version: 0,
             first_seen_ns: now_ns,

@@ -110,6 +110,7 @@ impl Engine for Scripted {
                 name: Arc::from(thread.name),
                 cpu_ns: Some(thread.cpu_ns),
                 state: thread.state,
+                labels: None,
                 stack,
                 stack_version,
                 first_seen_ns,

@@ -2,5 +2,6 @@
 
 pub mod budget;
 pub mod cpu;
+pub mod resident;
 pub mod thread_state;
 pub mod ticker;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::call_tree::{CallTree, NodeId};
-use crate::model::label::{LabelSet, LabelSetId};
-use crate::model::location::Symbols;
+use crate::model::function::Function;
+use crate::model::label::{Label, LabelSet, LabelSetId};
+use crate::model::location::{Location, LocationId, Symbols};
 use crate::model::sample_type::{self, SampleType};
 
 /// What a profile says about itself.
@@ -74,6 +75,20 @@ impl Profile {
             .iter()
             .copied()
             .zip(self.values.chunks_exact(self.sample_types.len().max(1)))
+    }
+
+    /// An estimate of the memory held, in bytes; names are shared with the engine.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let labels: usize = self.label_sets.iter().map(Vec::len).sum();
+        size_of::<Self>()
+            + self.symbols.functions.len() * size_of::<Function>()
+            + self.symbols.locations.len() * size_of::<Location>()
+            + self.tree.len() * size_of::<(NodeId, LocationId)>()
+            + self.label_sets.len() * size_of::<LabelSet>()
+            + labels * (size_of::<Label>() + 32)
+            + self.samples.len() * size_of::<Sample>()
+            + self.values.len() * size_of::<i64>()
     }
 
     /// The column of the sample type called `name`.

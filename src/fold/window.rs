@@ -1,5 +1,6 @@
 //! A window: the bounded call tree that a recording grows between two rotations.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -8,7 +9,10 @@ use super::call_tree::{GrowingTree, NodeId};
 use super::interner::Interner;
 use super::profile::{self, Profile, ProfileMeta, Sample};
 use crate::model::function::{Function, INCOMPLETE, OTHER, OVERFLOW};
-use crate::model::label::{LabelSet, LabelSetId, thread_labels};
+use crate::model::label::{
+    ActiveLabels, Label, LabelSet, LabelSetId, LabelValue, REQUEST_NUMBER, THREAD_CLASS,
+    thread_labels,
+};
 use crate::model::location::{FunctionId, Location, LocationId};
 use crate::model::sample_type::{self, SampleType};
 use crate::model::snapshot::{Frame, FunctionSerial, Snapshot};
@@ -16,6 +20,8 @@ use crate::model::stack::{Stack, elide, omitted_name};
 
 /// Distinct threads, or other label sets, in one window; more share `<other>`.
 const MAX_LABEL_SETS: usize = 10_000;
+/// Distinct label sets of the application in one window; of more, the values are `<other>`.
+const MAX_ACTIVE_LABEL_SETS: usize = 1_000;
 /// Bytes of function and file names in one window; more overflow.
 const MAX_SYMBOL_BYTES: usize = 32 << 20;
 
@@ -53,6 +59,23 @@ pub struct Window {
     overflowed: u64,
     max_label_sets: usize,
     max_symbol_bytes: usize,
+    /// What the application has set in this window.
+    active_sets: HashSet<LabelSet>,
+}
+
+/// What the labels of a thread's sample are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadLabels<'thread> {
+    /// The kernel's id.
+    pub id: u64,
+    /// Its name.
+    pub name: &'thread str,
+    /// What the application said.
+    pub active: Option<&'thread ActiveLabels>,
+    /// `request` or `background`, where there are requests.
+    pub class: Option<&'static str>,
+    /// Whether samples of different requests are kept apart.
+    pub with_request: bool,
 }
 
 impl Window {
@@ -86,6 +109,7 @@ impl Window {
             overflowed: 0,
             max_label_sets: MAX_LABEL_SETS,
             max_symbol_bytes: MAX_SYMBOL_BYTES,
+            active_sets: HashSet::new(),
         }
     }
 
@@ -163,15 +187,51 @@ impl Window {
         node
     }
 
-    /// The labels of a thread, or `<other>` when there are too many threads.
-    pub fn thread(&mut self, thread_id: u64, name: &str) -> LabelSetId {
-        self.labels(&thread_labels(thread_id, name))
+    /// The id of a thread's labels and of those it works under; `<other>` when there are too many.
+    pub fn thread(&mut self, thread: &ThreadLabels<'_>) -> LabelSetId {
+        let labels = self.labels_of(thread);
+        self.labels(&labels)
     }
 
     /// Names a thread that was recorded before its name was known.
-    pub fn name_thread(&mut self, labels: LabelSetId, thread_id: u64, name: &str) -> LabelSetId {
-        self.interner
-            .relabel(labels, thread_labels(thread_id, name))
+    pub fn name_thread(&mut self, labels: LabelSetId, thread: &ThreadLabels<'_>) -> LabelSetId {
+        let better = self.labels_of(thread);
+        self.interner.relabel(labels, better)
+    }
+
+    /// The labels of a sample of a thread: its own, its class, and what the application set.
+    fn labels_of(&mut self, thread: &ThreadLabels<'_>) -> LabelSet {
+        let mut labels = thread_labels(thread.id, thread.name);
+        let mut add = |key: &str, value: LabelValue| {
+            let key = Arc::from(key);
+            labels.push(Label { key, value });
+        };
+        if let Some(class) = thread.class {
+            add(THREAD_CLASS, LabelValue::Text(Arc::from(class)));
+        }
+        if let Some(active) = thread.active {
+            if thread.with_request && active.request != 0 {
+                let number = i64::try_from(active.request).unwrap_or(i64::MAX);
+                add(REQUEST_NUMBER, LabelValue::Number(number, Arc::from("")));
+            }
+            let has_room = self.active_sets.contains(&active.set)
+                || self.active_sets.len() < MAX_ACTIVE_LABEL_SETS;
+            if has_room && !self.active_sets.contains(&active.set) {
+                self.active_sets.insert(active.set.clone());
+            }
+            for label in &active.set {
+                let value = if has_room {
+                    label.value.clone()
+                } else {
+                    LabelValue::Text(Arc::from(OTHER))
+                };
+                labels.push(Label {
+                    key: label.key.clone(),
+                    value,
+                });
+            }
+        }
+        labels
     }
 
     /// The id of `labels`, or of `<other>` when there are too many.
@@ -206,20 +266,28 @@ impl Window {
 
     /// Adds all samples of `other`, whose sample types must be this window's.
     pub fn absorb(&mut self, other: &Profile) {
-        let locations: Vec<LocationId> = other
-            .symbols
-            .locations
-            .iter()
-            .map(|location| {
+        // Of a profile of which samples were left out, only what the others use.
+        let mut is_used = vec![false; other.tree.len()];
+        for sample in &other.samples {
+            is_used[sample.node.index()] = true;
+        }
+        for node in other.tree.nodes().rev() {
+            if is_used[node.index()] {
+                is_used[other.tree.parent(node).index()] = true;
+            }
+        }
+        let mut locations: Vec<Option<LocationId>> = vec![None; other.symbols.locations.len()];
+        let mut nodes = vec![NodeId::ROOT; other.tree.len()];
+        for node in other.tree.nodes().filter(|node| is_used[node.index()]) {
+            let at = other.tree.location(node).0 as usize;
+            let location = locations[at].unwrap_or_else(|| {
+                let location = &other.symbols.locations[at];
                 let function = &other.symbols.functions[location.function.0 as usize];
                 self.location(function, location.line)
-            })
-            .collect();
-        let mut nodes = vec![NodeId::ROOT; other.tree.len()];
-        for node in other.tree.nodes() {
+            });
+            locations[at] = Some(location);
             let parent = nodes[other.tree.parent(node).index()];
-            nodes[node.index()] =
-                self.step(parent, locations[other.tree.location(node).0 as usize]);
+            nodes[node.index()] = self.step(parent, location);
         }
         for (sample, values) in other.rows() {
             let labels = self.labels(&other.label_sets[sample.labels.0 as usize]);

@@ -7,6 +7,21 @@ pub const THREAD_ID: &str = "thread id";
 /// Key of the thread's name (a string).
 pub const THREAD_NAME: &str = "thread name";
 
+/// Key of the thread's class: [`CLASS_REQUEST`] or [`CLASS_BACKGROUND`].
+pub const THREAD_CLASS: &str = "thread class";
+/// A thread that works on a request.
+pub const CLASS_REQUEST: &str = "request";
+/// Any other.
+pub const CLASS_BACKGROUND: &str = "background";
+/// Key of the kind of request.
+pub const ROUTE: &str = "route";
+/// A thread of ours.
+pub const CLASS_PROFILER: &str = "profiler";
+/// What the names of our threads begin with.
+pub const OWN_THREADS: &str = "rprof-";
+/// Key of the number of the request, in recordings that keep requests apart.
+pub const REQUEST_NUMBER: &str = "request number";
+
 /// What a label says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LabelValue {
@@ -31,6 +46,68 @@ pub type LabelSet = Vec<Label>;
 /// An index into a profile's label sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LabelSetId(pub u32);
+
+/// What the application has said about what it is doing: labels, and the request it works on.
+///
+/// The object lives in the application's memory, where a sampler finds its bytes; see
+/// [`ActiveLabels::encode`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActiveLabels {
+    /// Tells it from all others of this process, past ones included.
+    pub serial: u64,
+    /// The request that is worked on; 0: none.
+    pub request: u64,
+    /// Who wants to have this request's samples, one bit each.
+    pub captures: u64,
+    /// The labels, by key.
+    pub set: LabelSet,
+}
+
+/// Bytes of the longest encoded labels.
+pub const MAX_ENCODED_BYTES: usize = 16 << 10;
+
+impl ActiveLabels {
+    /// As bytes: request, captures, and each label's key and text after their lengths.
+    #[must_use]
+    pub fn encode(request: u64, captures: u64, labels: &[(Arc<str>, Arc<str>)]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.extend_from_slice(&request.to_le_bytes());
+        bytes.extend_from_slice(&captures.to_le_bytes());
+        for text in labels.iter().flat_map(|(key, value)| [key, value]) {
+            let length = u16::try_from(text.len()).unwrap_or(0);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
+        }
+        bytes
+    }
+
+    /// From bytes; `None` if they are damaged.
+    #[must_use]
+    pub fn decode(serial: u64, bytes: &[u8]) -> Option<Self> {
+        let (request, rest) = bytes.split_first_chunk()?;
+        let (captures, mut rest) = rest.split_first_chunk()?;
+        let mut text = || -> Option<Option<Arc<str>>> {
+            if rest.is_empty() {
+                return Some(None);
+            }
+            let (length, after) = rest.split_first_chunk()?;
+            let (text, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            rest = after;
+            Some(Some(Arc::from(std::str::from_utf8(text).ok()?)))
+        };
+        let mut set = LabelSet::new();
+        while let Some(key) = text()? {
+            let value = LabelValue::Text(text()??);
+            set.push(Label { key, value });
+        }
+        Some(Self {
+            serial,
+            request: u64::from_le_bytes(*request),
+            captures: u64::from_le_bytes(*captures),
+            set,
+        })
+    }
+}
 
 /// The labels that name a thread.
 #[must_use]
@@ -60,4 +137,43 @@ pub fn thread_of(labels: &[Label]) -> (i64, &str) {
         }
     }
     (id, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::{ActiveLabels, LabelValue};
+
+    proptest! {
+        #[test]
+        fn labels_come_back_as_they_were(
+            request: u64, captures: u64, serial: u64,
+            labels in prop::collection::vec((".{0,20}", ".{0,200}"), 0..10),
+        ) {
+            let labels: Vec<(Arc<str>, Arc<str>)> = labels
+                .into_iter()
+                .map(|(key, value)| (Arc::from(key), Arc::from(value)))
+                .collect();
+            let bytes = ActiveLabels::encode(request, captures, &labels);
+            let back = ActiveLabels::decode(serial, &bytes).unwrap_or_default();
+            prop_assert_eq!((back.serial, back.request, back.captures), (serial, request, captures));
+            let set: Vec<_> = back
+                .set
+                .into_iter()
+                .filter_map(|label| match label.value {
+                    LabelValue::Text(text) => Some((label.key, text)),
+                    LabelValue::Number(..) => None,
+                })
+                .collect();
+            prop_assert_eq!(set, labels);
+        }
+
+        #[test]
+        fn damaged_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = ActiveLabels::decode(1, &bytes);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::function::Function;
+use super::label::ActiveLabels;
 use super::stack::Stack;
 
 /// A function in the engine's table; never used twice, so it cannot name another function later.
@@ -37,7 +38,9 @@ pub enum ThreadState {
     HoldsGil,
     /// Waits for the GIL.
     WaitsForGil,
-    /// Waits for something else: a lock, the network, a timer.
+    /// Waits for a lock, or for whatever else another thread is to tell it.
+    WaitsForLock,
+    /// Waits for something else: the network, a timer, a child.
     Blocked,
 }
 
@@ -62,6 +65,8 @@ pub struct ThreadSample {
     pub cpu_ns: Option<u64>,
     /// What the thread was doing.
     pub state: ThreadState,
+    /// What the application said of it.
+    pub labels: Option<Arc<ActiveLabels>>,
     /// Where the thread was.
     pub stack: Stack,
     /// Grows whenever `stack` was read anew; equal versions mean an equal stack.
@@ -82,9 +87,17 @@ pub struct Snapshot {
     pub threads: Vec<ThreadSample>,
     /// Meaning of the serials in the stacks.
     pub functions: FxHashMap<FunctionSerial, Arc<Function>>,
+    /// Whether any request was ever seen.
+    pub has_requests: bool,
 }
 
 impl Snapshot {
+    /// Notes the labels under which a thread works.
+    pub fn set_labels(&mut self, at: usize, labels: Option<Arc<ActiveLabels>>) {
+        self.has_requests |= labels.as_ref().is_some_and(|labels| labels.request != 0);
+        self.threads[at].labels = labels;
+    }
+
     /// The function behind `serial`, if the engine still knows it.
     #[must_use]
     pub fn function(&self, serial: FunctionSerial) -> Option<&Arc<Function>> {

@@ -10,6 +10,7 @@ impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
         let class = match error.kind() {
             ErrorKind::Value => "RprofValueError",
+            ErrorKind::Type => "RprofTypeError",
             ErrorKind::State => "RprofStateError",
             ErrorKind::Os => "RprofOSError",
         };

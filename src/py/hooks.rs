@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::gil::attach;
-use super::{dump, serve};
+use super::{dump, serve, watch};
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
 
@@ -28,6 +28,9 @@ pub(crate) fn before_fork(py: Python<'_>) {
     if !serve::park_within(UNDER_GIL_PATIENCE) {
         py.detach(serve::park_for_fork);
     }
+    if !watch::park_within(UNDER_GIL_PATIENCE) {
+        py.detach(watch::park_for_fork);
+    }
     let session = session();
     session.before_fork();
     if !session.park_within(UNDER_GIL_PATIENCE) {
@@ -43,6 +46,7 @@ pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
         session()
             .after_fork_in_parent()
             .and(serve::after_fork_in_parent())
+            .and(watch::after_fork_in_parent())
     })?;
     Ok(())
 }
@@ -72,6 +76,7 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
     if let Err(error) = session()
         .after_fork_in_parent()
         .and(serve::after_fork_in_parent())
+        .and(watch::after_fork_in_parent())
     {
         session().health().set_error(error.to_string());
     }
@@ -83,6 +88,7 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
 pub(crate) fn after_fork_in_child() {
     dump::after_fork();
     serve::forget_parent();
+    watch::forget_parent();
     forget_parent();
     attach::forget_parent();
 }

@@ -5,10 +5,13 @@ mod dump;
 mod errors;
 mod gil;
 mod hooks;
+mod labels;
 mod profile;
 mod recording;
+mod requests;
 #[cfg(unix)]
 mod serve;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -23,15 +26,26 @@ mod _native {
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,
     };
     #[pymodule_export]
+    use super::labels::{Labels, current_labels};
+    #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
         age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
-        last_error, output_rotates, pause_recording, resume_recording, rotate_recording,
+        last_error, output_rotates, pause_recording, recent, resume_recording, rotate_recording,
         start_recording, stop_recording,
     };
     #[pymodule_export]
+    use super::requests::{
+        Capture, Request, begin_request, capture_requests, end_request, open_captures,
+        pause_request, rename_request, resume_request, route_figures,
+    };
+    #[pymodule_export]
     use super::serve::{is_local_address, serve, stop_serving};
+    #[pymodule_export]
+    use super::watch::{
+        Heart, next_event, start_watch, stop_watch, wake_event, watch_limits, watch_loop,
+    };
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -14,7 +14,9 @@ use crate::fold::window::Limits;
 use crate::model::function::Function;
 use crate::model::label::thread_of;
 use crate::pprof::{decode::decode, encode::encode};
+use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
+use crate::session::flight::{Pick, pick};
 use crate::sink::file::write_file;
 
 /// As many as the reader accepts: a merged file can be read again.
@@ -298,6 +300,42 @@ impl Profile {
         Self::new(Arc::new(
             self.profile.only_stacks(focus.as_deref(), &ignore),
         ))
+    }
+
+    /// Only what these requests did, of a profile that keeps requests apart; all without a list.
+    fn of_requests(&self, py: Python<'_>, requests: Vec<u64>) -> PyResult<Self> {
+        let wanted = Pick {
+            requests,
+            ..Pick::default()
+        };
+        let picked = py.detach(|| pick(std::slice::from_ref(&self.profile), &wanted))?;
+        Ok(Self::new(Arc::new(picked)))
+    }
+
+    /// Where it divides: the stack that at least this part has in common as (function, file, line),
+    /// outermost first, its value, and (function, value) of each call below it.
+    #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
+    fn divide(
+        &self,
+        column: usize,
+        part: f64,
+    ) -> (Vec<(String, String, u32)>, i64, Vec<(String, i64)>) {
+        let found = divide(&self.profile, column, part);
+        let common = found.common.into_iter().map(|frame| {
+            (
+                frame.function.to_string(),
+                frame.file.to_string(),
+                frame.line,
+            )
+        });
+        let below = found.below.into_iter();
+        (
+            common.collect(),
+            found.value,
+            below
+                .map(|(name, value)| (name.to_string(), value))
+                .collect(),
+        )
     }
 
     /// Start in ns since the Unix epoch.

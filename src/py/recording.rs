@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -15,8 +16,9 @@ use crate::clock::cpu::unix_time_ns;
 use crate::error::Error;
 use crate::fold::window::Limits;
 use crate::report::dump::doing;
-use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
+use crate::session::flight::{Pick, Ring};
 use crate::session::fork::session;
 use crate::session::manager::Finished;
 use crate::sink::Sink;
@@ -47,7 +49,8 @@ fn outcome(finished: Finished) -> Outcome {
 /// Begins a recording and returns its id. Values are expected to have been checked.
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
-    output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state))]
+    output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state,
+    captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
 #[expect(
     clippy::too_many_arguments,
     reason = "the door passes plain values, by keyword"
@@ -68,6 +71,10 @@ pub(crate) fn start_recording(
     import_roots: Vec<String>,
     own_directory: String,
     keep_thread_state: bool,
+    captures: u64,
+    requests_apart: bool,
+    ring_ns: Option<i64>,
+    ring_bytes: usize,
 ) -> PyResult<u64> {
     // The output first: an engine whose recording cannot begin would have to be taken apart.
     let sink = py.detach(|| {
@@ -111,8 +118,16 @@ pub(crate) fn start_recording(
             },
             window_ns,
             program,
+            requests: Requests {
+                captures,
+                keep_apart: requests_apart,
+            },
+            ring: None,
         };
-        session().start(config, sink, made)
+        match ring_ns {
+            Some(ring_ns) => session().start_flight(config, Ring::new(ring_ns, ring_bytes), made),
+            None => session().start(config, sink, made),
+        }
     })?;
     Ok(id.0)
 }
@@ -177,6 +192,17 @@ pub(crate) fn stop_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome
 pub(crate) fn rotate_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome> {
     let finished = py.detach(|| session().rotate(RecordingId(recording)))?;
     Ok(outcome(finished))
+}
+
+/// What was recorded since then, in ns since the Unix epoch, of all requests or of these.
+#[pyfunction]
+pub(crate) fn recent(py: Python<'_>, since_unix_ns: i64, requests: Vec<u64>) -> PyResult<Profile> {
+    let wanted = Pick {
+        since_unix_ns,
+        requests,
+    };
+    let profile = py.detach(|| session().recent(&wanted))?;
+    Ok(Profile::new(Arc::new(profile)))
 }
 
 /// Lets a recording record nothing until it is resumed.

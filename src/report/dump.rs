@@ -15,6 +15,7 @@ pub fn doing(state: ThreadState) -> &'static str {
         ThreadState::Running | ThreadState::Ready => "running without the GIL",
         ThreadState::HoldsGil => "holds the GIL",
         ThreadState::WaitsForGil => "waits for the GIL",
+        ThreadState::WaitsForLock => "waits for a lock",
         ThreadState::Blocked => "blocked",
     }
 }
@@ -109,7 +110,8 @@ fn stack(snapshot: &Snapshot, thread: &ThreadSample) -> String {
     text
 }
 
-fn frames<'a>(
+/// Function, file and line of each frame, innermost first.
+pub fn frames<'a>(
     snapshot: &'a Snapshot,
     thread: &'a ThreadSample,
 ) -> impl Iterator<Item = (&'a str, &'a str, u32)> {

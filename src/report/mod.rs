@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod collapsed;
 pub mod diff;
+pub mod divide;
 pub mod dump;
 mod library;
 pub mod speedscope;

@@ -29,7 +29,7 @@ use crate::fold::window::Limits;
 use crate::model::snapshot::Snapshot;
 use crate::pprof::encode::encode;
 use crate::report::dump;
-use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
 use crate::session::fork::session;
 
@@ -335,6 +335,8 @@ async fn profile(
         threads: ThreadFilter::All,
         window_ns: None,
         program: context.program.clone(),
+        requests: Requests::default(),
+        ring: None,
     };
     let recording = Recording::begin(config).await?;
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;

@@ -1,7 +1,11 @@
 //! What a recording is asked to do, resolved and checked.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
+use super::flight::Ring;
 use crate::fold::window::Limits;
+use crate::model::label::ActiveLabels;
 
 /// Which threads a recording takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,30 @@ pub struct RecordingConfig {
     pub window_ns: Option<u64>,
     /// What runs, for the profile's mapping.
     pub program: String,
+    /// Which requests.
+    pub requests: Requests,
+    /// Where finished windows are kept instead of being written.
+    pub ring: Option<Arc<Ring>>,
+}
+
+/// Which requests a recording takes, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Only samples of requests with one of these bits in [`ActiveLabels::captures`]; 0: all
+    /// samples, whether of a request or not.
+    ///
+    /// [`ActiveLabels::captures`]: crate::model::label::ActiveLabels::captures
+    pub captures: u64,
+    /// Whether samples of different requests are kept apart.
+    pub keep_apart: bool,
+}
+
+impl Requests {
+    /// Whether a sample under these labels is taken.
+    #[must_use]
+    pub fn accept(self, labels: Option<&ActiveLabels>) -> bool {
+        self.captures == 0 || labels.is_some_and(|labels| labels.captures & self.captures != 0)
+    }
 }
 
 #[cfg(test)]

@@ -14,10 +14,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::config::RecordingConfig;
 use super::control::{Control, RecordingId};
+use super::flight::{Pick, Ring, pick};
 use super::health::Health;
 use super::native_thread::NativeThread;
 use super::recording::Recording;
+use super::requests::Requests;
 use super::sampler::Sampler;
+use super::watcher::Watch;
 use super::writer::{Job, QUEUE_LENGTH, Writer};
 use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
@@ -105,6 +108,9 @@ pub struct Session {
     writer_quit: Arc<AtomicBool>,
     kept: Arc<Mutex<Vec<PathBuf>>>,
     started_ns: AtomicU64,
+    requests: Requests,
+    watch: Watch,
+    flight: Mutex<Option<(RecordingId, Arc<Ring>)>>,
 }
 
 impl Default for Session {
@@ -140,6 +146,9 @@ impl Session {
             writer_quit: Arc::new(AtomicBool::new(false)),
             kept: Arc::new(Mutex::new(Vec::new())),
             started_ns: AtomicU64::new(0),
+            requests: Requests::default(),
+            watch: Watch::default(),
+            flight: Mutex::new(None),
         }
     }
 
@@ -147,6 +156,61 @@ impl Session {
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process_id
+    }
+
+    /// The requests that the application serves.
+    #[must_use]
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// What is watched besides requests, and the events.
+    #[must_use]
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Begins to keep the last windows, of `config`'s length, for as long and as large as `ring`
+    /// says; the recording is ended by [`Self::stop`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_flight(
+        &self,
+        config: RecordingConfig,
+        ring: Ring,
+        engine: Option<(Box<dyn Engine>, String)>,
+    ) -> Result<RecordingId> {
+        let ring = Arc::new(ring);
+        let config = RecordingConfig {
+            ring: Some(ring.clone()),
+            ..config
+        };
+        let id = self.start(config, None, engine)?;
+        *self.flight.lock() = Some((id, ring));
+        Ok(id)
+    }
+
+    /// What was recorded lately, up to now.
+    ///
+    /// # Errors
+    /// When nothing keeps it, or nothing was recorded in that time.
+    pub fn recent(&self, wanted: &Pick) -> Result<Profile> {
+        let Some((id, ring)) = self.flight.lock().clone() else {
+            return Err(Error::state(
+                "nothing keeps the last minutes; rprof.start() does, unless recent=0",
+            ));
+        };
+        let open = self.rotate(id)?.profile;
+        ring.push(open);
+        pick(&ring.since(wanted.since_unix_ns), wanted)
+    }
+
+    /// Memory that the flight recorder holds, in bytes, estimated.
+    #[must_use]
+    pub fn flight_bytes(&self) -> usize {
+        let flight = self.flight.lock();
+        flight.as_ref().map_or(0, |(_, ring)| ring.bytes())
     }
 
     /// The counters.
@@ -310,6 +374,11 @@ impl Session {
                 let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(patience);
             }
         }
+        let mut flight = self.flight.lock();
+        if flight.as_ref().is_some_and(|(kept, _)| *kept == id) {
+            *flight = None;
+        }
+        drop(flight);
         let mut state = self.settled();
         state.recordings.retain(|other| *other != id);
         state.with_output.retain(|other| *other != id);

@@ -2,10 +2,13 @@
 
 pub mod config;
 pub mod control;
+pub mod flight;
 pub mod fork;
 pub mod health;
 pub mod manager;
 pub mod native_thread;
 pub mod recording;
+pub mod requests;
 pub mod sampler;
+pub mod watcher;
 pub mod writer;

@@ -9,8 +9,10 @@ use super::config::RecordingConfig;
 use super::control::RecordingId;
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::{Profile, ProfileMeta};
-use crate::fold::window::Window;
-use crate::model::label::LabelSetId;
+use crate::fold::window::{ThreadLabels, Window};
+use crate::model::label::{
+    CLASS_BACKGROUND, CLASS_PROFILER, CLASS_REQUEST, LabelSetId, OWN_THREADS,
+};
 use crate::model::sample_type;
 use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
 
@@ -33,10 +35,30 @@ struct Seen {
     /// CPU time that no stack was seen spending yet, in ns.
     unplaced_cpu_ns: u64,
     name: Arc<str>,
+    /// The labels' serial, and whether threads have classes.
+    marks: (u64, bool),
+    /// Where it was at the look before this one.
+    before: NodeId,
     /// The window that `node` and `labels` belong to.
     window: u64,
     /// The observation that saw it last.
     observation: u64,
+}
+
+/// No stack's version and no labels' serial.
+const NEVER: u64 = u64::MAX;
+
+impl Seen {
+    /// Gives the CPU time that no stack was seen spending yet to where the thread was seen computing
+    /// last, or else to `node`.
+    fn place_cpu(&mut self, node: NodeId, window: &mut Window, width: usize) {
+        if self.unplaced_cpu_ns > 0 {
+            let mut values = [0; sample_type::MAX_SAMPLED];
+            values[sample_type::CPU] = as_value(std::mem::take(&mut self.unplaced_cpu_ns));
+            let node = self.computing.unwrap_or(node);
+            window.add(node, self.labels, &values[..width]);
+        }
+    }
 }
 
 /// Counters over one window, for its comments.
@@ -263,8 +285,33 @@ impl Recording {
         is_first: bool,
     ) {
         let observation = self.observations;
+        let width = self.width();
+        let requests = self.config.requests;
+        let active = thread.labels.as_deref();
+        let class = snapshot.has_requests.then(|| {
+            if active.is_some_and(|active| active.request != 0) {
+                CLASS_REQUEST
+            } else if thread.name.starts_with(OWN_THREADS) {
+                CLASS_PROFILER
+            } else {
+                CLASS_BACKGROUND
+            }
+        });
+        let thread_labels = ThreadLabels {
+            id: thread.thread_id,
+            name: &thread.name,
+            active,
+            class,
+            with_request: requests.keep_apart,
+        };
+        // What tells the labels of two looks apart, besides the thread's name.
+        let marks = (active.map_or(0, |active| active.serial), class.is_some());
+        if !requests.accept(active) {
+            self.pass_over(thread, wall_ns);
+            return;
+        }
         let Some(seen) = self.threads.get_mut(&thread.key) else {
-            let labels = self.window.thread(thread.thread_id, &thread.name);
+            let labels = self.window.thread(&thread_labels);
             let node = self.window.node_of(&thread.stack, snapshot);
             let born_since = self
                 .last_observed_ns
@@ -287,9 +334,11 @@ impl Recording {
                     stack_version: thread.stack_version,
                     node,
                     labels,
+                    before: node,
                     computing: thread.state.uses_cpu().then_some(node),
                     unplaced_cpu_ns: 0,
                     name: thread.name.clone(),
+                    marks,
                     window: self.window_number,
                     observation,
                 },
@@ -297,19 +346,23 @@ impl Recording {
             return;
         };
         let same_window = seen.window == self.window_number;
+        seen.before = seen.node;
         if !same_window || seen.stack_version != thread.stack_version {
             seen.node = self.window.node_of(&thread.stack, snapshot);
             seen.stack_version = thread.stack_version;
         }
         if !same_window {
-            seen.labels = self.window.thread(thread.thread_id, &thread.name);
+            seen.labels = self.window.thread(&thread_labels);
+        } else if seen.marks != marks {
+            seen.place_cpu(seen.before, &mut self.window, width);
+            seen.computing = None;
+            seen.labels = self.window.thread(&thread_labels);
         } else if seen.name.is_empty() && !thread.name.is_empty() {
-            seen.labels = self
-                .window
-                .name_thread(seen.labels, thread.thread_id, &thread.name);
+            seen.labels = self.window.name_thread(seen.labels, &thread_labels);
         } else if seen.name != thread.name {
-            seen.labels = self.window.thread(thread.thread_id, &thread.name);
+            seen.labels = self.window.thread(&thread_labels);
         }
+        seen.marks = marks;
         if seen.name != thread.name {
             seen.name = thread.name.clone();
         }
@@ -343,9 +396,37 @@ impl Recording {
             cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
             seen.unplaced_cpu_ns -= cpu_here;
         }
-        let width = self.width();
         let values = self.values(count, wall, cpu_here, thread.state);
         self.window.add(node, labels, &values[..width]);
+    }
+
+    /// Keeps track of a thread that works on something else than what is recorded.
+    fn pass_over(&mut self, thread: &ThreadSample, wall_ns: u64) {
+        let width = self.width();
+        let seen = self.threads.entry(thread.key).or_insert_with(|| Seen {
+            wall_ns,
+            cpu_ns: thread.cpu_ns,
+            stack_version: NEVER,
+            node: NodeId::ROOT,
+            labels: LabelSetId(0),
+            before: NodeId::ROOT,
+            computing: None,
+            unplaced_cpu_ns: 0,
+            name: Arc::from(""),
+            marks: (NEVER, false),
+            window: self.window_number,
+            observation: 0,
+        });
+        if seen.window == self.window_number {
+            seen.place_cpu(seen.node, &mut self.window, width);
+        }
+        seen.computing = None;
+        // Both are found anew when it is recorded again.
+        seen.stack_version = NEVER;
+        seen.marks = (NEVER, false);
+        seen.wall_ns = wall_ns;
+        seen.cpu_ns = thread.cpu_ns;
+        seen.observation = self.observations;
     }
 
     /// Gives the CPU time of the chosen threads that no stack was seen spending to where they were
@@ -353,11 +434,8 @@ impl Recording {
     fn place_cpu(&mut self, is_chosen: impl Fn(&Seen) -> bool) {
         let width = self.width();
         for seen in self.threads.values_mut() {
-            if seen.unplaced_cpu_ns > 0 && seen.window == self.window_number && is_chosen(seen) {
-                let mut values = [0; sample_type::MAX_SAMPLED];
-                values[sample_type::CPU] = as_value(std::mem::take(&mut seen.unplaced_cpu_ns));
-                let node = seen.computing.unwrap_or(seen.node);
-                self.window.add(node, seen.labels, &values[..width]);
+            if seen.window == self.window_number && is_chosen(seen) {
+                seen.place_cpu(seen.node, &mut self.window, width);
             }
         }
     }

@@ -258,6 +258,10 @@ impl Sampler {
             if !self.recordings[index].wants_rotation(wall_ns) {
                 continue;
             }
+            if let Some(ring) = self.recordings[index].config().ring.clone() {
+                ring.push(Arc::from(self.take_window(index)));
+                continue;
+            }
             if self.windows.is_full() {
                 // The writer is behind: the window simply goes on growing, within its limits.
                 Health::add(&self.health.merged_windows, 1);

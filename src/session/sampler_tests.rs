@@ -12,7 +12,7 @@ use crate::fold::window::Limits;
 use crate::model::sample_type::{CPU, SAMPLES, WALL};
 use crate::model::snapshot::ThreadState;
 use crate::report::collapsed::collapsed;
-use crate::session::config::{RecordingConfig, ThreadFilter};
+use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::{Control, RecordingId};
 use crate::session::health::Health;
 use crate::session::recording::Recording;
@@ -55,6 +55,8 @@ fn config() -> RecordingConfig {
         threads: ThreadFilter::All,
         window_ns: None,
         program: "script".to_owned(),
+        requests: Requests::default(),
+        ring: None,
     }
 }
 

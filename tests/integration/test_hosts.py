@@ -27,7 +27,8 @@ def application(environ, start_response):
         open("slow", "x").close()
         time.sleep(0.5)
     else:
-        burn(0.02)
+        # Long enough to be seen by a sampler that gets no CPU at once.
+        burn(0.1)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
 """
@@ -134,7 +135,7 @@ def test_gunicorn(programs, worker, preload):
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors, errors
-    assert burners(programs) == workers
+    assert burners(programs) == workers, programs.profiles("out")
 
 
 @long_run

@@ -49,6 +49,7 @@ SEAMS = (
     "py/direct/code_events.rs",
     "py/direct/self_test.rs",
     "py/dump.rs",
+    "py/labels.rs",
     "py/hooks.rs",
 )
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
@@ -57,7 +58,7 @@ SAFETY_REACH = 3
 # Python: the only module that drives the extension, and the one name that is open to all.
 NATIVE_DRIVER = "rprof._session"
 NATIVE = "rprof._native"
-NATIVE_OPEN_NAMES = {"Profile", "__version__"}
+NATIVE_OPEN_NAMES = {"Profile", "__version__", "current_labels", "labels"}
 CLI = "rprof.cli"
 # `python -m rprof` is the command.
 CLI_ENTRY = "rprof.__main__"

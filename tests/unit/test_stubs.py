@@ -32,6 +32,8 @@ def test_the_stub_names_what_the_class_has():
 def test_signatures_agree():
     functions = dict(_stubbed(STUB.body))
     methods = functions.pop("Profile").body
+    for name in ("Capture", "Heart", "Request", "labels"):
+        functions.pop(name)
     for owner, nodes in ((_native, functions), (_native.Profile, _stubbed(methods))):
         for name, node in nodes.items():
             if any(getattr(mark, "id", "") == "property" for mark in node.decorator_list):

@@ -130,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
             "output": _in_directory(output) if _is_directory(output) else str(scratch) + os.sep,
             "keep_files": 1_000_000,
             "keep_bytes": 1 << 62,
+            "recent": 0,
         }
         if _is_directory(output):
             settings |= {"keep_files": config.keep_files, "keep_bytes": config.keep_bytes}

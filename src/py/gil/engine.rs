@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::attach::Attachment;
 use super::code_cache::CodeCache;
+use super::memory::OwnedByGil;
 use super::names::Names;
 use super::symbols::Symbols;
 use super::threads::IdOffsets;
@@ -22,6 +23,7 @@ use crate::model::function::Function;
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::Snapshot;
 use crate::model::stack::Stack;
+use crate::unwind::labels::{LabelReader, PLACE};
 
 /// After this long with the GIL the rest of the threads waits for another turn.
 const MAX_HOLD_NS: u64 = 400_000;
@@ -71,6 +73,8 @@ struct Walker {
     /// By ident.
     roster: Roster<()>,
     listed: Vec<Listed>,
+    labels: LabelReader,
+    memory: OwnedByGil,
     /// On CPython up to 3.11 an allocation can run the garbage collector, and with it the
     /// application's finalizers, on this thread (`Modules/gcmodule.c`, `_PyObject_GC_Alloc`).
     allocation_collects: bool,
@@ -113,6 +117,8 @@ impl GilEngine {
             offsets,
             roster: Roster::default(),
             listed: Vec::new(),
+            labels: LabelReader::default(),
+            memory: OwnedByGil::default(),
             allocation_collects: !at_least(12),
             attached_at_ns: 0,
         };
@@ -355,7 +361,14 @@ impl Walker {
             sample.name = name;
         }
         sample.stack = stack;
+        if let Some(place) = PLACE.get() {
+            let memory = &mut self.memory;
+            let found = LabelReader::context(memory, place, thread.state as usize, <_>::default())
+                .and_then(|seen| self.labels.labels(memory, place, seen));
+            snapshot.set_labels(at, found);
+        }
         self.roster.tracks[at].served_in = self.roster.snapshot;
+        let sample = &mut snapshot.threads[at];
         if has_frames {
             self.roster.tracks[at].walked_at_cpu_ns = clock;
             sample.stack_version = self.roster.version();

@@ -6,6 +6,7 @@
 pub(crate) mod attach;
 pub(crate) mod code_cache;
 pub(crate) mod engine;
+mod memory;
 pub(crate) mod names;
 pub(crate) mod symbols;
 pub(crate) mod text;

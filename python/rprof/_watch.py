@@ -1,0 +1,326 @@
+"""What the native watcher has seen, told by a thread that may run Python code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from . import _session
+from ._config import resolve
+from .errors import RprofError, RprofTypeError, RprofValueError
+
+if TYPE_CHECKING:
+    from ._requests import request
+
+__all__ = ["ended", "ensure", "watch", "watch_loop", "watched"]
+
+# Profiles of slow requests kept by one process.
+_KEEP_FILES = 60
+# Requests whose profile is written at a time; of more, only the log tells.
+_MAX_PENDING = 100
+_JOIN_SECONDS = 5.0
+_FLIGHT = {"output": None, "max_overhead": 0.01}
+# What a slow request has in common: nearly all its samples.
+_COMMON_PART = 0.9
+
+watched: dict[int, request] = {}
+"""Requests under way that may become slow, by number."""
+_pending: deque[tuple[request, int, float, str]] = deque(maxlen=_MAX_PENDING)
+_files: deque[str] = deque()
+
+Place = tuple[int, str, str, list[tuple[str, str, int]]]
+
+
+class _Reporter:
+    """The thread; it lives as long as something is watched, and ends before a fork."""
+
+    def __init__(self) -> None:
+        self._native = _session.native()
+        self._quit = False
+        self._done = threading.Event()
+        self._stacks: dict[int, str] = {}
+        _start_thread(self._run, "rprof-reporter")
+
+    def end(self) -> None:
+        self._quit = True
+        self._native.wake_event()
+        # Somebody's logging handler may take its time; a fork or an exit does not wait for it.
+        self._done.wait(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            while not self._quit:
+                event = self._native.next_event(60.0)
+                try:
+                    if event is not None:
+                        self._tell(event)
+                    while _pending:
+                        self._finish(*_pending.popleft())
+                except Exception:
+                    _session.log().warning("a report of a slow request failed", exc_info=True)
+        finally:
+            self._done.set()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "slow":
+            self._tell_slow(event)
+        elif kind == "stall":
+            name, seconds = event["name"], event["elapsed_ns"] / 1e9
+            stack = _stack(event["places"]) or "  (its stack cannot be read here)\n"
+            _log("watch").warning(
+                "the event loop %s has not turned for %.3f s; it is in:\n%s",
+                *(name, seconds, stack.rstrip()),
+                extra={"rprof": {"loop": name, "seconds": seconds, "stack": stack}},
+            )
+        elif kind == "stall_end":
+            name, seconds = event["name"], event["elapsed_ns"] / 1e9
+            _log("watch").warning(
+                "the event loop %s turns again, after %.3f s",
+                *(name, seconds),
+                extra={"rprof": {"loop": name, "seconds": seconds}},
+            )
+        elif kind == "deadlock":
+            seconds = event["elapsed_ns"] / 1e9
+            path = _write_recent("deadlock", 300.0)
+            _log("watch").error(
+                "all threads have waited for locks for %.1f s: is it a deadlock? %s\n%s",
+                *(seconds, _written(path), event["text"].rstrip()),
+                extra={"rprof": {"seconds": seconds, "profile": path}},
+            )
+        elif kind in ("cpu", "rss"):
+            path = _write_recent(kind, 120.0)
+            before, after = event["from"], event["to"]
+            said = (
+                f"CPU use has gone from {before:.2f} to {after:.2f} cores"
+                if kind == "cpu"
+                else f"memory has grown from {before / 2**20:.0f} to {after / 2**20:.0f} MiB"
+            )
+            _log("watch").warning(
+                "%s; %s",
+                *(said, _written(path)),
+                extra={"rprof": {"kind": kind, "from": before, "to": after, "profile": path}},
+            )
+
+    def _tell_slow(self, event: dict[str, Any]) -> None:
+        number, seconds = event["number"], event["elapsed_ns"] / 1e9
+        slow = watched.get(number)
+        stack = _stack(event["places"])
+        if not stack:
+            stack = (
+                "  (on no thread at this moment)\n" if event["is_seen"] else "  (not readable)\n"
+            )
+        is_same = self._stacks.get(number) == stack
+        if len(self._stacks) > 1_000:
+            self._stacks.clear()
+        self._stacks[number] = stack
+        name = slow.name if slow is not None else event["route"]
+        details = _details(slow)
+        _log("slow").warning(
+            "request %s is slow: %.3f s so far%s%s",
+            *(name, seconds, details and f" ({details})"),
+            "; same as before" if is_same else ", in:\n" + stack.rstrip(),
+            extra={
+                "rprof": {
+                    "request": name,
+                    "route": event["route"],
+                    "number": number,
+                    "seconds": seconds,
+                    "look": event["look"],
+                    "info": dict(slow.info) if slow is not None else {},
+                    "stack": stack,
+                    "same": is_same,
+                }
+            },
+        )
+
+    def _finish(self, slow: request, number: int, seconds: float, outcome: str) -> None:
+        self._stacks.pop(number, None)
+        path = where = None
+        try:
+            profile = _session.recent_of(seconds + 2.0, [number])
+        except RprofError as problem:
+            where = f"it has no profile: {problem}"
+        else:
+            if profile.totals.get("samples"):
+                path = _write(profile, f"slow-{slow.route}-{number}")
+                where = profile.divide(part=_COMMON_PART).describe()
+            else:
+                where = "it was on no thread whenever samples were taken"
+        _log("slow").warning(
+            "request %s took %.3f s%s; %s; %s",
+            *(slow.name, seconds, outcome, where, _written(path)),
+            extra={
+                "rprof": {
+                    "request": slow.name,
+                    "route": slow.route,
+                    "number": number,
+                    "seconds": seconds,
+                    "info": dict(slow.info),
+                    "profile": path,
+                    "where": where,
+                }
+            },
+        )
+
+
+def _start_thread(run: Any, name: str) -> None:
+    """Start a real thread, even under gevent: one of its own would stop all others as it waits."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        monkey.get_original("_thread", "start_new_thread")(run, ())
+    else:
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+
+def _log(name: str) -> logging.Logger:
+    _session.log()
+    return logging.getLogger(f"rprof.{name}")
+
+
+def _details(slow: request | None) -> str:
+    if slow is None or not slow.info:
+        return ""
+    return ", ".join(f"{key}={_short(value)}" for key, value in slow.info.items())
+
+
+def _short(value: Any) -> str:
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except Exception as error:
+        text = f"<{type(error).__name__}>"
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _stack(places: list[Place]) -> str:
+    lines = []
+    for thread_id, name, doing, frames in places:
+        lines.append(f'  Thread {thread_id} "{name}"{doing and ", " + doing}:\n')
+        lines += [f'    File "{file}", line {line}, in {at}\n' for at, file, line in frames]
+    return "".join(lines)
+
+
+def _written(path: str | None) -> str:
+    return f"profile: {path}" if path else "no profile"
+
+
+def _write_recent(name: str, seconds: float) -> str | None:
+    try:
+        return _write(_session.recent(seconds), name)
+    except RprofError:
+        return None
+
+
+def _write(profile: Any, name: str) -> str | None:
+    directory = _session.output_directory() or "rprof"
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80]
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    path = os.path.join(directory, f"{slug}-{os.getpid()}-{moment}.pb.gz")
+    try:
+        os.makedirs(directory, exist_ok=True)
+        profile.write(path)
+    except (RprofError, OSError) as problem:
+        _session.log().warning("%s could not be written: %s", path, problem)
+        return None
+    _files.append(path)
+    while len(_files) > _KEEP_FILES:
+        # Somebody else may have cleared up.
+        with contextlib.suppress(OSError):
+            os.unlink(_files.popleft())
+    return path
+
+
+def ensure() -> None:
+    """See to it that slow requests are looked at, told, and can be cut out of the last minutes."""
+    if _session.reporter() is None:
+        _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
+        _session.watch(_Reporter())
+
+
+def ended(number: int, result: tuple[int, int] | None, error: BaseException | None) -> None:
+    """Note that a request has ended, after so many ns and looks."""
+    slow = watched.pop(number, None)
+    if slow is None or result is None or not result[1]:
+        return
+    outcome = f" and raised {type(error).__name__}" if error is not None else ""
+    _pending.append((slow, number, result[0] / 1e9, outcome))
+    _session.native().wake_event()
+
+
+class watch_loop:
+    """Watch an asyncio event loop, from where it runs, until ``stop()``.
+
+    If it does not turn for `stall` seconds, a warning on the logger ``rprof.watch`` tells what
+    keeps it, even if that is C code that holds the GIL.
+
+    Args:
+        stall: Seconds, at least 0.01. The loop is woken four times as often.
+        name: What the loop is called in logs.
+
+    Raises:
+        RprofValueError: A time that is too short.
+        RuntimeError: No event loop runs here.
+    """
+
+    def __init__(self, stall: float = 0.1, *, name: str = "asyncio") -> None:
+        import asyncio
+
+        if isinstance(stall, bool) or not isinstance(stall, (int, float)):
+            raise RprofTypeError(f"stall must be a number of seconds, not {stall!r}")
+        if not 0.01 <= stall <= 86_400:
+            raise RprofValueError(f"stall={stall!r} is out of range; choose 0.01 to 86400 s")
+        self._loop = asyncio.get_running_loop()
+        self._interval = stall / 4
+        ensure()
+        self._heart = _session.native().watch_loop(name, round(stall * 1e9))
+        self._handle = self._loop.call_later(self._interval, self._beat)
+
+    def _beat(self) -> None:
+        self._heart.beat()
+        self._handle = self._loop.call_later(self._interval, self._beat)
+
+    def stop(self) -> None:
+        """Watch it no more; to be called where the loop runs."""
+        self._heart.end()
+        self._handle.cancel()
+
+
+def watch(
+    *, deadlock: float | None = None, cpu: float | None = None, rss: float | None = None
+) -> None:
+    """Watch this process for trouble; what is found is told once a minute at most.
+
+    The logger ``rprof.watch`` gets a record, and what was recorded of the last minutes is written
+    beside the other profiles. Each call replaces the last; without arguments it ends.
+
+    Args:
+        deadlock: Seconds for which all threads have waited for locks, and none for anything else.
+        cpu: Cores in use over ten seconds.
+        rss: Bytes of memory more than the least of the last minute.
+
+    Raises:
+        RprofTypeError: A value that is no number.
+        RprofValueError: A value that is not positive.
+    """
+    for name, value in (("deadlock", deadlock), ("cpu", cpu), ("rss", rss)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise RprofTypeError(f"{name} must be a number, not {value!r}")
+        if not 0 < value < 1e15:
+            raise RprofValueError(f"{name}={value!r} is out of range; it must be positive")
+    if deadlock is not None or cpu is not None or rss is not None:
+        ensure()
+    _session.native().watch_limits(
+        deadlock_ns=None if deadlock is None else round(deadlock * 1e9),
+        cpu_cores=cpu,
+        rss_bytes=None if rss is None else round(rss),
+    )

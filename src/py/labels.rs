@@ -1,0 +1,462 @@
+//! `rprof.labels`: what the application says it is doing, kept where samplers find it.
+//!
+//! A label object is the value of one context variable. Entering sets it, leaving sets what there
+//! was before; threads, tasks and executors carry it along as they do with any context variable.
+//! Samplers read it out of memory, see [`crate::unwind::labels`].
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+
+use crate::clock::cpu::monotonic_ns;
+use crate::error::Error;
+use crate::memory::{ReadMemory, own, read_word};
+use crate::model::label::{ActiveLabels, THREAD_CLASS, THREAD_ID, THREAD_NAME};
+use crate::session::fork::session;
+use crate::unwind::labels::{ContextSeen, LabelPlace, LabelReader, PLACE, Shown, trie_hash};
+
+/// Labels of one object, with those it was entered under.
+const MAX_LABELS: usize = 32;
+/// Characters of a key.
+const MAX_KEY: usize = 100;
+/// Characters of a value; the rest is cut off.
+const MAX_VALUE: usize = 200;
+/// Bytes of a thread state that are searched for its context.
+const THREAD_STATE_BYTES: usize = 4_096;
+
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// The functions of `Include/cpython/context.h`, which are not in the limited API.
+struct Contexts {
+    variable: *mut PyObject,
+    get: unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut *mut PyObject) -> c_int,
+    set: unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject,
+    magic: usize,
+}
+
+// SAFETY: the functions are used with the GIL held, and the variable is never released.
+unsafe impl Send for Contexts {}
+// SAFETY: as above.
+unsafe impl Sync for Contexts {}
+
+static CONTEXTS: OnceLock<Contexts> = OnceLock::new();
+
+type Items = Vec<(Arc<str>, Arc<str>)>;
+
+/// Labels on the samples of whatever runs inside, in threads, tasks and executors alike.
+///
+/// A context manager and a decorator, to be entered as often and as nested as one likes; the inner
+/// value of a key counts. Samples carry them in profiles, dumps show them.
+///
+/// >>> with rprof.labels(route="/checkout", tenant="acme"):
+/// ...     handle()
+///
+/// `asyncio` tasks and `asyncio.to_thread` have the labels of where they are begun. A thread, or a
+/// call of an executor, has them if its function is run by `contextvars.copy_context().run`.
+///
+/// Args:
+///     labels: At most 32, with text or numbers for values; text beyond 200 characters is cut. Of
+///         more than 1,000 combinations in one window the values become `<other>`.
+///
+/// Raises:
+///     RprofTypeError: No label, or a value that is neither text nor number.
+///     RprofValueError: A reserved or overlong name, or too many.
+#[pyclass(name = "labels", module = "rprof", frozen)]
+pub(crate) struct Labels {
+    shown: Shown,
+    /// What `shown` points to.
+    _bytes: Box<[u8]>,
+    items: Items,
+    request: u64,
+    captures: u64,
+    /// What was there when this was entered.
+    outer: Option<Py<Labels>>,
+    /// What was entered, if this is the union of that and `outer`.
+    entered: Option<Py<PyAny>>,
+}
+
+impl Drop for Labels {
+    fn drop(&mut self) {
+        // Whoever reads this memory from now on finds no labels.
+        self.shown.magic.store(0, Ordering::Release);
+    }
+}
+
+impl Labels {
+    fn make(
+        contexts: &Contexts,
+        items: Items,
+        request: u64,
+        captures: u64,
+        outer: Option<Py<Labels>>,
+        entered: Option<Py<PyAny>>,
+    ) -> Self {
+        let bytes = ActiveLabels::encode(request, captures, &items).into_boxed_slice();
+        Self {
+            shown: Shown {
+                magic: AtomicUsize::new(contexts.magic),
+                serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed) as usize,
+                bytes: bytes.as_ptr() as usize,
+                length: bytes.len(),
+            },
+            _bytes: bytes,
+            items,
+            request,
+            captures,
+            outer,
+            entered,
+        }
+    }
+
+    /// The union of `outer` and what is entered, whose values count.
+    fn below(
+        contexts: &Contexts,
+        outer: Bound<'_, Labels>,
+        items: &Items,
+        request: Option<(u64, u64)>,
+        entered: Py<PyAny>,
+    ) -> Self {
+        let mut union = outer.get().items.clone();
+        for (key, value) in items {
+            if let Some((_, known)) = union.iter_mut().find(|(known, _)| known == key) {
+                known.clone_from(value);
+            } else if union.len() < MAX_LABELS {
+                union.push((key.clone(), value.clone()));
+            }
+        }
+        union.sort_unstable();
+        let (number, captures) = request.unwrap_or((outer.get().request, outer.get().captures));
+        let outer = Some(outer.unbind());
+        Self::make(contexts, union, number, captures, outer, Some(entered))
+    }
+}
+
+#[pymethods]
+impl Labels {
+    #[new]
+    #[pyo3(signature = (**labels))]
+    fn new(py: Python<'_>, labels: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let items = items(labels)?;
+        if items.is_empty() {
+            return Err(Error::argument(
+                "labels() needs at least one label, for example route='/checkout'",
+            )
+            .into());
+        }
+        Ok(Self::make(contexts(py)?, items, 0, 0, None, None))
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        let py = slf.py();
+        let contexts = contexts(py)?;
+        match current(py, contexts)? {
+            None => set(py, contexts, slf.as_any())?,
+            Some(outer) => {
+                let entered = slf.clone().into_any().unbind();
+                let below = Self::below(contexts, outer, &slf.get().items, None, entered);
+                set(py, contexts, Bound::new(py, below)?.as_any())?;
+            }
+        }
+        Ok(slf.clone())
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        leave(slf.py(), slf.as_any())?;
+        Ok(false)
+    }
+
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import("rprof._labels")?;
+        module.call_method1("decorate", (slf, function))
+    }
+
+    fn __repr__(&self) -> String {
+        let items: Vec<String> = self
+            .items
+            .iter()
+            .map(|(key, value)| format!("{key}={value:?}"))
+            .collect();
+        format!("rprof.labels({})", items.join(", "))
+    }
+}
+
+/// The labels in force where it is called.
+#[pyfunction]
+pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let labels = PyDict::new(py);
+    if let Some(current) = current(py, contexts(py)?)? {
+        for (key, value) in &current.get().items {
+            labels.set_item(&**key, &**value)?;
+        }
+    }
+    Ok(labels)
+}
+
+/// Puts `items` and a request's number in force, on behalf of `entered`.
+pub(super) fn enter(
+    py: Python<'_>,
+    items: Items,
+    request: u64,
+    captures: u64,
+    entered: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let contexts = contexts(py)?;
+    let kept = entered.clone().unbind();
+    let labels = match current(py, contexts)? {
+        None => Labels::make(contexts, items, request, captures, None, Some(kept)),
+        Some(outer) => Labels::below(contexts, outer, &items, Some((request, captures)), kept),
+    };
+    set(py, contexts, Bound::new(py, labels)?.as_any())
+}
+
+/// Puts in force what was before `entered`, if that is in force: a generator may be ended in a
+/// context that is not the one it was begun in.
+pub(super) fn leave(py: Python<'_>, entered: &Bound<'_, PyAny>) -> PyResult<()> {
+    let contexts = contexts(py)?;
+    let Some(current) = current(py, contexts)? else {
+        return Ok(());
+    };
+    let labels = current.get();
+    let is_own = match &labels.entered {
+        Some(own) => own.is(entered),
+        None => current.is(entered),
+    };
+    if !is_own {
+        return Ok(());
+    }
+    match &labels.outer {
+        Some(outer) => set(py, contexts, outer.bind(py).as_any()),
+        None => set(py, contexts, py.None().bind(py)),
+    }
+}
+
+/// Checked labels, by key.
+pub(super) fn items(labels: Option<&Bound<'_, PyDict>>) -> PyResult<Items> {
+    let mut items = Items::new();
+    for (key, value) in labels.into_iter().flat_map(|labels| labels.iter()) {
+        let key: String = key.extract()?;
+        if [THREAD_ID, THREAD_NAME, THREAD_CLASS].contains(&&*key)
+            || key.is_empty()
+            || key.chars().count() > MAX_KEY
+        {
+            return Err(Error::value(format!(
+                "{key:?} cannot be a label's name; choose another of at most {MAX_KEY} characters"
+            ))
+            .into());
+        }
+        let is_plain = value.is_instance_of::<PyString>()
+            || value.is_instance_of::<PyInt>()
+            || value.is_instance_of::<PyFloat>()
+            || value.is_instance_of::<PyBool>();
+        if !is_plain {
+            return Err(Error::argument(format!(
+                "label {key} must be text or a number, not {}",
+                value.get_type().name()?
+            ))
+            .into());
+        }
+        items.push((Arc::from(key), self::value(&value.str()?.to_string_lossy())));
+    }
+    if items.len() > MAX_LABELS {
+        return Err(Error::value(format!("more than {MAX_LABELS} labels")).into());
+    }
+    items.sort_unstable();
+    Ok(items)
+}
+
+/// A label's value, not too long.
+pub(super) fn value(text: &str) -> Arc<str> {
+    let end = if text.len() <= MAX_VALUE {
+        text.len()
+    } else {
+        let cut = text.char_indices().nth(MAX_VALUE);
+        cut.map_or(text.len(), |(at, _)| at)
+    };
+    Arc::from(&text[..end])
+}
+
+fn current<'py>(py: Python<'py>, contexts: &Contexts) -> PyResult<Option<Bound<'py, Labels>>> {
+    let mut value = std::ptr::null_mut();
+    // SAFETY: the GIL is held; the variable lives for ever, and without a default a missing value
+    // leaves null. The value is a new reference.
+    let result = unsafe { (contexts.get)(contexts.variable, std::ptr::null_mut(), &raw mut value) };
+    if result != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: a new reference or null, as above.
+    let value = unsafe { Bound::from_owned_ptr_or_opt(py, value) };
+    Ok(value.and_then(|value| value.cast_into::<Labels>().ok()))
+}
+
+fn set(py: Python<'_>, contexts: &Contexts, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: the GIL is held; the variable lives for ever and takes a reference of its own.
+    let token = unsafe { (contexts.set)(contexts.variable, value.as_ptr()) };
+    // SAFETY: the token is a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(py, token) }.map(drop)
+}
+
+fn find(name: &CStr) -> Result<*mut c_void, String> {
+    // SAFETY: RTLD_DEFAULT searches the loaded objects; `name` is a C string.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if address.is_null() {
+        return Err(format!("it does not export {}", name.to_string_lossy()));
+    }
+    Ok(address)
+}
+
+type NewVariable = unsafe extern "C" fn(*const c_char, *mut PyObject) -> *mut PyObject;
+type NewContext = unsafe extern "C" fn() -> *mut PyObject;
+type Switch = unsafe extern "C" fn(*mut PyObject) -> c_int;
+
+/// The variable and the functions, found once; with them, where samplers find labels.
+fn contexts(py: Python<'_>) -> PyResult<&'static Contexts> {
+    if let Some(known) = CONTEXTS.get() {
+        return Ok(known);
+    }
+    let unsupported = |reason: String| {
+        PyErr::from(Error::state(format!(
+            "labels are not possible here: {reason}"
+        )))
+    };
+    let found = |name| find(name).map_err(unsupported);
+    // SAFETY: these are CPython's functions of these names, whose signatures have been the same
+    // since 3.7.1.
+    let (new_variable, get, set) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, NewVariable>(found(c"PyContextVar_New")?),
+            std::mem::transmute::<
+                *mut c_void,
+                unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut *mut PyObject) -> c_int,
+            >(found(c"PyContextVar_Get")?),
+            std::mem::transmute::<
+                *mut c_void,
+                unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject,
+            >(found(c"PyContextVar_Set")?),
+        )
+    };
+    // SAFETY: the GIL is held; the name is a C string, and there is no default.
+    let variable = unsafe { new_variable(c"rprof.labels".as_ptr(), std::ptr::null_mut()) };
+    // SAFETY: a new reference, or null with an exception set.
+    let variable = unsafe { Bound::from_owned_ptr_or_err(py, variable) }?;
+    let contexts = CONTEXTS.get_or_init(|| Contexts {
+        variable: variable.into_ptr(),
+        get,
+        set,
+        // Not foreseeable, never 0, and no address: all of these are even.
+        magic: (monotonic_ns() as usize).rotate_left(32) ^ (&raw const PLACE as usize) | 1,
+    });
+    match locate(py, contexts) {
+        // Another thread may have been faster, with the same result.
+        Ok(place) => drop(PLACE.set(place)),
+        // The application goes on as if they were seen.
+        Err(reason) => session()
+            .health()
+            .set_error(format!("labels are not seen by profiles: {reason}")),
+    }
+    Ok(contexts)
+}
+
+/// Finds out where this interpreter keeps contexts, and shows that labels are found there.
+fn locate(py: Python<'_>, contexts: &'static Contexts) -> Result<LabelPlace, String> {
+    let mut memory = own::open(None)?;
+    // SAFETY: the GIL is held, as `py` proves.
+    let thread = unsafe { ffi::PyThreadState_Get() } as usize;
+    let (new_context, enter, exit) = (
+        find(c"PyContext_New")?,
+        find(c"PyContext_Enter")?,
+        find(c"PyContext_Exit")?,
+    );
+    // SAFETY: these are CPython's functions of these names.
+    let (new_context, enter, exit) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, NewContext>(new_context),
+            std::mem::transmute::<*mut c_void, Switch>(enter),
+            std::mem::transmute::<*mut c_void, Switch>(exit),
+        )
+    };
+    let object = |labels: Labels| Bound::new(py, labels).map_err(|error| error.to_string());
+    let expected: Items = vec![(Arc::from("a"), Arc::from("b"))];
+    let probe = object(Labels::make(contexts, expected, 7, 9, None, None))?;
+    let shown = (&raw const probe.get().shown) as usize - probe.as_ptr() as usize;
+    // SAFETY: the GIL is held; hashing a context variable runs no code of the application.
+    let hash = unsafe { ffi::PyObject_Hash(contexts.variable) };
+    let mut places: Vec<usize> = (0..THREAD_STATE_BYTES / size_of::<usize>())
+        .map(|at| at * size_of::<usize>())
+        .collect();
+    let mut result = Err("its thread states have an unknown layout".to_owned());
+    for _ in 0..2 {
+        // SAFETY: the GIL is held; a new reference or null.
+        let Some(context) = (unsafe { Bound::from_owned_ptr_or_opt(py, new_context()) }) else {
+            return Err("no context can be made".to_owned());
+        };
+        // SAFETY: the GIL is held; the context is new, so nobody is in it.
+        if unsafe { enter(context.as_ptr()) } != 0 {
+            return Err("no context can be entered".to_owned());
+        }
+        let address = context.as_ptr() as usize;
+        places.retain(|at| read_word(memory.as_mut(), thread + at) == Some(address));
+        if let [place] = places[..] {
+            let place = LabelPlace {
+                context: place,
+                variable: contexts.variable as usize,
+                hash: trie_hash(hash as i64),
+                shown,
+                magic: contexts.magic,
+            };
+            result = set(py, contexts, probe.as_any())
+                .map_err(|error| error.to_string())
+                .and_then(|()| try_out(py, contexts, &place, thread, memory.as_mut()))
+                .map(|()| place);
+        }
+        // SAFETY: the GIL is held, and this thread is in the context.
+        unsafe { exit(context.as_ptr()) };
+    }
+    result
+}
+
+/// Shows that the labels of the calling thread are found, among few and among many variables.
+fn try_out(
+    py: Python<'_>,
+    contexts: &Contexts,
+    place: &LabelPlace,
+    thread: usize,
+    memory: &mut (dyn ReadMemory + '_),
+) -> Result<(), String> {
+    // Beyond 16 a node of the trie has another form.
+    const VARIABLES: usize = 40;
+    let contextvars = py
+        .import("contextvars")
+        .map_err(|error| error.to_string())?;
+    let mut reader = LabelReader::default();
+    for more in [0, 1, VARIABLES] {
+        for _ in 0..more {
+            let other = contextvars
+                .call_method1("ContextVar", ("other",))
+                .map_err(|error| error.to_string())?;
+            // SAFETY: the GIL is held, and the variable is one.
+            let token = unsafe { (contexts.set)(other.as_ptr(), other.as_ptr()) };
+            // SAFETY: a new reference or null.
+            drop(unsafe { Bound::from_owned_ptr_or_opt(py, token) });
+        }
+        let seen = LabelReader::context(memory, place, thread, ContextSeen::default());
+        let labels = seen.and_then(|seen| reader.labels(memory, place, seen));
+        if labels.is_none_or(|labels| (labels.request, labels.captures) != (7, 9)) {
+            return Err("its contexts have an unknown layout".to_owned());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! The watcher's beginning and end, and its events as Python sees them.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::direct;
+use super::gil::engine::EngineOptions;
+use crate::clock::cpu::thread_id;
+use crate::error::Error;
+use crate::session::fork::session;
+use crate::session::native_thread::NativeThread;
+use crate::session::watcher::{self, Event, Limits, Place, Watcher};
+
+/// How long the end of the thread is waited for; it may be looking.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+static WATCHER: Mutex<Phase> = Mutex::new(Phase::None);
+
+enum Phase {
+    None,
+    Running(NativeThread<Watcher>),
+    Parked(Box<Watcher>),
+}
+
+fn begin(mut watcher: Watcher) -> crate::error::Result<NativeThread<Watcher>> {
+    watcher::set_quit(session(), false);
+    NativeThread::spawn("rprof-watch", move || {
+        watcher.run(session());
+        watcher
+    })
+}
+
+/// Begins to watch, if nobody does yet. Without the direct engine nothing is seen of the threads.
+#[pyfunction]
+pub(crate) fn start_watch(
+    py: Python<'_>,
+    import_roots: Vec<String>,
+    own_directory: String,
+) -> PyResult<()> {
+    if py.detach(|| !matches!(*WATCHER.lock(), Phase::None)) {
+        return Ok(());
+    }
+    let options = EngineOptions {
+        import_roots,
+        own_directory,
+        keep_thread_state: false,
+    };
+    let engine = direct::engine_for_dumps(py, &options).ok();
+    py.detach(|| {
+        let mut phase = WATCHER.lock();
+        if matches!(*phase, Phase::None) {
+            *phase = Phase::Running(begin(Watcher::new(engine))?);
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(())
+}
+
+/// Ends watching.
+#[pyfunction]
+pub(crate) fn stop_watch(py: Python<'_>) {
+    py.detach(|| {
+        park_within(PATIENCE);
+        *WATCHER.lock() = Phase::None;
+    });
+}
+
+/// Ends the thread ahead of a fork; false if it did not end within `patience`.
+pub(crate) fn park_within(patience: Duration) -> bool {
+    let Some(mut phase) = WATCHER.try_lock_for(patience) else {
+        return false;
+    };
+    match std::mem::replace(&mut *phase, Phase::None) {
+        Phase::Running(thread) => {
+            watcher::set_quit(session(), true);
+            match thread.join(patience) {
+                Ok(Some(watcher)) => *phase = Phase::Parked(Box::new(watcher)),
+                // After a panic there is nothing left to go on with.
+                Ok(None) => {}
+                Err(thread) => {
+                    *phase = Phase::Running(thread);
+                    return false;
+                }
+            }
+        }
+        other => *phase = other,
+    }
+    true
+}
+
+/// The same, without the GIL and with patience.
+pub(crate) fn park_for_fork() {
+    park_within(PATIENCE);
+}
+
+/// Goes on in the parent.
+pub(crate) fn after_fork_in_parent() -> crate::error::Result<()> {
+    let mut phase = WATCHER.lock();
+    match std::mem::replace(&mut *phase, Phase::None) {
+        Phase::Parked(watcher) => *phase = Phase::Running(begin(*watcher)?),
+        Phase::Running(thread) => {
+            watcher::set_quit(session(), false);
+            *phase = Phase::Running(thread);
+        }
+        Phase::None => {}
+    }
+    Ok(())
+}
+
+/// Forgets the parent's watcher in a forked child.
+pub(crate) fn forget_parent() {
+    // What is forgotten is not dropped: its descriptors are the parent's.
+    if let Some(mut phase) = WATCHER.try_lock() {
+        std::mem::forget(std::mem::replace(&mut *phase, Phase::None));
+    }
+}
+
+/// An event loop that is watched.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Heart(Arc<watcher::Heart>);
+
+#[pymethods]
+impl Heart {
+    /// The loop turns.
+    fn beat(&self) {
+        self.0.beat();
+    }
+
+    /// The loop is not watched any more.
+    fn end(&self) {
+        self.0.end();
+    }
+}
+
+/// Watches a loop that runs on the calling thread and is to turn within so many ns.
+#[pyfunction]
+pub(crate) fn watch_loop(name: String, limit_ns: u64) -> PyResult<Heart> {
+    let heart = session().watch().heart(name, thread_id(), limit_ns);
+    // The watcher's patience may be longer than the new limit.
+    session().requests().wake();
+    heart.map(Heart).ok_or_else(|| {
+        Error::state("too many event loops are watched already; end one first").into()
+    })
+}
+
+/// Sets what else is watched: so long a deadlock in ns, so many cores, so many more bytes.
+#[pyfunction]
+#[pyo3(signature = (*, deadlock_ns, cpu_cores, rss_bytes))]
+pub(crate) fn watch_limits(
+    deadlock_ns: Option<u64>,
+    cpu_cores: Option<f64>,
+    rss_bytes: Option<u64>,
+) {
+    session().watch().set_limits(Limits {
+        deadlock_ns,
+        cpu_cores,
+        rss_bytes,
+    });
+    session().requests().wake();
+}
+
+/// Waits for the next event, for so many seconds; None if there was none.
+#[pyfunction]
+pub(crate) fn next_event(py: Python<'_>, seconds: f64) -> PyResult<Option<Bound<'_, PyDict>>> {
+    let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
+    let Some(event) = py.detach(|| session().watch().next_event(patience)) else {
+        return Ok(None);
+    };
+    let fields = PyDict::new(py);
+    match event {
+        Event::Wake => fields.set_item("kind", "wake")?,
+        Event::Slow {
+            number,
+            route,
+            elapsed_ns,
+            look,
+            places,
+            is_seen,
+        } => {
+            fields.set_item("kind", "slow")?;
+            fields.set_item("number", number)?;
+            fields.set_item("route", route)?;
+            fields.set_item("elapsed_ns", elapsed_ns)?;
+            fields.set_item("look", look)?;
+            let places: Vec<_> = places.into_iter().map(plain).collect();
+            fields.set_item("places", places)?;
+            fields.set_item("is_seen", is_seen)?;
+        }
+        Event::Stall {
+            name,
+            elapsed_ns,
+            place,
+        } => {
+            fields.set_item("kind", "stall")?;
+            fields.set_item("name", name)?;
+            fields.set_item("elapsed_ns", elapsed_ns)?;
+            let places: Vec<_> = place.into_iter().map(plain).collect();
+            fields.set_item("places", places)?;
+        }
+        Event::StallEnd { name, elapsed_ns } => {
+            fields.set_item("kind", "stall_end")?;
+            fields.set_item("name", name)?;
+            fields.set_item("elapsed_ns", elapsed_ns)?;
+        }
+        Event::Deadlock { elapsed_ns, text } => {
+            fields.set_item("kind", "deadlock")?;
+            fields.set_item("elapsed_ns", elapsed_ns)?;
+            fields.set_item("text", text)?;
+        }
+        Event::Step { kind, from, to } => {
+            fields.set_item("kind", kind)?;
+            fields.set_item("from", from)?;
+            fields.set_item("to", to)?;
+        }
+    }
+    Ok(Some(fields))
+}
+
+/// Has whoever waits for an event look whether it is to end.
+#[pyfunction]
+pub(crate) fn wake_event() {
+    session().watch().tell(Event::Wake);
+}
+
+/// Kernel id, name, what it does, and (function, file, line) of each frame, innermost first.
+type PlainPlace = (u64, String, &'static str, Vec<(String, String, u32)>);
+
+fn plain(place: Place) -> PlainPlace {
+    (place.thread_id, place.thread, place.doing, place.frames)
+}

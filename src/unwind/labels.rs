@@ -1,0 +1,271 @@
+//! The labels a thread works under, out of its context.
+//!
+//! `rprof.labels` keeps an object of ours in a context variable, so that it follows threads, tasks
+//! and whatever else switches contexts. A thread state names its context, a context its variables
+//! (`PyContext`, `Include/internal/pycore_context.h`), and these are an immutable hash trie
+//! (`PyHamtObject`, `Include/internal/pycore_hamt.h`; `Python/hamt.c`). The heads are the same in
+//! 3.10-3.15; where they are not, [`LabelPlace`] is never made.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+
+use rustc_hash::FxHashMap;
+
+use crate::memory::{Range, ReadMemory, int32, read, read_word, word};
+use crate::model::label::{ActiveLabels, MAX_ENCODED_BYTES};
+
+const WORD: usize = size_of::<usize>();
+/// `PyObject.ob_type`.
+const TYPE: usize = WORD;
+/// `PyVarObject.ob_size`.
+const SIZE: usize = 2 * WORD;
+/// `PyTypeObject.tp_name`.
+const TYPE_NAME: usize = 3 * WORD;
+/// `PyContext.ctx_vars`, after the context that was entered before.
+const CONTEXT_VARIABLES: usize = 3 * WORD;
+/// `PyHamtObject.h_root`.
+const ROOT: usize = 2 * WORD;
+/// `PyHamtNode_Bitmap.b_bitmap` and `PyHamtNode_Collision.c_hash`, 32 bits.
+const BITMAP: usize = 3 * WORD;
+/// `b_array` and `c_array`.
+const PAIRS: usize = 4 * WORD;
+/// `PyHamtNode_Array.a_array`: no variable size.
+const CHILDREN: usize = 2 * WORD;
+/// `_Py_HAMT_MAX_TREE_DEPTH`.
+const MAX_LEVELS: u32 = 8;
+/// A hash that several variables share; more would not be by chance.
+const MAX_COLLISIONS: usize = 16;
+/// Label objects whose content is remembered.
+const MAX_REMEMBERED: usize = 4_096;
+/// Looks at one thread until its labels are given up for this tick.
+pub const MAX_LOOKS: usize = 4;
+
+/// What stands at the head of a label object.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Shown {
+    /// [`LabelPlace::magic`] as long as the object lives.
+    pub magic: AtomicUsize,
+    /// See [`ActiveLabels::serial`]; 0 is never used.
+    pub serial: usize,
+    /// Where its bytes are.
+    pub bytes: usize,
+    /// How many.
+    pub length: usize,
+}
+
+/// Where labels are in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelPlace {
+    /// `PyThreadState.context`.
+    pub context: usize,
+    /// Address of the context variable.
+    pub variable: usize,
+    /// Its hash, as the trie takes it.
+    pub hash: u32,
+    /// From a label object to its [`Shown`].
+    pub shown: usize,
+    /// What no other memory begins with.
+    pub magic: usize,
+}
+
+/// Where labels are, once any were made. From then on they are looked for.
+pub static PLACE: OnceLock<LabelPlace> = OnceLock::new();
+
+/// The trie's own hash of what Python's `hash()` says (`hamt_hash`).
+#[must_use]
+pub fn trie_hash(hash: i64) -> u32 {
+    let folded = (hash ^ hash >> 32) as u32;
+    if folded == u32::MAX {
+        u32::MAX - 1
+    } else {
+        folded
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NodeKind {
+    Bitmap,
+    Array,
+    Collision,
+}
+
+/// A thread's context and the variables it had, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContextSeen {
+    context: usize,
+    variables: usize,
+}
+
+/// Reads labels; what it has learnt of types and contents is used for every thread.
+#[derive(Debug, Default)]
+pub struct LabelReader {
+    kinds: Vec<(usize, NodeKind)>,
+    known: FxHashMap<u64, Arc<ActiveLabels>>,
+}
+
+impl LabelReader {
+    /// The thread's context as it is; `hint` is what it was. `None` if it cannot be had.
+    pub fn context(
+        memory: &mut (dyn ReadMemory + '_),
+        place: &LabelPlace,
+        thread: usize,
+        hint: ContextSeen,
+    ) -> Option<ContextSeen> {
+        let mut context = hint.context;
+        for _ in 0..MAX_LOOKS {
+            if context == 0 {
+                context = read_word(memory, thread + place.context)?;
+                if context == 0 {
+                    return Some(ContextSeen::default());
+                }
+            }
+            // Both at once: they belong together.
+            let both = [
+                Range::new(thread + place.context, WORD),
+                Range::new(context.wrapping_add(CONTEXT_VARIABLES), WORD),
+                Range::new(thread + place.context, WORD),
+            ];
+            let whole = memory.read_batch(&both);
+            let bytes = memory.bytes();
+            if whole == both.len() && word(bytes, 0) == context && word(bytes, 2 * WORD) == context
+            {
+                let variables = word(bytes, WORD);
+                return Some(ContextSeen { context, variables });
+            }
+            context = 0;
+        }
+        None
+    }
+
+    /// The labels in a context, which must still be the thread's afterwards to be relied on.
+    pub fn labels(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        place: &LabelPlace,
+        seen: ContextSeen,
+    ) -> Option<Arc<ActiveLabels>> {
+        if seen.variables == 0 {
+            return None;
+        }
+        let object = self.find(memory, place, seen.variables)?;
+        self.content(memory, place, object)
+    }
+
+    /// Forgets what it has learnt of the contents.
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+
+    /// An estimate of the memory held, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.known.capacity() * 256
+    }
+
+    /// The variable's value in the trie at `trie`.
+    fn find(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        place: &LabelPlace,
+        trie: usize,
+    ) -> Option<usize> {
+        let mut node = read_word(memory, trie.checked_add(ROOT)?)?;
+        for level in 0..MAX_LEVELS {
+            let branch = if level < 7 {
+                place.hash >> (5 * level) & 31
+            } else {
+                0
+            };
+            let kind = self.kind(memory, node)?;
+            if kind == NodeKind::Array {
+                let child = node.checked_add(CHILDREN + branch as usize * WORD)?;
+                node = read_word(memory, child).filter(|next| *next != 0)?;
+                continue;
+            }
+            let head = read(memory, node, PAIRS)?;
+            let (bitmap, size) = (int32(head, BITMAP) as u32, word(head, SIZE));
+            if kind == NodeKind::Collision {
+                let pairs = (size / 2).min(MAX_COLLISIONS);
+                let bytes = read(memory, node.checked_add(PAIRS)?, pairs * 2 * WORD)?;
+                return (0..pairs)
+                    .find(|pair| word(bytes, pair * 2 * WORD) == place.variable)
+                    .map(|pair| word(bytes, (pair * 2 + 1) * WORD));
+            }
+            let bit = 1_u32 << branch;
+            if bitmap & bit == 0 {
+                return None;
+            }
+            let index = (bitmap & (bit - 1)).count_ones() as usize;
+            let pair = read(
+                memory,
+                node.checked_add(PAIRS + index * 2 * WORD)?,
+                2 * WORD,
+            )?;
+            match word(pair, 0) {
+                0 => node = word(pair, WORD),
+                key if key == place.variable => return Some(word(pair, WORD)),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    fn kind(&mut self, memory: &mut (dyn ReadMemory + '_), node: usize) -> Option<NodeKind> {
+        let kind = read_word(memory, node.checked_add(TYPE)?)?;
+        if let Some((_, known)) = self.kinds.iter().find(|(address, _)| *address == kind) {
+            return Some(*known);
+        }
+        let name = read_word(memory, kind.checked_add(TYPE_NAME)?)?;
+        let text = read(memory, name, 16)?;
+        let known = match text {
+            _ if text.starts_with(b"hamt_bitmap_node") => NodeKind::Bitmap,
+            _ if text.starts_with(b"hamt_array_node\0") => NodeKind::Array,
+            _ if text.starts_with(b"hamt_collision_n") => NodeKind::Collision,
+            _ => return None,
+        };
+        self.kinds.push((kind, known));
+        Some(known)
+    }
+
+    fn content(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        place: &LabelPlace,
+        object: usize,
+    ) -> Option<Arc<ActiveLabels>> {
+        let at = object.checked_add(place.shown)?;
+        let shown = |memory: &mut (dyn ReadMemory + '_)| {
+            let bytes = read(memory, at, size_of::<Shown>())?;
+            let serial = word(bytes, std::mem::offset_of!(Shown, serial));
+            (word(bytes, std::mem::offset_of!(Shown, magic)) == place.magic && serial != 0).then(
+                || {
+                    let address = word(bytes, std::mem::offset_of!(Shown, bytes));
+                    (
+                        serial as u64,
+                        Range::new(address, word(bytes, std::mem::offset_of!(Shown, length))),
+                    )
+                },
+            )
+        };
+        let (serial, range) = shown(memory)?;
+        if let Some(known) = self.known.get(&serial) {
+            return Some(known.clone());
+        }
+        if range.length > MAX_ENCODED_BYTES {
+            return None;
+        }
+        let bytes = read(memory, range.address, range.length)?.to_vec();
+        // It has not died meanwhile: what was read is its own.
+        if shown(memory) != Some((serial, range)) {
+            return None;
+        }
+        let labels = Arc::new(ActiveLabels::decode(serial, &bytes)?);
+        if self.known.len() >= MAX_REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(serial, labels.clone());
+        Some(labels)
+    }
+}
