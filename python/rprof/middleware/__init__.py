@@ -1,0 +1,11 @@
+"""Middleware: each HTTP request of a web framework is an ``rprof.request``.
+
+``wsgi.WSGIMiddleware``, ``asgi.ASGIMiddleware``, ``django.RprofMiddleware`` and ``flask.init_app``
+take the same options; they are explained at ``Options``.
+"""
+
+from __future__ import annotations
+
+from ._options import Options
+
+__all__ = ["Options"]

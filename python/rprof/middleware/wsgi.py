@@ -1,0 +1,128 @@
+"""Middleware for every WSGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._options import Options, capture_only, page
+
+if TYPE_CHECKING:
+    from .._requests import request
+
+__all__ = ["KEY", "WSGIMiddleware"]
+
+KEY = "rprof.request"
+"""Where an application finds its ``rprof.request`` in the environ, for ``set_route``."""
+
+_Environ = dict[str, Any]
+_Application = Callable[[_Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class WSGIMiddleware:
+    """Makes each request of a WSGI application an ``rprof.request``.
+
+    It lasts until the answer has been sent: what a server reads from a generator belongs to it.
+
+    >>> application = WSGIMiddleware(application, slow_after=2.0)
+
+    Args:
+        application: What answers.
+        **options: As of ``rprof.middleware.Options``.
+    """
+
+    def __init__(self, application: _Application, **options: Any) -> None:
+        self._application = application
+        self._options = Options(**options)
+
+    def __call__(self, environ: _Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        options = self._options
+        begun = options.request(
+            environ.get("REQUEST_METHOD", ""),
+            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            environ,
+        )
+        environ[KEY] = begun
+        if options.on_demand is not None and options.wants_page(
+            environ.get("QUERY_STRING", ""), environ
+        ):
+            return self._profiled(begun, environ, start_response)
+        begun.__enter__()
+        try:
+            answer = self._application(environ, start_response)
+        except BaseException as error:
+            begun.__exit__(type(error), error, error.__traceback__)
+            raise
+        if type(answer) in (list, tuple):
+            # Nothing is computed any more while it is sent.
+            begun.__exit__(None, None, None)
+            return answer
+        begun.pause()
+        return _Answer(begun, answer)
+
+    def _profiled(
+        self, begun: request, environ: _Environ, start_response: Callable[..., Any]
+    ) -> list[bytes]:
+        def swallow(*_: Any) -> Callable[[bytes], None]:
+            return lambda _: None
+
+        with capture_only(begun) as capture:
+            with begun:
+                answer = self._application(environ, swallow)
+                try:
+                    for _ in answer:
+                        pass
+                finally:
+                    close = getattr(answer, "close", None)
+                    if close is not None:
+                        close()
+            body = page(capture, begun.name)
+        headers = [
+            ("Content-Type", "text/html; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response("200 OK", headers)
+        return [body]
+
+
+class _Answer:
+    """An answer that is made while it is sent."""
+
+    def __init__(self, begun: request, answer: Iterable[bytes]) -> None:
+        self._begun: request | None = begun
+        self._answer = answer
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> _Answer:
+        return self
+
+    def __next__(self) -> bytes:
+        begun = self._begun
+        if begun is None:
+            raise StopIteration
+        begun.resume()
+        try:
+            if self._parts is None:
+                self._parts = iter(self._answer)
+            return next(self._parts)
+        finally:
+            begun.pause()
+
+    def close(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        begun.resume()
+        try:
+            close = getattr(self._answer, "close", None)
+            if close is not None:
+                close()
+        finally:
+            begun.__exit__(None, None, None)
+
+    def __del__(self) -> None:
+        # A server that does not call close() breaks WSGI, and would leave a request without end.
+        if self._begun is not None:
+            self._begun.__exit__(None, None, None)
