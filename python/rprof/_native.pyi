@@ -76,6 +76,10 @@ class Profile:
         """The names of all functions, by their positions."""
     def only_stacks(self, focus: list[bool] | None, ignore: list[bool]) -> Profile:
         """The same profile with only the stacks that have a function of `focus` (`None`: any)."""
+    def label_sets(self) -> list[list[tuple[str, str]]]:
+        """The labels of each label set in use, numbers as text."""
+    def only_label_sets(self, kept: list[bool]) -> Profile:
+        """The same profile with only the samples of some label sets."""
     def of_requests(self, requests: list[int]) -> Profile:
         """Only what these requests did, of a profile that keeps requests apart."""
     def divide(
@@ -264,8 +268,8 @@ def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> st
 
 def dump_threads(
     import_roots: list[str], own_directory: str
-) -> list[tuple[int, str, str, list[tuple[str, str, int]]]]:
-    """Every thread, leaf first: kernel id, name, what it does, (function, file, line)."""
+) -> list[tuple[int, str, str, list[tuple[str, str]], list[tuple[str, str, int]]]]:
+    """Every thread, leaf first: kernel id, name, what it does, labels, (function, file, line)."""
 
 def decode_lines(table: bytes, first_line: int) -> list[tuple[int, int]]:
     """Lines of a code object by instruction offset (bytes), as the direct engine decodes them."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -426,6 +427,40 @@ class Profile:
         """Return the profile of those threads for which ``accept`` is true."""
         kept = [(t.id, t.name) for t in self.threads if accept(ThreadInfo(t.id, t.name))]
         return Profile(self._native.only_threads(kept))
+
+    def labels(self) -> dict[str, list[str]]:
+        """Return the values that each label has, numbers as text, by the label's name."""
+        found: dict[str, set[str]] = {}
+        for labels in self._native.label_sets():
+            for key, value in labels:
+                found.setdefault(key, set()).add(value)
+        return {key: sorted(values) for key, values in sorted(found.items())}
+
+    def only_labels(self, wanted: Mapping[str, str] | None = None, **more: str) -> Profile:
+        """Return the profile of those samples that have all of these labels.
+
+        >>> profile.only_labels(route="/checkout*")
+        >>> profile.only_labels({"thread name": "worker-?"}, tenant="acme")
+
+        Args:
+            wanted: Values by the label's name, with ``*`` and ``?``.
+            **more: The same, for names that are identifiers.
+
+        Raises:
+            RprofTypeError: A value that is no text, or no label at all.
+        """
+        patterns = {**(wanted or {}), **more}
+        if not patterns or not all(isinstance(value, str) for value in patterns.values()):
+            raise RprofTypeError("only_labels() needs labels, for example route='/checkout*'")
+        return self._only_label_sets(
+            lambda labels: all(
+                key in labels and fnmatchcase(labels[key], value) for key, value in patterns.items()
+            )
+        )
+
+    def _only_label_sets(self, accept: Callable[[dict[str, str]], bool]) -> Profile:
+        kept = [accept(dict(labels)) for labels in self._native.label_sets()]
+        return Profile(self._native.only_label_sets(kept))
 
     def only_stacks(
         self,

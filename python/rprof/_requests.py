@@ -199,7 +199,7 @@ class RouteFigures(NamedTuple):
 
     route: str
     """The route."""
-    count: int
+    ended: int
     """Requests that have ended."""
     under_way: int
     """Requests that have not."""

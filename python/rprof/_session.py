@@ -591,10 +591,12 @@ def dump() -> str:
     threads = _load_native().dump_threads(import_roots(), _PACKAGE_DIRECTORY)
     own_id = threading.get_native_id()
     blocks = []
-    for thread_id, name, doing, frames in threads:
+    for thread_id, name, doing, labels, frames in threads:
         state = "current" if thread_id == own_id else doing
         state = state and f", {state}"
-        lines = [f'Thread {thread_id} "{name}"{state} (most recent call first):']
+        said = ", ".join(f"{key}={value}" for key, value in labels)
+        said = said and f" [{said}]"
+        lines = [f'Thread {thread_id} "{name}"{state}{said} (most recent call first):']
         lines += [f'  File "{file}", line {line}, in {function}' for function, file, line in frames]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

@@ -353,14 +353,16 @@ impl DirectEngine {
             let Some(memory) = &mut self.memory else {
                 return Err(Failure::Torn);
             };
-            let before = LabelReader::context(memory.as_mut(), place, target.address, seen);
+            let before =
+                LabelReader::context(memory.as_mut(), place, target.address, target.ident, seen);
             labels = before.and_then(|seen| self.labels.labels(memory.as_mut(), place, seen));
             walked = self.read_stack(target, hints, snapshot);
             let Some(memory) = &mut self.memory else {
                 return Err(Failure::Torn);
             };
             seen = before.unwrap_or_default();
-            let after = LabelReader::context(memory.as_mut(), place, target.address, seen);
+            let after =
+                LabelReader::context(memory.as_mut(), place, target.address, target.ident, seen);
             if before.is_some() && before == after {
                 break;
             }
@@ -384,6 +386,7 @@ impl DirectEngine {
         if clock == track.walked_at_cpu_ns {
             return true;
         }
+        sample.since_ns = snapshot.at_ns;
         let ident = track.id;
         let (address, home) = (track.own.address, track.own.interpreter);
         let mut hints = std::mem::take(&mut track.own.hints);

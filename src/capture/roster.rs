@@ -86,6 +86,7 @@ impl<Own> Roster<Own> {
             cpu_ns,
             state: ThreadState::Unknown,
             labels: None,
+            since_ns: now_ns,
             stack: Stack::default(),
             stack_version: 0,
             first_seen_ns: now_ns,

@@ -111,6 +111,7 @@ impl Engine for Scripted {
                 cpu_ns: Some(thread.cpu_ns),
                 state: thread.state,
                 labels: None,
+                since_ns: 0,
                 stack,
                 stack_version,
                 first_seen_ns,

@@ -67,6 +67,8 @@ pub struct ThreadSample {
     pub state: ThreadState,
     /// What the application said of it.
     pub labels: Option<Arc<ActiveLabels>>,
+    /// When its CPU clock was last seen to move, in ns; 0 if unknown. It stands there since.
+    pub since_ns: u64,
     /// Where the thread was.
     pub stack: Stack,
     /// Grows whenever `stack` was read anew; equal versions mean an equal stack.

@@ -21,6 +21,7 @@ use crate::capture::direct::DirectEngine;
 use crate::error::Error;
 use crate::model::snapshot::Snapshot;
 use crate::report::dump::threads;
+use crate::session::fork::session;
 use crate::session::native_thread::NativeThread;
 
 /// How long the end of the thread is waited for before a fork.
@@ -78,7 +79,10 @@ impl State {
         let mut snapshot = Snapshot::default();
         let taken = self.engine.look_once(&mut snapshot);
         let text = match taken {
-            Ok(_) => threads(&snapshot),
+            Ok(_) => {
+                session().note_standing(&mut snapshot);
+                threads(&snapshot)
+            }
             Err(_) => {
                 "rprof: no snapshot could be taken; is the interpreter shutting down?\n".to_owned()
             }

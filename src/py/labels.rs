@@ -18,7 +18,9 @@ use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
 use crate::model::label::{ActiveLabels, THREAD_CLASS, THREAD_ID, THREAD_NAME};
 use crate::session::fork::session;
-use crate::unwind::labels::{ContextSeen, LabelPlace, LabelReader, PLACE, Shown, trie_hash};
+use crate::unwind::labels::{
+    ContextSeen, LabelPlace, LabelReader, PLACE, Shown, note_set, trie_hash,
+};
 
 /// Labels of one object, with those it was entered under.
 const MAX_LABELS: usize = 32;
@@ -303,6 +305,8 @@ fn current<'py>(py: Python<'py>, contexts: &Contexts) -> PyResult<Option<Bound<'
 }
 
 fn set(py: Python<'_>, contexts: &Contexts, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: pthread_self takes no argument and always succeeds.
+    note_set(unsafe { libc::pthread_self() } as usize);
     // SAFETY: the GIL is held; the variable lives for ever and takes a reference of its own.
     let token = unsafe { (contexts.set)(contexts.variable, value.as_ptr()) };
     // SAFETY: the token is a new reference, or null with an exception set.
@@ -452,7 +456,7 @@ fn try_out(
             // SAFETY: a new reference or null.
             drop(unsafe { Bound::from_owned_ptr_or_opt(py, token) });
         }
-        let seen = LabelReader::context(memory, place, thread, ContextSeen::default());
+        let seen = LabelReader::context(memory, place, thread, 0, ContextSeen::default());
         let labels = seen.and_then(|seen| reader.labels(memory, place, seen));
         if labels.is_none_or(|labels| (labels.request, labels.captures) != (7, 9)) {
             return Err("its contexts have an unknown layout".to_owned());

@@ -12,7 +12,7 @@ use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
 use crate::fold::window::Limits;
 use crate::model::function::Function;
-use crate::model::label::thread_of;
+use crate::model::label::{LabelValue, thread_of};
 use crate::pprof::{decode::decode, encode::encode};
 use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
@@ -282,6 +282,32 @@ impl Profile {
             threads
                 .iter()
                 .any(|(kept_id, kept_name)| *kept_id == id && kept_name == name)
+        });
+        Self::new(Arc::new(filtered))
+    }
+
+    /// The labels of each label set in use, numbers as text.
+    fn label_sets(&self) -> Vec<Vec<(String, String)>> {
+        let text = |value: &LabelValue| match value {
+            LabelValue::Text(text) => text.to_string(),
+            LabelValue::Number(number, _) => number.to_string(),
+        };
+        let sets = self.profile.label_sets.iter().map(|labels| {
+            labels
+                .iter()
+                .map(|label| (label.key.to_string(), text(&label.value)))
+                .collect()
+        });
+        sets.collect()
+    }
+
+    /// The same profile with only the samples of some label sets; true at each that is meant.
+    #[expect(clippy::needless_pass_by_value, reason = "converted from Python")]
+    fn only_label_sets(&self, kept: Vec<bool>) -> Self {
+        let mut at = 0;
+        let filtered = self.profile.filtered(|_| {
+            at += 1;
+            kept.get(at - 1).copied().unwrap_or(false)
         });
         Self::new(Arc::new(filtered))
     }

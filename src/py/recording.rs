@@ -15,7 +15,7 @@ use crate::capture::Engine;
 use crate::clock::cpu::unix_time_ns;
 use crate::error::Error;
 use crate::fold::window::Limits;
-use crate::report::dump::doing;
+use crate::report::dump::{doing, texts};
 use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
 use crate::session::flight::{Pick, Ring};
@@ -269,8 +269,8 @@ pub(crate) fn expand_output(
     Ok(file::expand_output(output, &fields)?.into())
 }
 
-/// Every thread with its stack, leaf first: kernel id, name, what it does (empty if unknown), and
-/// (function, file, line) of each frame.
+/// Every thread with its stack, leaf first: kernel id, name, what it does (empty if unknown), its
+/// labels, and (function, file, line) of each frame.
 #[pyfunction]
 #[expect(
     clippy::type_complexity,
@@ -280,7 +280,15 @@ pub(crate) fn dump_threads(
     py: Python<'_>,
     import_roots: Vec<String>,
     own_directory: String,
-) -> PyResult<Vec<(u64, String, &'static str, Vec<(String, String, u32)>)>> {
+) -> PyResult<
+    Vec<(
+        u64,
+        String,
+        &'static str,
+        Vec<(String, String)>,
+        Vec<(String, String, u32)>,
+    )>,
+> {
     let options = EngineOptions {
         import_roots,
         own_directory,
@@ -301,7 +309,15 @@ pub(crate) fn dump_threads(
         });
         let state = doing(thread.state);
         let name = thread.name.to_string();
-        (thread.thread_id, name, state, frames.collect())
+        let labels = thread.labels.iter().flat_map(|labels| texts(labels));
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        (
+            thread.thread_id,
+            name,
+            state,
+            labels.collect(),
+            frames.collect(),
+        )
     });
     Ok(threads.collect())
 }

@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::model::label::{ActiveLabels, LabelValue};
 use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
 
 /// What a thread does, in words; empty if unknown.
@@ -26,7 +27,11 @@ pub fn threads(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     for thread in &snapshot.threads {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{} (most recent call first):", heading(thread));
+        let _ = writeln!(
+            text,
+            "{} (most recent call first):",
+            heading(snapshot, thread)
+        );
         text.push_str(&stack(snapshot, thread));
         text.push('\n');
     }
@@ -54,7 +59,7 @@ pub fn places(snapshot: &Snapshot) -> String {
             if threads.len() == 1 { "" } else { "s" }
         );
         for thread in threads {
-            let _ = writeln!(text, "# {}", heading(thread));
+            let _ = writeln!(text, "# {}", heading(snapshot, thread));
         }
         text.push_str(&stack);
         text.push('\n');
@@ -79,6 +84,13 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
                 "name": &*thread.name,
                 "state": doing(thread.state),
                 "cpu_ns": thread.cpu_ns,
+                "standing_seconds": standing(snapshot, thread),
+                "labels": thread.labels.as_ref().map_or_else(Map::new, |labels| {
+                    texts(labels)
+                        .map(|(key, value)| (key.to_owned(), Value::from(value)))
+                        .collect()
+                }),
+                "request": thread.labels.as_ref().map(|labels| labels.request),
                 "incomplete": thread.stack.incomplete,
                 "frames": frames,
             })
@@ -87,14 +99,38 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
     json!({ "threads": threads })
 }
 
-fn heading(thread: &ThreadSample) -> String {
+/// Seconds since it was last seen to compute, if that is long enough to be known.
+fn standing(snapshot: &Snapshot, thread: &ThreadSample) -> Option<f64> {
+    let passed_ns = snapshot.at_ns.saturating_sub(thread.since_ns);
+    (thread.since_ns > 0 && passed_ns > 0 && !thread.state.uses_cpu())
+        .then_some(passed_ns as f64 / 1e9)
+}
+
+/// Keys and values of what the application has set.
+pub fn texts(labels: &ActiveLabels) -> impl Iterator<Item = (&str, &str)> {
+    labels.set.iter().filter_map(|label| match &label.value {
+        LabelValue::Text(text) => Some((&*label.key, &**text)),
+        LabelValue::Number(..) => None,
+    })
+}
+
+fn heading(snapshot: &Snapshot, thread: &ThreadSample) -> String {
     let mut text = format!("Thread {} \"{}\"", thread.thread_id, thread.name);
     let state = doing(thread.state);
     if !state.is_empty() {
         let _ = write!(text, ", {state}");
     }
+    if let Some(seconds) = standing(snapshot, thread) {
+        let _ = write!(text, " for {seconds:.3} s");
+    }
     if let Some(cpu_ns) = thread.cpu_ns {
         let _ = write!(text, ", {:.3} s of CPU", cpu_ns as f64 / 1e9);
+    }
+    if let Some(labels) = &thread.labels {
+        let labels: Vec<String> = texts(labels)
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let _ = write!(text, " [{}]", labels.join(", "));
     }
     text
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use crossbeam_channel::TryRecvError;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{
@@ -16,13 +17,13 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::gate::Gate;
 use super::query::Query;
 use super::status;
 use crate::capture::direct::DirectEngine;
-use crate::clock::cpu::monotonic_ns;
+use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
@@ -31,13 +32,17 @@ use crate::pprof::encode::encode;
 use crate::report::dump;
 use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
+use crate::session::flight::Pick;
 use crate::session::fork::session;
+use crate::session::requests::Capture;
 
 /// The longest profile, in seconds.
 pub const MAX_SECONDS: u64 = 300;
 /// What Go takes when nothing is said.
 const DEFAULT_SECONDS: f64 = 30.0;
 const MIN_SECONDS: f64 = 0.01;
+/// How far back it can be asked for, in seconds.
+const MAX_LAST: f64 = 86_400.0;
 const DEFAULT_RATE: f64 = 100.0;
 /// Profiles at a time; all share the one sampler.
 const MAX_PROFILES: usize = 4;
@@ -46,6 +51,13 @@ const MAX_OVERHEAD: f64 = 0.05;
 /// Wrong tokens in a row before nobody is listened to for a while.
 const MAX_WRONG_TOKENS: u64 = 10;
 const TOKEN_PENALTY_NS: u64 = 10_000_000_000;
+
+/// Where the next requests of a kind are asked for.
+const NEXT: &str = "/debug/pprof/next";
+/// Requests that can be asked for there.
+const MAX_NEXT: f64 = 10_000.0;
+/// How many of them have ended.
+const X_RPROF_REQUESTS: HeaderName = HeaderName::from_static("x-rprof-requests");
 
 /// Marks an error as Go's endpoint does, so that `go tool pprof` shows its text.
 const X_GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
@@ -155,10 +167,17 @@ pub async fn answer<B>(context: &Arc<Context>, request: &Request<B>) -> Answer {
 
 /// Whether whoever asks may.
 fn admit<B>(context: &Context, request: &Request<B>) -> Result<(), Refusal> {
-    if request.method() != Method::GET {
+    let is_control = request.method() == Method::POST && request.uri().path() == NEXT;
+    if request.method() != Method::GET && !is_control {
         return Err(refuse(
             StatusCode::METHOD_NOT_ALLOWED,
-            "only GET is answered",
+            "only GET is answered, and POST at /debug/pprof/next",
+        ));
+    }
+    if is_control && context.token.is_none() {
+        return Err(refuse(
+            StatusCode::FORBIDDEN,
+            "POST is answered only where a token is needed: rprof.serve(token=...)",
         ));
     }
     let header = |name| {
@@ -234,6 +253,12 @@ async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer
         }
         "/debug/pprof/wall" => Ok(download(profile(context, &query, "wall").await?)),
         "/debug/pprof/report" => report(context, &query).await,
+        NEXT if request.method() == Method::POST => next(context, &query).await,
+        NEXT => Err(refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "ask by POST: curl -X POST -H 'Authorization: Bearer TOKEN' \
+             '.../debug/pprof/next?count=100&route=/checkout' -o next.pb.gz",
+        )),
         // Go's name for the like of threads.
         "/debug/pprof/threads" | "/debug/pprof/goroutine" => threads(context, &query).await,
         "/debug/pprof/status" => {
@@ -241,7 +266,8 @@ async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer
             Ok(typed(status.to_string() + "\n", "application/json"))
         }
         "/debug/pprof/metrics" | "/metrics" => Ok(typed(
-            status::metrics(&session().health().counters()),
+            status::metrics(&session().health().counters())
+                + &status::request_metrics(&session().requests().figures()),
             // https://prometheus.io/docs/instrumenting/exposition_formats/
             "text/plain; version=0.0.4; charset=utf-8",
         )),
@@ -307,7 +333,83 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Records for so many seconds.
+/// A capture that ends with the request for it.
+struct Captured(Capture);
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        session().requests().close(self.0.bit);
+    }
+}
+
+/// The next requests of a kind, and only they.
+async fn next(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> {
+    const LOOK: Duration = Duration::from_millis(20);
+    let bad = |message: String| refuse(StatusCode::BAD_REQUEST, message);
+    let wanted = query.number("count", 100.0, 1.0, MAX_NEXT).map_err(bad)? as u32;
+    let longest = Duration::from_secs(MAX_SECONDS).as_secs_f64();
+    let seconds = query
+        .number("seconds", DEFAULT_SECONDS, MIN_SECONDS, longest)
+        .map_err(bad)?;
+    let rate = query
+        .number("rate", DEFAULT_RATE, 0.01, 10_000.0)
+        .map_err(bad)?;
+    let route = query.text("route").map(str::to_owned);
+    let _place = take_place(context)?;
+    let captured = Captured(session().requests().capture()?);
+    let requests = Requests {
+        captures: captured.0.bit,
+        keep_apart: false,
+    };
+    let recording = Recording::begin(config(context, rate, requests)).await?;
+    session()
+        .requests()
+        .open(captured.0.bit, wanted, route.clone());
+    let end = tokio::time::Instant::now() + Duration::from_secs_f64(seconds);
+    while captured.0.done.try_recv() != Err(TryRecvError::Disconnected)
+        && tokio::time::Instant::now() < end
+    {
+        tokio::time::sleep(LOOK).await;
+    }
+    let (_, ended) = session().requests().progress(captured.0.bit);
+    let profile = recording.end().await?;
+    if ended == 0 {
+        let kind = route.map_or_else(String::new, |route| format!(" of {route}"));
+        return Err(refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("no request{kind} has begun and ended within {seconds} s"),
+        ));
+    }
+    let mut answer = download(blocking(move || encode(&profile)).await??);
+    if let Ok(progress) = HeaderValue::from_str(&format!("{ended}/{wanted}")) {
+        answer.headers_mut().insert(X_RPROF_REQUESTS, progress);
+    }
+    Ok(answer)
+}
+
+fn take_place(context: &Context) -> Result<SemaphorePermit<'_>, Refusal> {
+    context.profiles.try_acquire().map_err(|_| {
+        refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("{MAX_PROFILES} profiles are being recorded already; try again later"),
+        )
+    })
+}
+
+fn config(context: &Context, rate: f64, requests: Requests) -> RecordingConfig {
+    RecordingConfig {
+        period_ns: (1e9 / rate).round().max(1.0) as u64,
+        max_overhead: MAX_OVERHEAD,
+        limits: Limits::default(),
+        threads: ThreadFilter::All,
+        window_ns: None,
+        program: context.program.clone(),
+        requests,
+        ring: None,
+    }
+}
+
+/// Records for so many seconds, or takes what was recorded in the last ones.
 async fn profile(
     context: &Arc<Context>,
     query: &Query,
@@ -322,25 +424,20 @@ async fn profile(
         .number("rate", DEFAULT_RATE, 0.01, 10_000.0)
         .map_err(bad)?;
     let wanted = query.text("type").unwrap_or(default_type).to_owned();
-    let _place = context.profiles.try_acquire().map_err(|_| {
-        refuse(
-            StatusCode::TOO_MANY_REQUESTS,
-            format!("{MAX_PROFILES} profiles are being recorded already; try again later"),
-        )
-    })?;
-    let config = RecordingConfig {
-        period_ns: (1e9 / rate).round().max(1.0) as u64,
-        max_overhead: MAX_OVERHEAD,
-        limits: Limits::default(),
-        threads: ThreadFilter::All,
-        window_ns: None,
-        program: context.program.clone(),
-        requests: Requests::default(),
-        ring: None,
+    let mut profile = if query.text("last").is_some() {
+        let last = query.number("last", 0.0, 1.0, MAX_LAST).map_err(bad)?;
+        let since_unix_ns = unix_time_ns().saturating_sub((last * 1e9) as i64);
+        let wanted = Pick {
+            since_unix_ns,
+            ..Pick::default()
+        };
+        blocking(move || session().recent(&wanted)).await??
+    } else {
+        let _place = take_place(context)?;
+        let recording = Recording::begin(config(context, rate, Requests::default())).await?;
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        (*recording.end().await?).clone()
     };
-    let recording = Recording::begin(config).await?;
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-    let mut profile = (*recording.end().await?).clone();
     let Some(kind) = profile
         .sample_types
         .iter()
@@ -369,9 +466,11 @@ fn download(profile: Vec<u8>) -> Answer {
     answer
 }
 
-/// The page of the next seconds.
+/// The page of the last minutes, or of the next seconds if they are asked for.
 async fn report(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> {
-    let bytes = profile(context, query, "wall").await?;
+    let last = Query::parse("last=300");
+    let is_asked = query.text("seconds").is_some() || query.text("last").is_some();
+    let bytes = profile(context, if is_asked { query } else { &last }, "wall").await?;
     let (before, after) = &context.page;
     let mut page = String::with_capacity(before.len() + after.len() + bytes.len() * 4 / 3 + 4);
     page.push_str(before);
@@ -424,7 +523,10 @@ fn look(context: &Context) -> Result<Snapshot, Refusal> {
         .map_err(|reason| refuse(StatusCode::SERVICE_UNAVAILABLE, reason.clone()))?;
     let mut snapshot = Snapshot::default();
     match dumper.lock().look_once(&mut snapshot) {
-        Ok(_) => Ok(snapshot),
+        Ok(_) => {
+            session().note_standing(&mut snapshot);
+            Ok(snapshot)
+        }
         Err(_) => Err(refuse(
             StatusCode::SERVICE_UNAVAILABLE,
             "no snapshot could be taken; is the interpreter shutting down?",

@@ -7,18 +7,23 @@ use serde_json::{Map, Value, json};
 
 use crate::session::fork::session;
 use crate::session::manager::EngineNote;
+use crate::session::requests::RouteFigures;
 
 /// Counters that only grow, as Prometheus wants to know of each.
 const GAUGES: [&str; 4] = ["period_ns", "hold_max_ns", "own_bytes", "failed"];
 
 /// Routes, and what they are for.
-const ROUTES: [(&str, &str); 8] = [
+const ROUTES: [(&str, &str); 9] = [
     (
         "profile?seconds=5",
         "CPU profile of the next seconds (pprof)",
     ),
     ("wall?seconds=5", "the same, opened on wall time"),
-    ("report?seconds=5", "the report page of the next seconds"),
+    (
+        "report",
+        "the report page of the last minutes; with ?seconds=5 of the next seconds",
+    ),
+    ("profile?last=60", "CPU profile of the last seconds (pprof)"),
     ("threads?debug=1", "where all threads stand, by place"),
     ("threads?debug=2", "every thread's stack and what it does"),
     ("threads?format=json", "the same as JSON"),
@@ -101,6 +106,37 @@ pub fn metrics(counters: &[(&'static str, u64)]) -> String {
         let _ = writeln!(
             text,
             "# TYPE rprof_{base}{suffix} {kind}\nrprof_{base}{suffix} {number}"
+        );
+    }
+    text
+}
+
+/// The figures of the application's requests, as a summary by route.
+#[must_use]
+pub fn request_metrics(figures: &[RouteFigures]) -> String {
+    if figures.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("# TYPE rprof_request_seconds summary\n");
+    for route in figures {
+        let name = route
+            .route
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n");
+        for part in [0.5, 0.9, 0.99] {
+            let seconds = route.quantile_ns(part) as f64 / 1e9;
+            let _ = writeln!(
+                text,
+                "rprof_request_seconds{{route=\"{name}\",quantile=\"{part}\"}} {seconds}"
+            );
+        }
+        let _ = writeln!(
+            text,
+            "rprof_request_seconds_sum{{route=\"{name}\"}} {}\n\
+             rprof_request_seconds_count{{route=\"{name}\"}} {}",
+            route.sum_ns as f64 / 1e9,
+            route.count
         );
     }
     text

@@ -10,6 +10,17 @@ use crate::fold::profile::Profile;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordingId(pub u64);
 
+/// A thread that the sampler has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The kernel's id.
+    pub thread_id: u64,
+    /// Its CPU clock in ns.
+    pub cpu_ns: Option<u64>,
+    /// When that was last seen to move, in ns.
+    pub since_ns: u64,
+}
+
 /// A message to the sampler.
 #[derive(Debug)]
 pub enum Control {
@@ -23,6 +34,8 @@ pub enum Control {
     Pause(RecordingId, Sender<()>),
     /// Go on recording.
     Resume(RecordingId),
+    /// Tell how long threads have been where they are.
+    Standing(Sender<Vec<Standing>>),
     /// Panic, so that a test can see what a fault of our own does.
     Panic,
 }

@@ -43,6 +43,10 @@ counters! {
     overflow,
     /// Present time between two ticks in ns.
     period_ns,
+    /// Time the GIL was held by any thread in ns, as seen at the ticks; 0 where it cannot be seen.
+    gil_held_ns,
+    /// Time all threads together waited for the GIL in ns, as seen at the ticks.
+    gil_wait_ns,
     /// CPU time of the sampler thread in ns.
     sampler_cpu_ns,
     /// CPU time of the writer thread in ns.
@@ -57,6 +61,8 @@ counters! {
     own_bytes,
     /// Windows handed to a sink.
     windows,
+    /// Bytes of these.
+    written_bytes,
     /// Windows that were merged into the next because they could not be written.
     merged_windows,
     /// Attempts to write that failed.

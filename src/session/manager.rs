@@ -26,6 +26,7 @@ use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::{Error, Result};
 use crate::fold::profile::Profile;
+use crate::model::snapshot::Snapshot;
 use crate::sink::Sink;
 
 /// A start waits this long for its first snapshot before it goes on without.
@@ -409,6 +410,32 @@ impl Session {
     /// Lets a paused recording go on.
     pub fn resume(&self, id: RecordingId) {
         self.tell(&self.state.lock(), Control::Resume(id));
+    }
+
+    /// Notes in a snapshot of one look since when threads have been where they are, as far as the
+    /// sampler has seen it. Waits for nobody for long.
+    pub fn note_standing(&self, snapshot: &mut Snapshot) {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        let Some(state) = self.state.try_lock_for(PATIENCE) else {
+            return;
+        };
+        let (reply, answer) = bounded(1);
+        if !matches!(state.sampler, SamplerPhase::Running(_)) {
+            return;
+        }
+        self.tell(&state, Control::Standing(reply));
+        drop(state);
+        let Ok(standing) = answer.recv_timeout(PATIENCE) else {
+            return;
+        };
+        for thread in &mut snapshot.threads {
+            let seen = standing
+                .iter()
+                .find(|seen| seen.thread_id == thread.thread_id && seen.cpu_ns == thread.cpu_ns);
+            if let Some(seen) = seen {
+                thread.since_ns = seen.since_ns;
+            }
+        }
     }
 
     /// Makes the sampler panic, for tests.

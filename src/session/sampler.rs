@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
-use super::control::{Control, RecordingId};
+use super::control::{Control, RecordingId, Standing};
 use super::health::Health;
 use super::recording::{Recording, WindowCounters};
 use super::writer::Job;
@@ -19,7 +19,10 @@ use crate::clock::budget::Budget;
 use crate::clock::cpu::{own_cpu_ns, unix_time_ns};
 use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
-use crate::model::snapshot::Snapshot;
+use crate::model::snapshot::{Snapshot, ThreadState};
+
+/// Of a longer time between two ticks nothing is known.
+const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Sampler {
     health: Arc<Health>,
     /// The thread's CPU clock at the end of the last tick.
     cpu_mark_ns: u64,
+    /// When the GIL's holder was looked at last.
+    gil_mark_ns: u64,
 }
 
 impl Sampler {
@@ -70,6 +75,7 @@ impl Sampler {
             windows,
             health,
             cpu_mark_ns: 0,
+            gil_mark_ns: 0,
         }
     }
 
@@ -138,6 +144,7 @@ impl Sampler {
             Ok(taken) => {
                 self.count(taken);
                 counters.incomplete = u64::from(taken.incomplete);
+                self.count_gil();
             }
             Err(Missed::NotNow) => {
                 Health::add(&self.health.skipped, 1);
@@ -198,6 +205,16 @@ impl Sampler {
                     self.baseline(id);
                     self.schedule();
                 }
+            }
+            Control::Standing(reply) => {
+                let threads = self.snapshot.threads.iter();
+                let standing = threads.map(|thread| Standing {
+                    thread_id: thread.thread_id,
+                    cpu_ns: thread.cpu_ns,
+                    since_ns: thread.since_ns,
+                });
+                // Whoever asked may have given up.
+                drop(reply.send(standing.collect()));
             }
             #[expect(clippy::panic, reason = "the fault injection that tests ask for")]
             Control::Panic => panic!("injected by a test"),
@@ -307,6 +324,26 @@ impl Sampler {
             None => self.ticker = Some(Ticker::new(now_ns, period_ns, now_ns)),
         }
         Health::set(&self.health.period_ns, period_ns);
+    }
+
+    /// Charges the time since the last tick to whoever holds the GIL or waits for it.
+    fn count_gil(&mut self) {
+        let last_ns = std::mem::replace(&mut self.gil_mark_ns, self.snapshot.at_ns);
+        let passed_ns = self.snapshot.at_ns.saturating_sub(last_ns);
+        // Not the time in which nothing was recorded.
+        if last_ns == 0 || passed_ns > MAX_GIL_STEP_NS {
+            return;
+        }
+        let (mut held, mut waiting) = (0, 0);
+        for thread in &self.snapshot.threads {
+            match thread.state {
+                ThreadState::HoldsGil => held = 1,
+                ThreadState::WaitsForGil => waiting += 1,
+                _ => {}
+            }
+        }
+        Health::add(&self.health.gil_held_ns, held * passed_ns);
+        Health::add(&self.health.gil_wait_ns, waiting * passed_ns);
     }
 
     fn count(&self, taken: Taken) {

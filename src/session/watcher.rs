@@ -266,7 +266,7 @@ impl Watcher {
             }
             let mut snapshot = None;
             for request in due {
-                let seen = self.look(&mut snapshot);
+                let seen = self.look(session, &mut snapshot);
                 let is_its = |thread: &&ThreadSample| {
                     thread
                         .labels
@@ -285,8 +285,8 @@ impl Watcher {
                     is_seen: seen.is_some(),
                 });
             }
-            self.check_hearts(watch, &mut snapshot);
-            self.check_deadlock(watch, &mut snapshot);
+            self.check_hearts(session, &mut snapshot);
+            self.check_deadlock(session, &mut snapshot);
             self.check_steps(watch);
         }
     }
@@ -313,11 +313,13 @@ impl Watcher {
     /// All threads now, looked at once for all that ask.
     fn look<'snapshot>(
         &mut self,
+        session: &Session,
         snapshot: &'snapshot mut Option<Snapshot>,
     ) -> Option<&'snapshot Snapshot> {
         if snapshot.is_none() {
             let mut taken = Snapshot::default();
             self.engine.as_mut()?.look_once(&mut taken).ok()?;
+            session.note_standing(&mut taken);
             *snapshot = Some(taken);
         }
         snapshot.as_ref()
@@ -333,7 +335,8 @@ impl Watcher {
         true
     }
 
-    fn check_hearts(&mut self, watch: &Watch, snapshot: &mut Option<Snapshot>) {
+    fn check_hearts(&mut self, session: &Session, snapshot: &mut Option<Snapshot>) {
+        let watch = session.watch();
         let now_ns = monotonic_ns();
         let hearts: Vec<Arc<Heart>> = watch.hearts.lock().clone();
         let stalled = std::mem::take(&mut self.stalled);
@@ -363,7 +366,7 @@ impl Watcher {
             {
                 continue;
             }
-            let seen = self.look(snapshot);
+            let seen = self.look(session, snapshot);
             // It may have turned while it was looked at.
             if heart.beat_ns.load(Relaxed) != beat_ns {
                 continue;
@@ -382,7 +385,8 @@ impl Watcher {
         }
     }
 
-    fn check_deadlock(&mut self, watch: &Watch, snapshot: &mut Option<Snapshot>) {
+    fn check_deadlock(&mut self, session: &Session, snapshot: &mut Option<Snapshot>) {
+        let watch = session.watch();
         let Some(limit_ns) = watch.limits().deadlock_ns else {
             return;
         };
@@ -391,7 +395,7 @@ impl Watcher {
             return;
         }
         self.looked_ns = now_ns;
-        let Some(seen) = self.look(snapshot) else {
+        let Some(seen) = self.look(session, snapshot) else {
             return;
         };
         let threads: Vec<&ThreadSample> = seen

@@ -145,9 +145,14 @@ impl Writer {
                 Arc::new(merge.finish()?)
             }
         };
-        match encode(&profile).and_then(|bytes| outlet.sink.write(&bytes)) {
-            Ok(path) => {
+        let written = encode(&profile).and_then(|bytes| {
+            let path = outlet.sink.write(&bytes)?;
+            Ok((path, bytes.len() as u64))
+        });
+        match written {
+            Ok((path, bytes)) => {
                 Health::add(&self.health.windows, 1);
+                Health::add(&self.health.written_bytes, bytes);
                 *self.kept.lock() = outlet.sink.kept();
                 Ok(Some(path))
             }

@@ -7,7 +7,7 @@
 //! 3.10-3.15; where they are not, [`LabelPlace`] is never made.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
@@ -39,7 +39,7 @@ const MAX_COLLISIONS: usize = 16;
 /// Label objects whose content is remembered.
 const MAX_REMEMBERED: usize = 4_096;
 /// Looks at one thread until its labels are given up for this tick.
-pub const MAX_LOOKS: usize = 4;
+pub const MAX_LOOKS: usize = 8;
 
 /// What stands at the head of a label object.
 #[repr(C)]
@@ -91,11 +91,29 @@ enum NodeKind {
     Collision,
 }
 
-/// A thread's context and the variables it had, at one moment.
+/// A thread's context and the variables it had, at one moment. Equal ones are the same, even though
+/// memory is used again: each change leaves its mark in one of the numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ContextSeen {
     context: usize,
+    /// `PyThreadState.context_ver`, right behind the context: how often it was switched.
+    version: usize,
     variables: usize,
+    /// How often labels were set in it.
+    sets: u32,
+}
+
+/// How often labels were set, by thread; a few threads may share a place.
+static SETS: [AtomicU32; 1_024] = [const { AtomicU32::new(0) }; 1_024];
+
+fn sets_of(ident: usize) -> &'static AtomicU32 {
+    // Idents are addresses of large, aligned blocks.
+    &SETS[(ident >> 12).wrapping_mul(0x9E37_79B9) >> 8 & (SETS.len() - 1)]
+}
+
+/// Notes that the thread of this ident is about to set labels.
+pub fn note_set(ident: usize) {
+    sets_of(ident).fetch_add(1, Ordering::SeqCst);
 }
 
 /// Reads labels; what it has learnt of types and contents is used for every thread.
@@ -111,6 +129,7 @@ impl LabelReader {
         memory: &mut (dyn ReadMemory + '_),
         place: &LabelPlace,
         thread: usize,
+        ident: usize,
         hint: ContextSeen,
     ) -> Option<ContextSeen> {
         let mut context = hint.context;
@@ -121,18 +140,25 @@ impl LabelReader {
                     return Some(ContextSeen::default());
                 }
             }
-            // Both at once: they belong together.
-            let both = [
-                Range::new(thread + place.context, WORD),
+            let sets = sets_of(ident).load(Ordering::SeqCst);
+            // All at once: they belong together.
+            let all = [
+                Range::new(thread + place.context, 2 * WORD),
                 Range::new(context.wrapping_add(CONTEXT_VARIABLES), WORD),
-                Range::new(thread + place.context, WORD),
+                Range::new(thread + place.context, 2 * WORD),
             ];
-            let whole = memory.read_batch(&both);
+            let whole = memory.read_batch(&all);
             let bytes = memory.bytes();
-            if whole == both.len() && word(bytes, 0) == context && word(bytes, 2 * WORD) == context
+            if whole == all.len()
+                && word(bytes, 0) == context
+                && bytes[..2 * WORD] == bytes[3 * WORD..5 * WORD]
             {
-                let variables = word(bytes, WORD);
-                return Some(ContextSeen { context, variables });
+                return Some(ContextSeen {
+                    context,
+                    version: word(bytes, WORD),
+                    variables: word(bytes, 2 * WORD),
+                    sets,
+                });
             }
             context = 0;
         }

@@ -43,6 +43,12 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only threads of this name, with * and ?; may be repeated",
     )
+    group.add_argument(
+        "--label",
+        action="append",
+        metavar="NAME=VALUE",
+        help="only samples with this label, as route=/checkout, with * and ?; may be repeated",
+    )
     group.add_argument("--focus", metavar="REGEX", help="only stacks with a function that matches")
     group.add_argument("--ignore", metavar="REGEX", help="no stacks with a function that matches")
 
@@ -89,6 +95,19 @@ def narrow(profile: Profile, options: argparse.Namespace) -> Profile:
         profile = profile.only_threads(lambda t: any(fnmatchcase(t.name, n) for n in names))
         if not profile.threads:
             raise RprofValueError(f"no thread is called {' or '.join(names)}")
+    if options.label:
+        wanted = {}
+        for text in options.label:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise RprofValueError(f"--label {text} has no value; say for example {text}=...")
+            wanted[name] = value
+        known = profile.labels()
+        profile = profile.only_labels(wanted)
+        if not any(profile.totals.values()):
+            raise RprofValueError(
+                f"no sample has {' and '.join(options.label)}; its labels are {', '.join(known)}"
+            )
     if options.focus is None and options.ignore is None:
         return profile
     return profile.only_stacks(focus=options.focus, ignore=options.ignore)

@@ -315,6 +315,7 @@ impl Walker {
                     self.roster.tracks[at].served_in = self.roster.snapshot;
                     return true;
                 }
+                snapshot.threads[at].since_ns = now_ns;
                 std::mem::take(&mut snapshot.threads[at].stack)
             }
             None => Stack::default(),
@@ -363,8 +364,14 @@ impl Walker {
         sample.stack = stack;
         if let Some(place) = PLACE.get() {
             let memory = &mut self.memory;
-            let found = LabelReader::context(memory, place, thread.state as usize, <_>::default())
-                .and_then(|seen| self.labels.labels(memory, place, seen));
+            let found = LabelReader::context(
+                memory,
+                place,
+                thread.state as usize,
+                thread.ident,
+                <_>::default(),
+            )
+            .and_then(|seen| self.labels.labels(memory, place, seen));
             snapshot.set_labels(at, found);
         }
         self.roster.tracks[at].served_in = self.roster.snapshot;
