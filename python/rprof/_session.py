@@ -180,6 +180,9 @@ def _install_hooks(native: Any) -> None:
     _hooks_installed = True
     atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):
+        # So that the hooks of logging, which are Python functions, are there before ours: behind
+        # them they would be that next instruction for which after_fork_in_parent_later waits.
+        log()
         os.register_at_fork(
             before=_before_fork,
             after_in_parent=(

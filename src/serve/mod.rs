@@ -7,3 +7,4 @@ pub mod query;
 pub mod routes;
 pub mod server;
 pub mod status;
+pub mod token;

@@ -35,6 +35,6 @@ impl Query {
         text.parse()
             .ok()
             .filter(|value: &f64| (low..=high).contains(value))
-            .ok_or_else(|| format!("{name}={text} is no number from {low} to {high}"))
+            .ok_or_else(|| format!("{name}={text:?} is no number from {low} to {high}"))
     }
 }

@@ -2,8 +2,9 @@
 //! scrapes Go programs scrapes this: `go tool pprof`, Grafana Alloy, Parca.
 #![forbid(unsafe_code)]
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::gate::Gate;
 use super::query::Query;
 use super::status;
+use super::token::{Shown, Token};
 use crate::capture::direct::DirectEngine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
@@ -48,9 +50,6 @@ const DEFAULT_RATE: f64 = 100.0;
 const MAX_PROFILES: usize = 4;
 /// CPU time the sampler may use for a profile, as a fraction of one core.
 const MAX_OVERHEAD: f64 = 0.05;
-/// Wrong tokens in a row before nobody is listened to for a while.
-const MAX_WRONG_TOKENS: u64 = 10;
-const TOKEN_PENALTY_NS: u64 = 10_000_000_000;
 
 /// Where the next requests of a kind are asked for.
 const NEXT: &str = "/debug/pprof/next";
@@ -61,6 +60,10 @@ const X_RPROF_REQUESTS: HeaderName = HeaderName::from_static("x-rprof-requests")
 
 /// Marks an error as Go's endpoint does, so that `go tool pprof` shows its text.
 const X_GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
+/// What browsers tell about the page that asks, and what it wants the answer for
+/// (<https://www.w3.org/TR/fetch-metadata/>).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// An answer.
 pub type Answer = Response<Full<Bytes>>;
@@ -72,7 +75,7 @@ pub struct Context {
     /// What runs.
     pub program: String,
     /// What a request must show, if anything.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// Whether the `Host` of a request must name this machine: a page elsewhere could point a name
     /// of its own at it (DNS rebinding).
     pub must_be_local: bool,
@@ -81,8 +84,6 @@ pub struct Context {
     /// What stands before and behind the profile in the report page.
     page: (String, String),
     profiles: Semaphore,
-    wrong_tokens: AtomicU64,
-    wrong_token_ns: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -107,13 +108,11 @@ impl Context {
         Self {
             gate: Arc::new(Gate::default()),
             program,
-            token,
+            token: token.map(Token::new),
             must_be_local,
             dumper: dumper.map(Mutex::new),
             page,
             profiles: Semaphore::new(MAX_PROFILES),
-            wrong_tokens: AtomicU64::new(0),
-            wrong_token_ns: AtomicU64::new(0),
         }
     }
 }
@@ -180,41 +179,56 @@ fn admit<B>(context: &Context, request: &Request<B>) -> Result<(), Refusal> {
             "POST is answered only where a token is needed: rprof.serve(token=...)",
         ));
     }
-    let header = |name| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
+    if context.must_be_local {
+        admit_local(request)?;
+    }
+    let Some(token) = &context.token else {
+        return Ok(());
     };
-    if context.must_be_local && !header(HOST).is_some_and(is_this_machine) {
+    let shown = header(request, &AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+    match token.judge(shown, monotonic_ns()) {
+        Shown::Right => Ok(()),
+        Shown::Wrong => Err(refuse(
+            StatusCode::UNAUTHORIZED,
+            "a token is needed: Authorization: Bearer TOKEN",
+        )),
+        Shown::WrongAgain => Err(refuse(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong tokens; try again later",
+        )),
+    }
+}
+
+/// Keeps out what a page elsewhere can make a browser on this machine send.
+fn admit_local<B>(request: &Request<B>) -> Result<(), Refusal> {
+    // Of two names, one for us and one for somebody before us, neither counts.
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_ours = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(is_this_machine),
+        _ => false,
+    };
+    // A request that names its host in the first line, as for a proxy, means that one.
+    let target = request.uri().authority();
+    if !is_ours || !target.is_none_or(|target| is_this_machine(target.as_str())) {
         return Err(refuse(
             StatusCode::FORBIDDEN,
             "the Host header must name this machine: 127.0.0.1, [::1] or localhost",
         ));
     }
-    let Some(token) = &context.token else {
-        return Ok(());
-    };
-    let now_ns = monotonic_ns();
-    if now_ns.saturating_sub(context.wrong_token_ns.load(Relaxed)) > TOKEN_PENALTY_NS {
-        context.wrong_tokens.store(0, Relaxed);
-    }
-    if context.wrong_tokens.load(Relaxed) >= MAX_WRONG_TOKENS {
+    // It could not read the answer, but begin profiles and take all places for them. Following a
+    // link to here is fine.
+    let is_of_elsewhere = header(request, &SEC_FETCH_SITE) == Some("cross-site");
+    if is_of_elsewhere && header(request, &SEC_FETCH_DEST) != Some("document") {
         return Err(refuse(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many wrong tokens; try again later",
+            StatusCode::FORBIDDEN,
+            "pages of other sites are not answered",
         ));
     }
-    let shown = header(AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-    if shown.is_some_and(|shown| is_equal(shown.as_bytes(), token.as_bytes())) {
-        return Ok(());
-    }
-    context.wrong_token_ns.store(now_ns, Relaxed);
-    context.wrong_tokens.fetch_add(1, Relaxed);
-    Err(refuse(
-        StatusCode::UNAUTHORIZED,
-        "a token is needed: Authorization: Bearer TOKEN",
-    ))
+    Ok(())
+}
+
+fn header<'a, B>(request: &'a Request<B>, name: &HeaderName) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
 }
 
 /// Whether a `Host` header names this machine by a name that nobody else can own.
@@ -223,21 +237,20 @@ fn is_this_machine(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || address
+    let in_brackets = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    match in_brackets {
+        Some(address) => address
             .parse()
-            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
-/// Compares in a time that depends on the lengths only.
-fn is_equal(left: &[u8], right: &[u8]) -> bool {
-    let mut difference = left.len() ^ right.len();
-    for (position, byte) in left.iter().enumerate() {
-        let other = right.get(position).copied().unwrap_or(0);
-        difference |= usize::from(byte ^ other);
+            .is_ok_and(|address: Ipv6Addr| address.is_loopback()),
+        None => {
+            name.eq_ignore_ascii_case("localhost")
+                || name
+                    .parse()
+                    .is_ok_and(|address: Ipv4Addr| address.is_loopback())
+        }
     }
-    difference == 0
 }
 
 async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer, Refusal> {
@@ -449,7 +462,7 @@ async fn profile(
             .map(|kind| &*kind.name)
             .collect();
         return Err(bad(format!(
-            "type={wanted} is unknown; choose {}",
+            "type={wanted:?} is unknown; choose {}",
             known.join(", ")
         )));
     };
@@ -494,7 +507,7 @@ async fn threads(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusa
         Some(other) => {
             return Err(refuse(
                 StatusCode::BAD_REQUEST,
-                format!("format={other} is unknown; choose text or json"),
+                format!("format={other:?} is unknown; choose text or json"),
             ));
         }
     };
@@ -511,7 +524,7 @@ async fn threads(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusa
         "2" => Ok(text(dump::threads(&snapshot))),
         other => Err(refuse(
             StatusCode::BAD_REQUEST,
-            format!("debug={other} is unknown; choose 1 (by place) or 2 (by thread)"),
+            format!("debug={other:?} is unknown; choose 1 (by place) or 2 (by thread)"),
         )),
     }
 }
@@ -556,16 +569,20 @@ mod tests {
             "127.0.0.1.example.org",
             "10.0.0.1:80",
             "localhost.evil:80",
+            "user@localhost",
+            "localhost:80:80",
+            "localhost:+80",
+            "[127.0.0.1]",
+            "[[::1]]",
+            "[::1",
+            "::1]",
+            "::1",
+            "[::1].example.org",
+            "[::ffff:10.0.0.1]",
+            "0.0.0.0",
+            "2130706433",
         ] {
             assert!(!is_this_machine(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn tokens_are_compared_whole() {
-        assert!(is_equal(b"secret", b"secret"));
-        for wrong in [&b"secre"[..], b"secrets", b"", b"Secret"] {
-            assert!(!is_equal(wrong, b"secret"));
         }
     }
 }

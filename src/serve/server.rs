@@ -214,6 +214,9 @@ async fn accept(listener: &Listener, context: &Arc<Context>, quitting: Receiver<
         if over.await {
             return;
         }
+        // Whoever has come in is listened to before the next one, or a burst of connections would
+        // put out clients whose requests were never looked at.
+        tokio::task::yield_now().await;
     }
 }
 

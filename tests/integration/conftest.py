@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from serving import Service
 from support import ENGINE
 
 if "RPROF_CI_ENGINE" in os.environ:
@@ -115,3 +116,13 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     programs = Programs(tmp_path)
     yield programs
     programs.end()
+
+
+@pytest.fixture
+def services(programs: Programs) -> Callable[..., Service]:
+    """Starts programs that print the address of their endpoint first."""
+
+    def start(code: str, **variables: str) -> Service:
+        return Service(programs.start(code, **variables))
+
+    return start
