@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -69,6 +70,7 @@ class request:
         "info",
         "name",
         "route",
+        "task",
     )
 
     def __init__(
@@ -81,6 +83,8 @@ class request:
         labels: dict[str, str | float] | None = None,
         **info: Any,
     ) -> None:
+        if _native is None:
+            _load()
         if type(name) is not str or (route is not None and type(route) is not str):
             raise RprofTypeError(f"name and route must be text, not {name!r} and {route!r}")
         self.name = name
@@ -90,6 +94,8 @@ class request:
         self.info = info
         """What else is said about it."""
         self._labels = labels
+        self.task: Any = None
+        """The asyncio task that it runs in, if it may become slow."""
         self._after_ns: int | None = None
         if slow_after is not None:
             self._after_ns = _nanoseconds("slow_after", slow_after)
@@ -97,13 +103,16 @@ class request:
         self._running: Any = None
 
     def __enter__(self) -> request:
-        native = _native or _load()
+        native = _native
         allowed = _allowed(self) if _predicates else _ALL
         if self._after_ns is None:
             self._running = native.begin_request(self.route, self._labels, None, 0, allowed)
             return self
         if _session.reporter() is None:
             _watch.ensure()
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            self.task = asyncio.current_task()
         self._running = native.begin_request(
             self.route, self._labels, self._after_ns, self._repeat_ns, allowed
         )
@@ -119,6 +128,7 @@ class request:
         running, self._running = self._running, None
         if running is None:
             return
+        self.task = None
         ended = _native.end_request(running)
         if self._after_ns is not None:
             _watch.ended(running.number, ended, value)
@@ -148,7 +158,7 @@ class request:
         again.name, again.route, again.info = self.name, self.route, self.info
         again._labels, again._after_ns = self._labels, self._after_ns
         again._repeat_ns = self._repeat_ns if self._after_ns is not None else 0
-        again._running = None
+        again._running = again.task = None
         return again
 
     def pause(self) -> None:
@@ -162,13 +172,14 @@ class request:
             _native.resume_request(self._running)
 
 
-def _load() -> Any:
+def _load() -> None:
+    """Do here what takes time once, rather than in somebody's first request."""
     global _native, _watch
     from . import _watch as watch
 
     _watch = watch
     _native = _session.native()
-    return _native
+    _native.current_labels()
 
 
 def _nanoseconds(name: str, seconds: float) -> int:

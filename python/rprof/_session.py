@@ -112,6 +112,9 @@ class EndpointRequest(NamedTuple):
 class Reporter(Protocol):
     """A thread of ours that runs Python code; see ``_watch``."""
 
+    def begin(self) -> None:
+        """Begin it, the first time or again."""
+
     def end(self) -> None:
         """End it and wait for that."""
 
@@ -180,9 +183,11 @@ def _install_hooks(native: Any) -> None:
     _hooks_installed = True
     atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):
-        # So that the hooks of logging, which are Python functions, are there before ours: behind
-        # them they would be that next instruction for which after_fork_in_parent_later waits.
-        log()
+        if sys.version_info[:2] == (3, 13):
+            # So that the hooks of logging, which are Python functions, are there before ours:
+            # behind them they would be that next instruction for which after_fork_in_parent_later
+            # waits.
+            log()
         os.register_at_fork(
             before=_before_fork,
             after_in_parent=(
@@ -231,8 +236,9 @@ def _before_fork() -> None:
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = threading.get_native_id() == os.getpid()
     state = _current()
-    end_reporter()
-    if state.recordings or state.dumps or state.endpoint:
+    if state.reporter is not None:
+        state.reporter.end()
+    if state.recordings or state.dumps or state.endpoint or state.reporter:
         _load_native().before_fork()
 
 
@@ -240,7 +246,7 @@ def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
-    if not (parent.recordings or parent.dumps or parent.endpoint):
+    if not (parent.recordings or parent.dumps or parent.endpoint or parent.reporter):
         _state = _State()
         return
     native = _load_native()
@@ -341,8 +347,15 @@ def begin_flight(config: Config) -> None:
             )
 
 
+def resume_reporter() -> None:
+    """Begin the thread again that reports, after a fork; called by the native hooks."""
+    reporter = _current().reporter
+    if reporter is not None:
+        reporter.begin()
+
+
 def end_reporter() -> None:
-    """End the thread that reports slow requests; the next slow request begins it again."""
+    """End watching and the thread that reports."""
     state = _current()
     reporter, state.reporter = state.reporter, None
     if reporter is not None:

@@ -27,6 +27,8 @@ _KEEP_FILES = 60
 # Requests whose profile is written at a time; of more, only the log tells.
 _MAX_PENDING = 100
 _JOIN_SECONDS = 5.0
+# Coroutines of one stack that are shown.
+_MAX_AWAITS = 200
 _FLIGHT = {"output": None, "max_overhead": 0.01}
 # What a slow request has in common: nearly all its samples.
 _COMMON_PART = 0.9
@@ -45,29 +47,33 @@ class _Reporter:
     def __init__(self) -> None:
         self._native = _session.native()
         self._quit = False
-        self._done = threading.Event()
         self._stacks: dict[int, str] = {}
-        _start_thread(self._run, "rprof-reporter")
+        self._join: Any = None
+        self.begin()
+
+    def begin(self) -> None:
+        self._quit = False
+        self._join = _start_thread(self._run, "rprof-reporter")
 
     def end(self) -> None:
         self._quit = True
         self._native.wake_event()
         # Somebody's logging handler may take its time; a fork or an exit does not wait for it.
-        self._done.wait(_JOIN_SECONDS)
+        self._join(_JOIN_SECONDS)
 
     def _run(self) -> None:
-        try:
-            while not self._quit:
-                event = self._native.next_event(60.0)
-                try:
-                    if event is not None:
-                        self._tell(event)
-                    while _pending:
-                        self._finish(*_pending.popleft())
-                except Exception:
-                    _session.log().warning("a report of a slow request failed", exc_info=True)
-        finally:
-            self._done.set()
+        while True:
+            # What is there already is still told at the end.
+            event = self._native.next_event(0.0 if self._quit else 60.0)
+            if event is None and self._quit and not _pending:
+                return
+            try:
+                if event is not None:
+                    self._tell(event)
+                while _pending:
+                    self._finish(*_pending.popleft())
+            except Exception:
+                _session.log().warning("a report of a slow request failed", exc_info=True)
 
     def _tell(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
@@ -113,7 +119,7 @@ class _Reporter:
     def _tell_slow(self, event: dict[str, Any]) -> None:
         number, seconds = event["number"], event["elapsed_ns"] / 1e9
         slow = watched.get(number)
-        stack = _stack(event["places"])
+        stack = _stack(event["places"]) or _awaiting(slow)
         if not stack:
             stack = (
                 "  (on no thread at this moment)\n" if event["is_seen"] else "  (not readable)\n"
@@ -172,13 +178,27 @@ class _Reporter:
         )
 
 
-def _start_thread(run: Any, name: str) -> None:
-    """Start a real thread, even under gevent: one of its own would stop all others as it waits."""
+def _start_thread(run: Any, name: str) -> Any:
+    """Start a real thread, even under gevent, and return how to wait for its end.
+
+    One of gevent's would stop all others as it waits.
+    """
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        monkey.get_original("_thread", "start_new_thread")(run, ())
-    else:
-        threading.Thread(target=run, name=name, daemon=True).start()
+    if monkey is None or not monkey.is_module_patched("threading"):
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread.join
+    ended = monkey.get_original("_thread", "allocate_lock")()
+    ended.acquire()
+
+    def run_and_tell() -> None:
+        try:
+            run()
+        finally:
+            ended.release()
+
+    monkey.get_original("_thread", "start_new_thread")(run_and_tell, ())
+    return lambda seconds: ended.acquire(timeout=seconds)
 
 
 def _log(name: str) -> logging.Logger:
@@ -206,6 +226,31 @@ def _stack(places: list[Place]) -> str:
         lines.append(f'  Thread {thread_id} "{name}"{doing and ", " + doing}:\n')
         lines += [f'    File "{file}", line {line}, in {at}\n' for at, file, line in frames]
     return "".join(lines)
+
+
+def _awaiting(slow: request | None) -> str:
+    """Return where the task of a request waits, innermost first; empty if it is in none."""
+    task = slow.task if slow is not None else None
+    step = task.get_coro() if task is not None else None
+    lines: list[str] = []
+    while step is not None and len(lines) < _MAX_AWAITS:
+        frame = _first(step, "cr_frame", "gi_frame", "ag_frame")
+        if frame is not None:
+            code = frame.f_code
+            name = getattr(code, "co_qualname", code.co_name)
+            module = frame.f_globals.get("__name__", "?")
+            lines.append(
+                f'    File "{code.co_filename}", line {frame.f_lineno}, in {module}.{name}\n'
+            )
+        step = _first(step, "cr_await", "gi_yieldfrom", "ag_await")
+    if not lines or task is None:
+        return ""
+    return f"  Task {task.get_name()!r}, waiting:\n" + "".join(reversed(lines))
+
+
+def _first(step: Any, *names: str) -> Any:
+    found = (getattr(step, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
 
 
 def _written(path: str | None) -> str:

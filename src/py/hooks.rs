@@ -48,6 +48,7 @@ pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
             .and(serve::after_fork_in_parent())
             .and(watch::after_fork_in_parent())
     })?;
+    watch::resume_reporter(py)?;
     Ok(())
 }
 
@@ -73,11 +74,13 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
 extern "C" fn start_again(_: *mut c_void) -> c_int {
     dump::after_fork();
     // The lock inside is never held by anyone who waits for the GIL, which is held here.
-    if let Err(error) = session()
+    let result = session()
         .after_fork_in_parent()
         .and(serve::after_fork_in_parent())
         .and(watch::after_fork_in_parent())
-    {
+        .map_err(PyErr::from)
+        .and_then(|()| Python::attach(watch::resume_reporter));
+    if let Err(error) = result {
         session().health().set_error(error.to_string());
     }
     0

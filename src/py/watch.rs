@@ -98,6 +98,16 @@ pub(crate) fn park_for_fork() {
     park_within(PATIENCE);
 }
 
+/// Has the application's side report again, if there was something to report. Called with the GIL.
+pub(crate) fn resume_reporter(py: Python<'_>) -> PyResult<()> {
+    if py.detach(|| matches!(*WATCHER.lock(), Phase::None)) {
+        return Ok(());
+    }
+    py.import("rprof._session")?
+        .call_method0("resume_reporter")
+        .map(drop)
+}
+
 /// Goes on in the parent.
 pub(crate) fn after_fork_in_parent() -> crate::error::Result<()> {
     let mut phase = WATCHER.lock();

@@ -29,6 +29,7 @@ use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
+use crate::model::sample_type::{SampleType, sampled};
 use crate::model::snapshot::Snapshot;
 use crate::pprof::encode::encode;
 use crate::report::dump;
@@ -400,6 +401,14 @@ async fn next(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> 
     Ok(answer)
 }
 
+fn unknown_type(wanted: &str, known: &[SampleType]) -> Refusal {
+    let known: Vec<&str> = known.iter().map(|kind| &*kind.name).collect();
+    refuse(
+        StatusCode::BAD_REQUEST,
+        format!("type={wanted:?} is unknown; choose {}", known.join(", ")),
+    )
+}
+
 fn take_place(context: &Context) -> Result<SemaphorePermit<'_>, Refusal> {
     context.profiles.try_acquire().map_err(|_| {
         refuse(
@@ -437,6 +446,10 @@ async fn profile(
         .number("rate", DEFAULT_RATE, 0.01, 10_000.0)
         .map_err(bad)?;
     let wanted = query.text("type").unwrap_or(default_type).to_owned();
+    let knows = |kind: &SampleType| *kind.name == *wanted;
+    if !sampled(true).iter().any(knows) {
+        return Err(unknown_type(&wanted, &sampled(true)));
+    }
     let mut profile = if query.text("last").is_some() {
         let last = query.number("last", 0.0, 1.0, MAX_LAST).map_err(bad)?;
         let since_unix_ns = unix_time_ns().saturating_sub((last * 1e9) as i64);
@@ -451,20 +464,9 @@ async fn profile(
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         (*recording.end().await?).clone()
     };
-    let Some(kind) = profile
-        .sample_types
-        .iter()
-        .find(|kind| *kind.name == *wanted)
-    else {
-        let known: Vec<&str> = profile
-            .sample_types
-            .iter()
-            .map(|kind| &*kind.name)
-            .collect();
-        return Err(bad(format!(
-            "type={wanted:?} is unknown; choose {}",
-            known.join(", ")
-        )));
+    // Without the direct engine there are fewer.
+    let Some(kind) = profile.sample_types.iter().find(|kind| knows(kind)) else {
+        return Err(unknown_type(&wanted, &profile.sample_types));
     };
     profile.default_sample_type = kind.name.clone();
     Ok(blocking(move || encode(&profile)).await??)

@@ -1,0 +1,207 @@
+"""Watchdogs: stalled event loops, deadlocks, sudden growth."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import rprof
+from support import ENGINE
+
+pytestmark = pytest.mark.skipif(ENGINE != "direct", reason="the watcher looks without the GIL")
+
+LOG = """
+import asyncio, json, logging, os, sys, threading, time, rprof
+from burning import burn
+told = threading.Event()
+class Lines(logging.Handler):
+    def emit(self, record):
+        line = {"logger": record.name, "text": record.getMessage(), **record.rprof}
+        sys.stdout.write(json.dumps(line) + "\\n")
+        sys.stdout.flush()
+        told.set()
+logging.getLogger("rprof.watch").addHandler(Lines())
+"""
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_stalled_loop_is_told_with_what_keeps_it(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+def culprit():
+    end = time.monotonic() + 0.6
+    while time.monotonic() < end: pass
+async def main():
+    watched = rprof.watch_loop(stall=0.2, name="mine")
+    for _ in range(20): await asyncio.sleep(0.01)
+    culprit()
+    while not ends.is_set(): await asyncio.sleep(0.01)
+    watched.stop()
+ends = threading.Event()
+class Ends(logging.Handler):
+    def emit(self, record):
+        if "turns again" in record.getMessage(): ends.set()
+logging.getLogger("rprof.watch").addHandler(Ends())
+asyncio.run(main())
+"""
+        )
+    )
+    stall, end = found
+    assert stall["loop"] == end["loop"] == "mine"
+    assert stall["seconds"] >= 0.2
+    assert "program.culprit" in stall["stack"]
+    assert "turns again" in end["text"]
+    assert end["seconds"] >= 0.5
+
+
+def test_the_culprit_may_be_c_code_that_keeps_the_gil(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+def culprit():
+    # One call, which lets nobody else have the GIL.
+    sum(range(size))
+size = 10_000_000
+async def main():
+    global size
+    rprof.watch_loop(stall=0.1)
+    while not told.is_set():
+        culprit()
+        size = min(10 * size, 10**9) if not told.is_set() else size
+        await asyncio.sleep(0.05)
+asyncio.run(main())
+"""
+        )
+    )
+    assert "program.culprit" in found[0]["stack"]
+    assert "holds the GIL" in found[0]["stack"]
+
+
+def test_a_deadlock_is_suspected_and_told_once(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+rprof.start("out/", rate=200)
+one, two = threading.Lock(), threading.Lock()
+met = threading.Barrier(2)
+def first():
+    with one:
+        met.wait()
+        two.acquire()
+def second():
+    with two:
+        met.wait()
+        one.acquire()
+threads = [threading.Thread(target=f, name=f.__name__, daemon=True) for f in (first, second)]
+rprof.watch(deadlock=0.5)
+for thread in threads: thread.start()
+# Waits for a lock as well, so that nobody is left to do anything.
+told.wait()
+"""
+        )
+    )
+    (deadlock,) = found
+    assert deadlock["seconds"] >= 0.5
+    for name in ("first", "second"):
+        assert f"in program.{name}" in deadlock["text"]
+    assert "waits for a lock" in deadlock["text"]
+    profile = rprof.load(programs.directory / deadlock["profile"])
+    assert {"first", "second"} <= {thread.name for thread in profile.threads}
+
+
+def test_who_waits_for_something_else_is_no_deadlock(programs):
+    text = programs.check(
+        LOG
+        + """
+lock = threading.Lock()
+lock.acquire()
+threading.Thread(target=lock.acquire, daemon=True).start()
+rprof.watch(deadlock=0.2)
+time.sleep(1.2)
+"""
+    )
+    assert text == ""
+
+
+def test_growth_of_memory_is_told_with_the_last_minutes(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+def hoard():
+    return bytearray(os.urandom(1 << 20)) * 100
+rprof.start("out/", rate=200)
+rprof.watch(rss=64 << 20)
+kept = []
+while not told.is_set() and len(kept) < 20:
+    kept.append(hoard())
+    told.wait(1.2)
+"""
+        )
+    )
+    (step,) = found
+    assert step["kind"] == "rss"
+    assert step["to"] - step["from"] >= 64 << 20
+    assert "MiB" in step["text"]
+    assert rprof.load(programs.directory / step["profile"]).totals["samples"]
+
+
+def test_cpu_in_use_is_told(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+rprof.watch(cpu=0.2)
+while not told.is_set(): burn(0.05)
+"""
+        )
+    )
+    assert found[0]["kind"] == "cpu"
+    assert found[0]["to"] >= 0.2
+
+
+def test_watching_goes_on_after_a_fork(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+async def main():
+    rprof.watch_loop(stall=0.1)
+    await asyncio.sleep(0)
+    child = os.fork()
+    if child == 0: os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    while not told.is_set():
+        time.sleep(0.2)
+        await asyncio.sleep(0.05)
+asyncio.run(main())
+"""
+        )
+    )
+    assert "in program.main" in found[0]["stack"]
+
+
+def test_watching_ends_with_the_process_and_before_a_fork(programs):
+    programs.check(
+        """
+        import asyncio, os, threading, rprof
+        rprof.watch(deadlock=100, cpu=100, rss=1 << 40)
+        assert any(t.name == "rprof-reporter" for t in threading.enumerate())
+        child = os.fork()
+        if child == 0:
+            assert threading.active_count() == 1
+            rprof.watch(deadlock=100)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert any(t.name == "rprof-reporter" for t in threading.enumerate())
+        rprof.watch(cpu=100)
+        rprof.watch()
+        """
+    )
