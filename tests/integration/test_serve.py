@@ -395,3 +395,119 @@ def test_addresses_that_cannot_be(programs, arguments, said):
         """
     )
     assert said in out
+
+
+WORKING = f"""
+import sys, threading, rprof
+from burning import burn_one, burn_two
+rprof.start("out/", rate=500, max_overhead=1.0)
+stop = threading.Event()
+def serve():
+    while not stop.is_set():
+        with rprof.request("GET /wanted", route="/wanted"): burn_one(0.01)
+        with rprof.request("GET /other", route="/other"): burn_two(0.005)
+thread = threading.Thread(target=serve, name="worker")
+thread.start()
+print(rprof.serve("127.0.0.1:0", token={TOKEN!r}).address, flush=True)
+sys.stdin.read()
+stop.set()
+thread.join()
+"""
+SHOWN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_the_next_requests_of_a_route_by_post(services, programs):
+    service = services(WORKING)
+    request = urllib.request.Request(
+        f"http://{service.address}/debug/pprof/next?count=5&route=/wanted&rate=1000",
+        method="POST",
+        headers=SHOWN,
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        assert answer.headers["X-Rprof-Requests"] == "5/5"
+        (programs.directory / "next.pb.gz").write_bytes(answer.read())
+    profile = rprof.load(programs.directory / "next.pb.gz")
+    names = {row.name for row in profile.top(100)}
+    assert "burning.burn_one" in names
+    assert "burning.burn_two" not in names
+    assert profile.labels()["route"] == ["/wanted"]
+    request.full_url = f"http://{service.address}/debug/pprof/next?route=/never&seconds=0.1"
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=PATIENCE)
+    assert caught.value.code == 504
+    assert "of /never" in caught.value.read().decode()
+    # What was given up makes room for others.
+    for _ in range(20):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=PATIENCE)
+
+
+def test_control_needs_a_token_and_post(services):
+    service = services(IDLE)
+    request = urllib.request.Request(f"http://{service.address}/debug/pprof/next", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=PATIENCE)
+    assert caught.value.code == 403
+    assert service.refusal("/debug/pprof/next").code == 405
+
+
+def test_the_last_minutes(services, programs):
+    service = services(WORKING)
+    # Until something was recorded.
+    while b"burn_one" not in gzip.decompress(
+        service.open("/debug/pprof/profile?last=60", **SHOWN).read()
+    ):
+        pass
+    page = service.get("/debug/pprof/report", **SHOWN)
+    assert "<html" in page[:200]
+    refusal = service.refusal("/debug/pprof/profile?last=-1", **SHOWN)
+    assert (refusal.code, "last=" in refusal.read().decode()) == (400, True)
+
+
+def test_nothing_keeps_the_last_minutes_unless_it_is_started(services):
+    service = services(IDLE)
+    refusal = service.refusal("/debug/pprof/report")
+    assert (refusal.code, "rprof.start()" in refusal.read().decode()) == (503, True)
+
+
+def test_metrics_of_requests_and_of_the_gil(services):
+    service = services(WORKING)
+
+    def value(name: str) -> float:
+        lines = service.get("/metrics", **SHOWN).splitlines()
+        found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")]
+        return found[0] if found else 0.0
+
+    while value('rprof_request_seconds_count{route="/wanted"}') < 3:
+        pass
+    assert 0 < value('rprof_request_seconds{route="/wanted",quantile="0.5"}') < 60
+    while value("rprof_gil_held_seconds_total") < 0.05:
+        pass
+    assert value("rprof_gil_wait_seconds_total") >= 0
+
+
+def test_dumps_tell_labels_and_since_when(services):
+    service = services(
+        """
+        import sys, threading, rprof
+        rprof.start("out/", rate=200)
+        def wait():
+            with rprof.labels(route="/stuck"): threading.Event().wait()
+        threading.Thread(target=wait, name="stuck", daemon=True).start()
+        print(rprof.serve().address, flush=True)
+        sys.stdin.read()
+        """
+    )
+
+    def stuck() -> dict:
+        threads = json.loads(service.get("/debug/pprof/threads?format=json"))["threads"]
+        return next(thread for thread in threads if thread["name"] == "stuck")
+
+    while stuck()["labels"] != {"route": "/stuck"}:
+        pass
+    while (stuck()["standing_seconds"] or 0) < 0.3:
+        pass
+    text = service.get("/debug/pprof/threads?debug=2")
+    line = next(line for line in text.splitlines() if '"stuck"' in line)
+    assert "waits for a lock for " in line
+    assert "[route=/stuck]" in line
