@@ -25,8 +25,14 @@ const MAX_ROUNDS: usize = 24;
 /// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest.
 const MAX_TORN: usize = 12;
+/// Of so many of the newest frames it is made sure that they did not.
+const RECHECKED_FRAMES: usize = 3;
+/// Bytes of the data stack in which these lie.
+const RECHECK_BYTES: usize = 2_048;
 /// Remembered frames from which a walk is tried when the newest was left meanwhile.
 const MAX_STARTS: usize = 8;
+/// Calls from C into Python of which the place is remembered (3.11, 3.12).
+const MAX_CFRAMES: usize = 4;
 /// Places outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
@@ -42,6 +48,12 @@ const LOWEST: usize = 4_096;
 
 const WORD: usize = size_of::<usize>();
 
+/// Copies of which the newest frames may have changed under way before they are left out. On 3.11 and
+/// 3.12 another try may have to find the thread's frames anew, see [`MAX_TORN`].
+fn max_unsteady(layout: &Layout) -> usize {
+    usize::from(!matches!(layout.thread.frame, FramePlace::CFrame(..)))
+}
+
 /// A frame as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawFrame {
@@ -56,7 +68,9 @@ pub struct RawFrame {
 /// What is remembered of a thread from copy to copy.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
-    cframe: usize,
+    /// Places that lead to the newest frame (3.11, 3.12), those used last first: each call from C
+    /// into Python has one of its own, on the C stack.
+    cframes: Vec<usize>,
     /// Chunks of the data stack, newest first: address, and bytes to copy.
     chunks: Vec<Range>,
     /// Frames elsewhere; those used last come first.
@@ -122,6 +136,10 @@ pub struct Walker {
     used: Vec<usize>,
     /// Addresses of all frames of this walk, entries included.
     chain: Vec<usize>,
+    /// Bytes of the copy from the second frame pointer to the interpreter's words.
+    frame_bytes: usize,
+    /// The newest part of the data stack, and the places used last, copied once more at the very end.
+    rechecks: Vec<Segment>,
 }
 
 /// What one look at a copy came to.
@@ -151,6 +169,7 @@ impl Walker {
         frames: &mut Vec<RawFrame>,
     ) -> Result<Walked, Failure> {
         let mut torn = 0;
+        let mut unsteady = 0;
         for _ in 0..MAX_ROUNDS {
             let again = self.copy(memory, layout, target, hints)?;
             let bytes = memory.bytes();
@@ -161,8 +180,13 @@ impl Walker {
                 return Err(Failure::Gone);
             }
             match self.look(bytes, layout, hints, again, frames) {
+                Look::Whole { .. }
+                    if !self.is_steady(bytes, layout, frames, unsteady == max_unsteady(layout)) =>
+                {
+                    unsteady += 1;
+                }
                 Look::Whole { is_cut } => {
-                    let tail = again + after_frame(layout);
+                    let tail = again + self.frame_bytes;
                     let walked = Walked {
                         is_cut,
                         holds_gil: target.gil != 0
@@ -175,7 +199,10 @@ impl Walker {
                 }
                 Look::Missing(address) => self.discover(memory, layout, address, hints),
                 Look::Chunk(address, length) => learn_chunk(memory, address, length, hints),
-                Look::CFrame(address) => hints.cframe = address,
+                Look::CFrame(address) => {
+                    hints.cframes.insert(0, address);
+                    hints.cframes.truncate(MAX_CFRAMES);
+                }
                 Look::Torn => {
                     torn += 1;
                     if torn == MAX_TORN {
@@ -203,15 +230,16 @@ impl Walker {
             FramePlace::CFrame(at, inside) => (at, Some(inside)),
         };
         loop {
-            let cframe = cframe.map(|inside| match hints.cframe {
-                // Not known yet: any word keeps the place.
-                0 => Range::new(target.address, WORD),
-                address => Range::new(address.wrapping_add(inside), WORD),
-            });
+            let cframes = cframe.map_or(0, |_| hints.cframes.len());
+            let cframe_of = |address: &usize| {
+                Range::new(address.wrapping_add(cframe.unwrap_or_default()), WORD)
+            };
+            self.frame_bytes = WORD + cframes * WORD;
             self.ranges.clear();
             self.ranges.push(Range::new(target.address, thread.size));
             let fixed = self.ranges.len();
-            self.ranges.extend(cframe);
+            self.ranges
+                .extend(hints.cframes[..cframes].iter().map(cframe_of));
             let places = self.ranges.len();
             // From the root: what is older changes less.
             let remembered = hints.places.iter().rev();
@@ -234,19 +262,44 @@ impl Walker {
             }
             self.ranges
                 .push(Range::new(target.address + frame_field, WORD));
-            self.ranges.extend(cframe);
+            self.ranges
+                .extend(hints.cframes[..cframes].iter().map(cframe_of));
             let collecting = target.interpreter + layout.interpreter.collecting;
             self.ranges.push(Range::new(collecting, WORD));
             if target.gil != 0 {
                 let length = layout.gil.holder.max(layout.gil.locked) + WORD;
                 self.ranges.push(Range::new(target.gil, length));
             }
+            let newest = hints.chunks.first().map(|chunk| {
+                let length = chunk.length.min(RECHECK_BYTES);
+                Range::new(chunk.address + chunk.length - length, length)
+            });
+            let recent = hints.places.iter().take(RECHECKED_FRAMES);
+            let frames = recent.map(|place| Range::new(*place, layout.frame.size));
+            let end = self.ranges[again..].iter().map(|range| range.length);
+            let mut end = offset + end.sum::<usize>();
+            self.rechecks.clear();
+            // 3.10 tells by each frame's state whether it runs.
+            for range in newest
+                .iter()
+                .copied()
+                .chain(frames)
+                .take_while(|_| newest.is_some())
+            {
+                self.rechecks.push(Segment {
+                    address: range.address,
+                    length: range.length,
+                    offset: end,
+                });
+                end += range.length;
+                self.ranges.push(range);
+            }
             let whole = memory.read_batch(&self.ranges);
             // What cannot be read any more is forgotten.
             match whole {
                 _ if whole == self.ranges.len() => return Ok(offset),
                 _ if whole < fixed || whole >= again => return Err(Failure::Gone),
-                _ if whole < places => hints.cframe = 0,
+                _ if whole < places => drop(hints.cframes.remove(whole - fixed)),
                 _ if whole < chunks => {
                     hints
                         .places
@@ -257,6 +310,36 @@ impl Walker {
                     .truncate(hints.chunks.len() - 1 - (whole - chunks)),
             }
         }
+    }
+
+    /// Whether the newest frames were the same at the end of the copy as when they were copied. A
+    /// frame that was left lies there as it was until the next call; if that came meanwhile, what
+    /// was copied is a frame of one call below a caller of another.
+    ///
+    /// With `give_in` a newest frame that was not is left out: its caller is right.
+    fn is_steady(
+        &self,
+        bytes: &[u8],
+        layout: &Layout,
+        frames: &mut Vec<RawFrame>,
+        give_in: bool,
+    ) -> bool {
+        let mut unsteady = 0;
+        for (depth, frame) in frames.iter().take(RECHECKED_FRAMES).enumerate() {
+            for recheck in &self.rechecks {
+                let at = frame.address.wrapping_sub(recheck.address);
+                if at < recheck.length && at + layout.frame.size <= recheck.length {
+                    let again = word(bytes, recheck.offset + at + layout.frame.code);
+                    if again & !layout.frame.code_tags != frame.code {
+                        unsteady = depth + 1;
+                    }
+                }
+            }
+        }
+        if give_in {
+            frames.drain(..unsteady.min(frames.len().saturating_sub(1)));
+        }
+        unsteady == 0 || give_in
     }
 
     fn find(&self, address: usize, length: usize, last: &mut usize) -> Option<(usize, bool)> {
@@ -295,13 +378,22 @@ impl Walker {
                 if cframe == 0 {
                     return Look::Whole { is_cut: false };
                 }
-                if cframe != hints.cframe {
+                let cframe_again = word(bytes, again);
+                let place = |wanted: usize| hints.cframes.iter().position(|known| *known == wanted);
+                let Some(first) = place(cframe) else {
                     return Look::CFrame(cframe);
-                }
-                if word(bytes, again) != cframe {
-                    return Look::Torn;
-                }
-                (word(bytes, thread.size), word(bytes, again + WORD))
+                };
+                let Some(second) = place(cframe_again) else {
+                    return if cframe_again == 0 {
+                        Look::Torn
+                    } else {
+                        Look::CFrame(cframe_again)
+                    };
+                };
+                (
+                    word(bytes, thread.size + first * WORD),
+                    word(bytes, again + WORD + second * WORD),
+                )
             }
         };
         if newest == 0 && newest_again == 0 {
@@ -515,14 +607,6 @@ impl Walker {
         hints.places.truncate(MAX_UNUSED);
         hints.places.splice(0..0, used.iter().copied());
         hints.places.truncate(MAX_PLACES);
-    }
-}
-
-/// Bytes from the second frame pointer to the interpreter's words.
-fn after_frame(layout: &Layout) -> usize {
-    match layout.thread.frame {
-        FramePlace::CFrame(..) => 2 * WORD,
-        _ => WORD,
     }
 }
 
