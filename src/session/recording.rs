@@ -379,9 +379,13 @@ impl Recording {
         seen.window = self.window_number;
         seen.observation = observation;
         let (node, labels) = (seen.node, seen.labels);
-        // A thread that is ready was pushed aside if it has had a good part of a CPU, else just woken.
+        // A thread that is ready was pushed aside if it has had a good part of a CPU and was seen
+        // computing here before; else it was just woken, and what it has had was spent elsewhere.
         let is_computing = thread.state.uses_cpu()
-            || thread.state == ThreadState::Ready && cpu >= wall / PUSHED_ASIDE_PART;
+            || thread.state == ThreadState::Ready
+                && cpu >= wall / PUSHED_ASIDE_PART
+                && seen.computing == Some(node)
+                && seen.before == node;
         // A thread that waits now has spent its CPU time elsewhere: it is kept for the next times
         // it is seen computing. Each of those is paid no more than the time since the last tick,
         // as every sample of computing should weigh the same; were it paid all that has gathered,
