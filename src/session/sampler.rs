@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::control::{Control, RecordingId, Standing};
 use super::health::Health;
+use super::native_thread::run_soon;
 use super::recording::{Recording, WindowCounters};
 use super::writer::Job;
 use crate::capture::{Engine, Missed, Taken};
@@ -82,6 +83,7 @@ impl Sampler {
     /// Serves ticks and messages until told to quit, and hands the state back.
     #[must_use]
     pub fn run(mut self) -> Self {
+        run_soon();
         // A new thread has a new CPU clock, and the time without a thread is no gap to report.
         self.cpu_mark_ns = own_cpu_ns();
         self.ticker = None;
