@@ -219,17 +219,13 @@ def routes() -> list[RouteFigures]:
     """Return the figures of every route, those with the most time first."""
     rows = _session.native().route_figures(list(_QUANTILES))
     rows.sort(key=lambda row: -row[3])
-    return [
-        RouteFigures(
-            route,
-            count,
-            under_way,
-            sum_ns / count / 1e9 if count else 0.0,
-            *(quantile / 1e9 for quantile in quantiles),
-            max_ns / 1e9,
-        )
-        for route, count, under_way, sum_ns, max_ns, quantiles in rows
-    ]
+    figures = []
+    for route, count, under_way, sum_ns, max_ns, quantiles in rows:
+        mean = sum_ns / count / 1e9 if count else 0.0
+        p50, p90, p99 = (quantile / 1e9 for quantile in quantiles)
+        row = RouteFigures(route, count, under_way, mean, p50, p90, p99, max_ns / 1e9)
+        figures.append(row)
+    return figures
 
 
 class Capture:
