@@ -160,7 +160,9 @@ def test_a_slow_request_is_told_and_its_profile_written(programs, run, name):
     assert "/slow" in (routes := profile.labels()["route"])
     assert set(routes) <= {"/slow", NO_ROUTE}
     stacks = [[frame.name for frame in frames] for frames, _ in profile.stacks()]
-    assert all(any("slow" in frame for frame in frames) for frames in stacks[:5]), stacks[:5]
+    # The view, and a little before and behind it.
+    inside = profile.only_stacks(focus=r"^application\.slow$").totals["wall"]
+    assert inside >= 0.8 * profile.totals["wall"]
     assert not any("program.other" in frames for frames in stacks)
 
 

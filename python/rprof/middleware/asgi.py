@@ -91,8 +91,9 @@ class _WatchedScope(dict[str, Any]):
         self._root = outer.get("root_path", "")
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        super().update(*args, **kwargs)
-        more = dict(*args, **kwargs)
+        is_one = len(args) == 1 and not kwargs and isinstance(args[0], dict)
+        more = args[0] if is_one else dict(*args, **kwargs)
+        super().update(more)
         self._outer.update(more)
         if "endpoint" in more:
             # Below a mount the one below it is next, if it is of Starlette too.
@@ -133,18 +134,22 @@ class _WatchedScope(dict[str, Any]):
 def _pattern(scope: _Scope, root: str, below: str) -> str:
     """Return the pattern of the path of a request that has been routed.
 
-    The route itself knows the part below what it is mounted at or included with. In the part above,
-    what parameters have matched is replaced by their names.
+    The route itself knows the part below what it is mounted at, or included with by FastAPI. In the
+    part above, what parameters have matched is replaced by their names.
     """
+    route = scope.get("route")
+    regex = getattr(route, "path_regex", None)
+    mounted_at: str = scope.get("root_path", "")
+    if regex is not None and mounted_at == root and "fastapi" not in scope:
+        whole: str = route.path  # type: ignore[union-attr]
+        return whole
     path: str = scope["path"]
-    start = len(scope.get("root_path", "")) - len(root)
+    start = len(mounted_at) - len(root)
     if root and path.startswith(root):
         path = path[len(root) :]
     params = scope.get("path_params") or {}
     if below:
         return _named(path[:start], params) + below
-    route = scope.get("route")
-    regex = getattr(route, "path_regex", None)
     while regex is not None and 0 <= start < len(path):
         if regex.match(path[start:]):
             pattern: str = route.path  # type: ignore[union-attr]
