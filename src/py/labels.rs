@@ -13,6 +13,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
+use super::requests;
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
@@ -225,25 +226,36 @@ pub(super) fn enter(
     set(py, contexts, Bound::new(py, labels)?.as_any())
 }
 
-/// Puts in force what was before `entered`, if that is in force: a generator may be ended in a
-/// context that is not the one it was begun in.
+/// Takes `entered` from what is in force, if it is part of that: a generator may be ended in a
+/// context that is not the one it was begun in. What was entered after it stays.
 pub(super) fn leave(py: Python<'_>, entered: &Bound<'_, PyAny>) -> PyResult<()> {
     let contexts = contexts(py)?;
-    let Some(current) = current(py, contexts)? else {
-        return Ok(());
-    };
-    let labels = current.get();
-    let is_own = match &labels.entered {
-        Some(own) => own.is(entered),
-        None => current.is(entered),
-    };
-    if !is_own {
+    let mut inner = Vec::new();
+    let mut next = current(py, contexts)?;
+    while let Some(labels) = next {
+        let known = labels.get();
+        let own = match &known.entered {
+            Some(own) => own.bind(py).clone(),
+            None => labels.clone().into_any(),
+        };
+        next = known.outer.as_ref().map(|outer| outer.bind(py).clone());
+        if !own.is(entered) && !requests::is_same(&own, entered) {
+            inner.push(own);
+            continue;
+        }
+        match &known.outer {
+            Some(outer) => set(py, contexts, outer.bind(py).as_any())?,
+            None => set(py, contexts, py.None().bind(py))?,
+        }
+        for own in inner.iter().rev() {
+            match own.cast::<Labels>() {
+                Ok(labels) => drop(Labels::__enter__(labels)?),
+                Err(_) => requests::resume(own)?,
+            }
+        }
         return Ok(());
     }
-    match &labels.outer {
-        Some(outer) => set(py, contexts, outer.bind(py).as_any()),
-        None => set(py, contexts, py.None().bind(py)),
-    }
+    Ok(())
 }
 
 /// Checked labels, by key.

@@ -99,6 +99,19 @@ pub(crate) fn rename_request<'py>(
     Ok(renamed)
 }
 
+/// Whether both are the same request, which has another object since it was renamed.
+pub(super) fn is_same(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
+    match (one.cast::<Request>(), other.cast::<Request>()) {
+        (Ok(one), Ok(other)) => one.get().number == other.get().number && one.get().number != 0,
+        _ => false,
+    }
+}
+
+/// Puts a request's labels in force again.
+pub(super) fn resume(request: &Bound<'_, PyAny>) -> PyResult<()> {
+    resume_request(request.cast::<Request>()?)
+}
+
 /// Takes the request's labels from where it is called.
 #[pyfunction]
 pub(crate) fn pause_request(request: &Bound<'_, Request>) -> PyResult<()> {

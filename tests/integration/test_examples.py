@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,67 @@ def test_pytest_project(tmp_path):
     assert "2 passed, 1 xfailed" in out
     assert "wordcount.count_words_slowly" in out
     assert (tmp_path / "profiles" / "combined.pb.gz").exists()
+
+
+GO = shutil.which("go")
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
+@pytest.mark.parametrize(
+    ("name", "modules", "burner"),
+    [
+        ("django_app", ("django", "gunicorn"), "shop.views.check_digit"),
+        ("fastapi_app", ("fastapi", "gunicorn.workers.gasgi"), "app.count_letters"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith("_app") else "",
+)
+def test_web_frameworks_under_gunicorn(tmp_path, name, modules, burner, preload):
+    for module in modules:
+        pytest.importorskip(module)
+    # Paths of Unix sockets are short.
+    project = tmp_path / "p"
+    shutil.copytree(EXAMPLES / name, project)
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("RPROF_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *preload],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if "Listening at: http://" in line:
+                break
+        assert said, process.wait(30)
+        address = said[-1].partition("http://")[2].split()[0]
+        reader = threading.Thread(target=lambda: said.extend(process.stderr))
+        reader.start()
+        out = run(project, "load.py", "--address", address, "--seconds", "1")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, "".join(said)
+        reader.join(60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert "Traceback" not in "".join(said)
+    file = out.partition("Two seconds of a worker: ")[2].splitlines()[0]
+    assert any(row.name == burner for row in rprof.load(file).top(2, by="cpu"))
+    workers = {path.name.split("-")[1] for path in (project / "profiles").glob("gunicorn-*")}
+    assert len(workers) == 2
+    if GO is None:
+        pytest.skip("Go's pprof is not installed")
+    top = subprocess.run(
+        [GO, "tool", "pprof", "-top", "-nodecount=2", file],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "Type: cpu" in top
+    assert burner in top

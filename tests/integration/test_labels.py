@@ -127,6 +127,46 @@ def test_an_end_in_another_context_harms_nobody(programs):
     )
 
 
+def test_labels_within_a_request_do_not_outlive_it(programs):
+    programs.check(
+        """
+        import asyncio, rprof
+        # Renamed below other labels, which end first.
+        with rprof.request("a") as request:
+            with rprof.labels(tenant="t"):
+                request.set_route("/x")
+                assert rprof.current_labels() == {"route": "/x", "tenant": "t"}
+            assert rprof.current_labels() == {"route": "/x"}
+        assert rprof.current_labels() == {}
+        # Renamed in a task of its own.
+        async def inner(request):
+            request.set_route("/y")
+            assert rprof.current_labels() == {"route": "/y"}
+        async def outer():
+            with rprof.request("a") as request:
+                await asyncio.create_task(inner(request))
+            assert rprof.current_labels() == {}
+        asyncio.run(outer())
+        # Within a generator that keeps its own labels between its steps.
+        def steps():
+            with rprof.labels(step="s"):
+                yield 1
+        request = rprof.request("a")
+        request.__enter__()
+        generator = steps()
+        next(generator)
+        request.pause()
+        assert rprof.current_labels() == {"step": "s"}
+        request.resume()
+        assert next(generator, None) is None
+        request.pause()
+        assert rprof.current_labels() == {}
+        request.__exit__(None, None, None)
+        assert [row.under_way for row in rprof.routes()] == [0, 0, 0]
+        """
+    )
+
+
 @pytest.mark.parametrize(
     ("labels", "error"),
     [

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from .. import _requests
+from .. import _requests, _session
 from ..errors import RprofTypeError, RprofValueError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["UNMATCHED", "Options", "generic_route"]
 
 UNMATCHED = "(no route)"
-"""The route of requests for which the framework has none."""
+"""The route of requests for which the framework has none, and of others until it has been found."""
 
 _MIN_SECRET_LENGTH = 16
 _ON_DEMAND_RATE = 1_000
@@ -27,6 +27,9 @@ _IDENTIFIER = re.compile(
     r"\d+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|[0-9a-fA-F]{16,}|(?=[^/]*\d)[\w-]{20,}"
 )
 _MAX_PARTS = 8
+# Of a query that is searched for `rprof`.
+_MAX_QUERY = 10_000
+_MAX_FIELDS = 100
 
 
 def generic_route(path: str) -> str:
@@ -42,9 +45,9 @@ class Options:
         slow_after: Seconds after which a request counts as slow; None: never. See
             ``rprof.request``.
         repeat: Seconds between two looks at a slow request.
-        route: Called with the environ (WSGI), scope (ASGI) or request (Django) for the route; by
-            default the framework's pattern where there is one, else the path with its numbers and
-            other identifiers replaced.
+        route: Called with the environ (WSGI), scope (ASGI) or request (Django) for the route. By
+            default, and where it returns None, the framework's pattern if there is one, else the
+            path with its numbers and other identifiers replaced.
         on_demand: Allows ``?rprof=SECRET`` in a URL to have that one request profiled at 1 kHz, and
             its page instead of the answer: the secret (16 characters at least), or a function that
             is called with what `route` is called with and says whether the request may. Off by
@@ -60,7 +63,7 @@ class Options:
         *,
         slow_after: float | None = None,
         repeat: float = 1.0,
-        route: Callable[[Any], str] | None = None,
+        route: Callable[[Any], str | None] | None = None,
         on_demand: str | Callable[[Any], Any] | None = None,
     ) -> None:
         # Wrong values are told where the application is put together, not at its first request.
@@ -82,9 +85,10 @@ class Options:
 
     def request(self, method: str, path: str, source: Any, known: str | None = None) -> request:
         """Return the request to be entered, of a known route or of one made from `path`."""
+        route = None
         if self.route is not None:
-            route = str(self.route(source))
-        else:
+            route = _harmless(self.route, source)
+        if type(route) is not str:
             route = generic_route(path) if known is None else known
         return _requests.request(
             f"{method} {path}", route=route, slow_after=self.slow_after, repeat=self.repeat
@@ -92,14 +96,26 @@ class Options:
 
     def wants_page(self, query: str, source: Any) -> bool:
         """Whether a request is to be profiled by itself, and may be."""
-        if self.on_demand is None or "rprof" not in query:
+        if self.on_demand is None or "rprof" not in query or len(query) >= _MAX_QUERY:
             return False
-        values = parse_qs(query, max_num_fields=100).get("rprof") if len(query) < 10_000 else None
+        try:
+            values = parse_qs(query, max_num_fields=_MAX_FIELDS).get("rprof")
+        except ValueError:
+            return False
         if not values:
             return False
         if callable(self.on_demand):
-            return bool(self.on_demand(source))
+            return bool(_harmless(self.on_demand, source))
         return hmac.compare_digest(values[0].encode(), self.on_demand.encode())
+
+
+def _harmless(function: Callable[[Any], Any], source: Any) -> Any:
+    """Call a function of the application's; None if it fails, as no request may for us."""
+    try:
+        return function(source)
+    except Exception:
+        _session.log().warning("a function given to the middleware has failed", exc_info=True)
+        return None
 
 
 def capture_only(wanted: request) -> Capture:
@@ -113,4 +129,4 @@ def page(capture: Capture, name: str) -> bytes:
     """Return the report page of a request that has ended."""
     from ..viewer import page as render
 
-    return render([(name, capture.result(timeout=10).to_bytes())], title=name).encode()
+    return render([(name, capture.close().to_bytes())], title=name).encode()

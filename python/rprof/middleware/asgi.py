@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from ._options import Options, capture_only, page
+from ._options import UNMATCHED, Options, capture_only, generic_route, page
 
 if TYPE_CHECKING:
     from .._requests import request
@@ -27,6 +27,9 @@ class ASGIMiddleware:
     >>> app.add_middleware(ASGIMiddleware, slow_after=2.0)      # Starlette, FastAPI
     >>> app = ASGIMiddleware(app, slow_after=2.0)               # any other
 
+    With Starlette and FastAPI the pattern of the URL is the route, from the moment it is found;
+    other middleware that copies the scope on the way would hide it.
+
     Args:
         app: What answers.
         **options: As of ``rprof.middleware.Options``.
@@ -35,6 +38,7 @@ class ASGIMiddleware:
     def __init__(self, app: _Application, **options: Any) -> None:
         self._app = app
         self._options = Options(**options)
+        self._has_router = hasattr(app, "router")
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer a request."""
@@ -42,8 +46,12 @@ class ASGIMiddleware:
             await self._app(scope, receive, send)
             return
         options = self._options
-        begun = options.request(scope["method"], scope["path"], scope)
+        has_router = self._has_router or hasattr(scope.get("app"), "router")
+        known = UNMATCHED if has_router else None
+        begun = options.request(scope["method"], scope["path"], scope, known)
         scope[KEY] = begun
+        if known is not None and begun.route == known:
+            scope = _WatchedScope(scope, begun)
         if options.on_demand is not None and options.wants_page(
             scope.get("query_string", b"").decode("latin-1"), scope
         ):
@@ -69,3 +77,90 @@ class ASGIMiddleware:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+class _WatchedScope(dict[str, Any]):
+    """A scope in which Starlette's router notes what it has found; the server's gets it all too."""
+
+    __slots__ = ("_begun", "_outer", "_root")
+
+    def __init__(self, outer: _Scope, begun: request) -> None:
+        super().__init__(outer)
+        self._outer = outer
+        self._begun = begun
+        self._root = outer.get("root_path", "")
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        is_one = len(args) == 1 and not kwargs and isinstance(args[0], dict)
+        more = args[0] if is_one else dict(*args, **kwargs)
+        super().update(more)
+        self._outer.update(more)
+        if "endpoint" in more:
+            # Below a mount the one below it is next, if it is of Starlette too.
+            below = "/{path}" if "root_path" in more else ""
+            self._begun.set_route(_pattern(self, self._root, below))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._outer[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._outer.pop(key, None)
+
+    def __ior__(self, other: Any) -> _WatchedScope:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._outer.pop(key, None)
+        return super().pop(key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        key, value = super().popitem()
+        self._outer.pop(key, None)
+        return key, value
+
+    def clear(self) -> None:
+        super().clear()
+        self._outer.clear()
+
+
+def _pattern(scope: _Scope, root: str, below: str) -> str:
+    """Return the pattern of the path of a request that has been routed.
+
+    The route itself knows the part below what it is mounted at, or included with by FastAPI. In the
+    part above, what parameters have matched is replaced by their names.
+    """
+    route = scope.get("route")
+    regex = getattr(route, "path_regex", None)
+    mounted_at: str = scope.get("root_path", "")
+    if regex is not None and mounted_at == root and "fastapi" not in scope:
+        whole: str = route.path  # type: ignore[union-attr]
+        return whole
+    path: str = scope["path"]
+    start = len(mounted_at) - len(root)
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    params = scope.get("path_params") or {}
+    if below:
+        return _named(path[:start], params) + below
+    while regex is not None and 0 <= start < len(path):
+        if regex.match(path[start:]):
+            pattern: str = route.path  # type: ignore[union-attr]
+            if not start:
+                return pattern
+            above = {name: value for name, value in params.items() if f"{{{name}" not in pattern}
+            return _named(path[:start], above) + pattern
+        start = path.find("/", start + 1)
+    return _named(path, params)
+
+
+def _named(path: str, params: dict[str, Any]) -> str:
+    names = {str(value): f"{{{name}}}" for name, value in params.items()}
+    return generic_route("/".join(names.get(part, part) for part in path.split("/")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ class WSGIMiddleware:
         **options: As of ``rprof.middleware.Options``.
     """
 
+    known_route: str | None = None
+    """The route to begin with, where a framework will tell the right one."""
+
     def __init__(self, application: _Application, **options: Any) -> None:
         self._application = application
         self._options = Options(**options)
@@ -42,6 +46,7 @@ class WSGIMiddleware:
             environ.get("REQUEST_METHOD", ""),
             environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
             environ,
+            self.known_route,
         )
         environ[KEY] = begun
         if options.on_demand is not None and options.wants_page(
@@ -54,7 +59,7 @@ class WSGIMiddleware:
         except BaseException as error:
             begun.__exit__(type(error), error, error.__traceback__)
             raise
-        if type(answer) in (list, tuple):
+        if type(answer) in (list, tuple) or _is_file(answer, environ):
             # Nothing is computed any more while it is sent.
             begun.__exit__(None, None, None)
             return answer
@@ -74,9 +79,7 @@ class WSGIMiddleware:
                     for _ in answer:
                         pass
                 finally:
-                    close = getattr(answer, "close", None)
-                    if close is not None:
-                        close()
+                    _close(answer)
             body = page(capture, begun.name)
         headers = [
             ("Content-Type", "text/html; charset=utf-8"),
@@ -87,6 +90,21 @@ class WSGIMiddleware:
         return [body]
 
 
+def _is_file(answer: Iterable[bytes], environ: _Environ) -> bool:
+    """Whether a server would have the kernel send it, which only works for the object itself."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    # uWSGI's wrapper is a function that returns the file.
+    return isinstance(answer, io.IOBase) or (
+        isinstance(wrapper, type) and isinstance(answer, wrapper)
+    )
+
+
+def _close(answer: Iterable[bytes]) -> None:
+    close = getattr(answer, "close", None)
+    if close is not None:
+        close()
+
+
 class _Answer:
     """An answer that is made while it is sent."""
 
@@ -94,6 +112,7 @@ class _Answer:
         self._begun: request | None = begun
         self._answer = answer
         self._parts: Iterator[bytes] | None = None
+        self._error: BaseException | None = None
 
     def __iter__(self) -> _Answer:
         return self
@@ -107,6 +126,11 @@ class _Answer:
             if self._parts is None:
                 self._parts = iter(self._answer)
             return next(self._parts)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self._error = error
+            raise
         finally:
             begun.pause()
 
@@ -114,13 +138,12 @@ class _Answer:
         begun, self._begun = self._begun, None
         if begun is None:
             return
+        error, self._error = self._error, None
         begun.resume()
         try:
-            close = getattr(self._answer, "close", None)
-            if close is not None:
-                close()
+            _close(self._answer)
         finally:
-            begun.__exit__(None, None, None)
+            begun.__exit__(None, error, None)
 
     def __del__(self) -> None:
         # A server that does not call close() breaks WSGI, and would leave a request without end.
