@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pyo3::ffi::{self, PyObject};
@@ -25,6 +25,8 @@ use crate::unwind::labels::{
 
 /// Labels of one object, with those it was entered under.
 const MAX_LABELS: usize = 32;
+/// Entries within each other; the labels of those beyond are not set.
+const MAX_DEPTH: u32 = 200;
 /// Characters of a key.
 const MAX_KEY: usize = 100;
 /// Characters of a value; the rest is cut off.
@@ -79,6 +81,10 @@ pub(crate) struct Labels {
     captures: u64,
     /// What was there when this was entered.
     outer: Option<Py<Labels>>,
+    /// How many objects are below this one.
+    depth: u32,
+    /// How often what was entered was entered again, right here.
+    again: AtomicU32,
     /// What was entered, if this is the union of that and `outer`.
     entered: Option<Py<PyAny>>,
 }
@@ -111,9 +117,21 @@ impl Labels {
             items,
             request,
             captures,
+            depth: outer.as_ref().map_or(0, |outer| outer.get().depth + 1),
+            again: AtomicU32::new(0),
             outer,
             entered,
         }
+    }
+
+    /// Whether entering this once more needs no further object: it was what was entered last, or
+    /// there are too many already, of which somebody has forgotten to leave some.
+    fn takes(&self, entered: &Bound<'_, PyAny>) -> bool {
+        if self.entered.as_ref().is_some_and(|own| own.is(entered)) {
+            self.again.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        self.depth >= MAX_DEPTH
     }
 
     /// The union of `outer` and what is entered, whose values count.
@@ -159,6 +177,7 @@ impl Labels {
         let contexts = contexts(py)?;
         match current(py, contexts)? {
             None => set(py, contexts, slf.as_any())?,
+            Some(outer) if outer.get().takes(slf.as_any()) => {}
             Some(outer) => {
                 let entered = slf.clone().into_any().unbind();
                 let below = Self::below(contexts, outer, &slf.get().items, None, entered);
@@ -220,6 +239,7 @@ pub(super) fn enter(
     let contexts = contexts(py)?;
     let kept = entered.clone().unbind();
     let labels = match current(py, contexts)? {
+        Some(outer) if outer.get().takes(entered) => return Ok(()),
         None => Labels::make(contexts, items, request, captures, None, Some(kept)),
         Some(outer) => Labels::below(contexts, outer, &items, Some((request, captures)), kept),
     };
@@ -242,6 +262,14 @@ pub(super) fn leave(py: Python<'_>, entered: &Bound<'_, PyAny>) -> PyResult<()> 
         if !own.is(entered) && !requests::is_same(&own, entered) {
             inner.push(own);
             continue;
+        }
+        let left = known
+            .again
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |again| {
+                again.checked_sub(1)
+            });
+        if left.is_ok() {
+            return Ok(());
         }
         match &known.outer {
             Some(outer) => set(py, contexts, outer.bind(py).as_any())?,

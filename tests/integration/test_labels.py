@@ -110,6 +110,28 @@ def test_inner_values_count_and_outer_ones_come_back(programs):
     ]
 
 
+def test_entries_without_an_end_are_bounded(programs):
+    programs.check(
+        """
+        import rprof
+        one, two = rprof.labels(a="1"), rprof.labels(b="2")
+        def recurse(n):
+            with one, two:
+                assert rprof.current_labels() == {"a": "1", "b": "2"}
+                if n: recurse(n - 1)
+        recurse(90)
+        assert rprof.current_labels() == {}
+        for _ in range(1_000_000): one.__enter__()
+        for _ in range(1_000_000): one.__exit__()
+        assert rprof.current_labels() == {}
+        # Nobody leaves these: no memory may be used for it, and none of the stack when they end.
+        for number in range(300_000):
+            rprof.labels(number=number).__enter__()
+            one.__enter__()
+        """
+    )
+
+
 def test_an_end_in_another_context_harms_nobody(programs):
     programs.check(
         """

@@ -370,17 +370,33 @@ def test_what_a_wsgi_server_gets(programs):
             def __iter__(self): raise ZeroDivisionError
             def close(self): self.closed += 1
         broken = Broken()
-        answer = WSGIMiddleware(lambda *_: broken)({}, None)
         try:
-            next(iter(answer))
+            WSGIMiddleware(lambda *_: broken)({}, None)
+        except ZeroDivisionError:
+            pass
+        assert broken.closed == 1
+        class Late(Broken):
+            def __iter__(self):
+                yield b"a"
+                raise ZeroDivisionError
+        late = Late()
+        answer = WSGIMiddleware(lambda *_: late)({}, None)
+        parts = iter(answer)
+        assert next(parts) == b"a" and rprof.current_labels() == {}
+        try:
+            next(parts)
         except ZeroDivisionError:
             pass
         answer.close()
         answer.close()
-        assert broken.closed == 1
+        assert late.closed == 1
+        empty = WSGIMiddleware(lambda *_: iter(()))({}, None)
+        assert list(empty) == []
+        empty.close()
         # A server that breaks the rules and closes nothing leaves no request behind.
-        answer = WSGIMiddleware(lambda *_: broken)({}, None)
+        answer = WSGIMiddleware(lambda *_: late)({}, None)
         del answer
+        assert rprof.current_labels() == {}
         assert [row.under_way for row in rprof.routes()] == [0]
         """
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import re
 from collections.abc import Callable
@@ -32,6 +33,7 @@ _MAX_QUERY = 10_000
 _MAX_FIELDS = 100
 
 
+@functools.lru_cache(maxsize=4_096)
 def generic_route(path: str) -> str:
     """Return `path` with what looks like an identifier replaced by ``{}``."""
     parts = path.split("/", _MAX_PARTS + 1)[: _MAX_PARTS + 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ._options import Options, capture_only, page
@@ -63,7 +63,6 @@ class WSGIMiddleware:
             # Nothing is computed any more while it is sent.
             begun.__exit__(None, None, None)
             return answer
-        begun.pause()
         return _Answer(begun, answer)
 
     def _profiled(
@@ -106,40 +105,67 @@ def _close(answer: Iterable[bytes]) -> None:
 
 
 class _Answer:
-    """An answer that is made while it is sent."""
+    """An answer that is made while it is sent.
+
+    Its first part is made at once: the server would ask for it next, and most have no other.
+    """
 
     def __init__(self, begun: request, answer: Iterable[bytes]) -> None:
         self._begun: request | None = begun
         self._answer = answer
-        self._parts: Iterator[bytes] | None = None
         self._error: BaseException | None = None
+        # Whether this code is part of the request at the moment.
+        self._resumed = True
+        try:
+            self._parts = iter(answer)
+            self._first = next(self._parts, None)
+        except BaseException as error:
+            self._error = error
+            self.close()
+            raise
+        # Of an answer without any part only the end is to come.
+        if self._first is not None:
+            self._pause(begun)
 
     def __iter__(self) -> _Answer:
         return self
 
     def __next__(self) -> bytes:
+        first = self._first
+        if first is not None:
+            self._first = None
+            return first
         begun = self._begun
         if begun is None:
             raise StopIteration
-        begun.resume()
+        self._resume(begun)
         try:
-            if self._parts is None:
-                self._parts = iter(self._answer)
-            return next(self._parts)
+            part = next(self._parts)
         except StopIteration:
+            # The server calls close() now, which belongs to the request as well.
             raise
         except BaseException as error:
             self._error = error
+            self._pause(begun)
             raise
-        finally:
-            begun.pause()
+        self._pause(begun)
+        return part
+
+    def _resume(self, begun: request) -> None:
+        if not self._resumed:
+            self._resumed = True
+            begun.resume()
+
+    def _pause(self, begun: request) -> None:
+        self._resumed = False
+        begun.pause()
 
     def close(self) -> None:
         begun, self._begun = self._begun, None
         if begun is None:
             return
         error, self._error = self._error, None
-        begun.resume()
+        self._resume(begun)
         try:
             _close(self._answer)
         finally:
