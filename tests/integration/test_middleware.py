@@ -152,7 +152,7 @@ def test_a_slow_request_is_told_and_its_profile_written(programs, run, name):
     assert len(records) == 2, records
     (look, looked), (end, ended) = records
     assert "GET /slow" in look
-    assert "burn" in looked["stack"]
+    assert "application.slow" in looked["stack"]
     assert "GET /slow" in end
     assert "private" not in look + end
     assert looked["route"] == ended["route"] == "/slow"
