@@ -185,9 +185,6 @@ def resume_request(request: Request) -> None:
 def end_request(request: Request) -> tuple[int, int] | None:
     """Ends a request; returns its duration in ns and how often it was looked at."""
 
-def open_captures() -> int:
-    """Bits of the captures that still want requests."""
-
 def route_figures(parts: list[float]) -> list[tuple[str, int, int, int, int, list[int]]]:
     """Of each route: name, requests ended and under way, sum, maximum and quantiles in ns."""
 

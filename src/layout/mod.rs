@@ -3,6 +3,7 @@
 //! See `README.md` in this directory for what to do about a new CPython.
 #![forbid(unsafe_code)]
 
+pub mod context;
 pub mod debug_offsets;
 pub mod v3_10;
 pub mod v3_11;

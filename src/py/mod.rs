@@ -37,8 +37,8 @@ mod _native {
     };
     #[pymodule_export]
     use super::requests::{
-        Capture, Request, begin_request, capture_requests, end_request, open_captures,
-        pause_request, rename_request, resume_request, route_figures,
+        Capture, Request, begin_request, capture_requests, end_request, pause_request,
+        rename_request, resume_request, route_figures,
     };
     #[pymodule_export]
     use super::serve::{is_local_address, serve, stop_serving};

@@ -140,12 +140,6 @@ pub(crate) fn end_request(request: &Bound<'_, Request>) -> PyResult<Option<(u64,
     Ok(ended.map(|ended| (ended.duration_ns, ended.looks)))
 }
 
-/// Bits of the captures that still want requests.
-#[pyfunction]
-pub(crate) fn open_captures() -> u64 {
-    session().requests().open_captures()
-}
-
 /// Of each route: its name, requests ended and under way, the sum and the maximum of their durations
 /// in ns, and the durations in ns that these parts (0 to 1) of them did not exceed.
 #[pyfunction]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
 
@@ -87,6 +88,8 @@ pub fn to_json(program: &str, turned_away: u64) -> Value {
         "engine_reason": engine.reason,
         "last_error": session.health().last_error(),
         "connections_turned_away": turned_away,
+        "requests_unwatched": session.requests().unwatched.load(Relaxed),
+        "events_dropped": session.watch().dropped.load(Relaxed),
         "counters": counters,
     })
 }

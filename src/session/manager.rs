@@ -207,13 +207,6 @@ impl Session {
         pick(&ring.since(wanted.since_unix_ns), wanted)
     }
 
-    /// Memory that the flight recorder holds, in bytes, estimated.
-    #[must_use]
-    pub fn flight_bytes(&self) -> usize {
-        let flight = self.flight.lock();
-        flight.as_ref().map_or(0, |(_, ring)| ring.bytes())
-    }
-
     /// The counters.
     #[must_use]
     pub fn health(&self) -> &Health {

@@ -222,7 +222,8 @@ impl Recording {
     /// An estimate of the memory held, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16)
+        let ring = self.config.ring.as_ref().map_or(0, |ring| ring.bytes());
+        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16) + ring
     }
 
     fn comments(&self, engine: &str, duration_ns: u64, overflowed: u64) -> Vec<String> {

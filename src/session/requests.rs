@@ -308,19 +308,10 @@ impl Requests {
         })
     }
 
-    /// Bits of all captures that still want requests.
-    #[must_use]
-    pub fn open_captures(&self) -> u64 {
-        let state = self.state.lock();
-        let open = state.captures.iter().filter(|c| c.begun < c.wanted);
-        open.fold(0, |bits, capture| bits | capture.bit)
-    }
-
-    /// Reserves a place for the next `wanted` requests of `route`, or of any. They are counted from
-    /// [`Self::open`] on.
+    /// Reserves a place for a capture. Requests are counted from [`Self::open`] on.
     ///
     /// # Errors
-    /// When the number is out of range, or there are too many captures.
+    /// When there are too many captures.
     pub fn capture(&self) -> Result<Capture> {
         let mut state = self.state.lock();
         let taken = state.captures.iter().fold(0, |bits, c| bits | c.bit);

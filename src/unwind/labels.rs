@@ -12,28 +12,13 @@ use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
 
+use crate::layout::context::{
+    BITMAP, CHILDREN, CONTEXT_VARIABLES, MAX_LEVELS, PAIRS, ROOT, SIZE, TYPE, TYPE_NAME,
+};
 use crate::memory::{Range, ReadMemory, int32, read, read_word, word};
 use crate::model::label::{ActiveLabels, MAX_ENCODED_BYTES};
 
 const WORD: usize = size_of::<usize>();
-/// `PyObject.ob_type`.
-const TYPE: usize = WORD;
-/// `PyVarObject.ob_size`.
-const SIZE: usize = 2 * WORD;
-/// `PyTypeObject.tp_name`.
-const TYPE_NAME: usize = 3 * WORD;
-/// `PyContext.ctx_vars`, after the context that was entered before.
-const CONTEXT_VARIABLES: usize = 3 * WORD;
-/// `PyHamtObject.h_root`.
-const ROOT: usize = 2 * WORD;
-/// `PyHamtNode_Bitmap.b_bitmap` and `PyHamtNode_Collision.c_hash`, 32 bits.
-const BITMAP: usize = 3 * WORD;
-/// `b_array` and `c_array`.
-const PAIRS: usize = 4 * WORD;
-/// `PyHamtNode_Array.a_array`: no variable size.
-const CHILDREN: usize = 2 * WORD;
-/// `_Py_HAMT_MAX_TREE_DEPTH`.
-const MAX_LEVELS: u32 = 8;
 /// A hash that several variables share; more would not be by chance.
 const MAX_COLLISIONS: usize = 16;
 /// Label objects whose content is remembered.
