@@ -48,6 +48,7 @@ class _Reporter:
         self._native = _session.native()
         self._quit = False
         self._stacks: dict[int, str] = {}
+        self._finished: deque[int] = deque(maxlen=_MAX_PENDING)
         self._join: Any = None
         self.begin()
 
@@ -68,8 +69,10 @@ class _Reporter:
             if event is None and self._quit and not _pending:
                 return
             try:
-                if event is not None:
+                # What was seen of a request comes before its end.
+                while event is not None:
                     self._tell(event)
+                    event = self._native.next_event(0.0)
                 while _pending:
                     self._finish(*_pending.popleft())
             except Exception:
@@ -118,6 +121,8 @@ class _Reporter:
 
     def _tell_slow(self, event: dict[str, Any]) -> None:
         number, seconds = event["number"], event["elapsed_ns"] / 1e9
+        if number in self._finished:
+            return
         slow = watched.get(number)
         stack = _stack(event["places"]) or _awaiting(slow)
         if not stack:
@@ -150,6 +155,7 @@ class _Reporter:
 
     def _finish(self, slow: request, number: int, seconds: float, outcome: str) -> None:
         self._stacks.pop(number, None)
+        self._finished.append(number)
         path = where = None
         try:
             profile = _session.recent_of(seconds + 2.0, [number])
