@@ -187,7 +187,8 @@ def _install_hooks(native: Any) -> None:
             # So that the hooks of logging, which are Python functions, are there before ours:
             # behind them they would be that next instruction for which after_fork_in_parent_later
             # waits.
-            log()
+            with contextlib.suppress(ImportError):
+                log()
         os.register_at_fork(
             before=_before_fork,
             after_in_parent=(

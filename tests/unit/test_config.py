@@ -27,11 +27,13 @@ def test_every_option_has_a_variable():
         "max_nodes": "1000",
         "max_depth": "11",
         "threads": "a, b*",
+        "recent": "60",
+        "recent_bytes": "70000",
     }
     assert set(texts) == set(OPTIONS)
     environment = {"RPROF_" + name.upper(): text for name, text in texts.items()}
     config = resolve({}, environment=environment)
-    assert config == ("x/", 7, 8.5, "gil", 0.5, 9, 10, 1000, 11, ("a", "b*"))
+    assert config == ("x/", 7, 8.5, "gil", 0.5, 9, 10, 1000, 11, ("a", "b*"), 60, 70_000)
     assert resolve({}, environment={"RPROF_OUTPUT": "none"}).output is None
 
 
