@@ -305,6 +305,6 @@ def test_tasks_and_threads_never_mix(programs):
 
     seen = [0, 0]
     check()
-    assert seen[False] <= sum(seen) / 50
+    assert seen[False] <= sum(seen) / 10
     process.stdin.close()
     assert process.wait(60) == 0

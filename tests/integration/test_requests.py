@@ -91,10 +91,11 @@ with rprof.request("plain"):
         )
     )
     looks = [record["number"] for record in records if "look" in record]
-    # On a busy machine a look may be left out.
-    assert 3 <= looks.count(1) <= 4
+    ends = {record["number"]: record["seconds"] for record in records if "look" not in record}
+    # On a busy machine looks may be left out, and requests take longer.
+    assert 2 <= looks.count(1) <= (ends[1] - 0.2) / 0.1 + 1
     assert looks.count(2) == 1
-    assert set(looks) == {1, 2}
+    assert set(looks) == set(ends) == {1, 2}
 
 
 def test_a_request_that_waits_shows_where_its_task_does(programs):
@@ -222,8 +223,8 @@ def test_exactly_the_next_hundred_of_a_route(programs, kind):
         if any(frame.name == "program.wanted" for frame in frames)
     )
     # The GIL engine sees what comes after a switch of threads.
-    least = 0.5 if ENGINE == "direct" else 0.1
-    assert least * 30 * 0.002e9 < cpu < 2 * 30 * 0.002e9
+    least = 0.3 if ENGINE == "direct" else 0.05
+    assert least * 30 * 0.002e9 < cpu < 3 * 30 * 0.002e9
     assert sum(bands.values()) == profile.totals["wall"]
 
 
