@@ -13,6 +13,7 @@ use super::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
 use crate::clock::thread_state::{Activity, ThreadActivity};
 use crate::layout::{GIL_BYTES, Layout};
+use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read};
 use crate::model::function::{Function, GC};
 use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadState};
@@ -77,6 +78,9 @@ pub struct Interpreter {
     pub layout: Layout,
     /// Address of `_PyRuntime`.
     pub runtime: usize,
+    /// As much of `_PyRuntime` as is known to stay; the main interpreter is part of it in 3.11 and
+    /// later.
+    pub lasting: Lasting,
     /// A kernel id that a thread state has kept from before a fork, and what it is now.
     pub stale_id: Option<(u64, u64)>,
     /// Where the C library keeps the kernel's thread id relative to the ident, if the interpreter
@@ -483,17 +487,18 @@ impl DirectEngine {
                 .into_iter()
                 .map(|thread| (thread.ident, thread.name))
                 .collect();
-            for (track, sample) in self.roster.tracks.iter().zip(&mut snapshot.threads) {
+            for (at, track) in self.roster.tracks.iter().enumerate() {
+                let sample = &snapshot.threads[at];
                 match names.get(&track.id) {
                     _ if track.named_in > self.asked_in => {}
-                    Some(name) if *name != sample.name => sample.name = name.clone(),
+                    Some(name) => snapshot.set_name(at, name.clone()),
                     // gevent files it under the id of a greenlet.
                     None if sample.name.is_empty()
                         && sample.thread_id == u64::from(std::process::id()) =>
                     {
-                        sample.name = Arc::from("MainThread");
+                        snapshot.set_name(at, Arc::from("MainThread"));
                     }
-                    _ => {}
+                    None => {}
                 }
             }
         }
@@ -550,12 +555,13 @@ impl Engine for DirectEngine {
         let mut taken = Taken::default();
         self.roster.snapshot += 1;
         let Interpreter {
-            layout, runtime, ..
+            layout,
+            runtime,
+            lasting,
+            ..
         } = &self.interpreter;
-        match self
-            .heads
-            .check(memory.as_mut(), layout, *runtime, &self.census)
-        {
+        let heads = &mut self.heads;
+        match heads.check(memory.as_mut(), layout, *runtime, *lasting, &self.census) {
             Change::Finalizing => return Err(Missed::Finalizing),
             Change::Unreadable => {
                 // The means has been taken away (a limit on file sizes, for one): try the next.

@@ -79,6 +79,7 @@ impl<Own> Roster<Own> {
         let is_newborn = newcomer.previous_ns > 0
             && cpu_ns.is_some_and(|cpu| cpu <= now_ns.saturating_sub(newcomer.previous_ns));
         self.next_key += 1;
+        snapshot.threads_version += 1;
         snapshot.threads.push(ThreadSample {
             key: ThreadKey(self.next_key),
             thread_id: newcomer.thread_id,
@@ -109,6 +110,7 @@ impl<Own> Roster<Own> {
     pub fn remove(&mut self, at: usize, snapshot: &mut Snapshot) {
         let removed = self.tracks.swap_remove(at);
         snapshot.threads.swap_remove(at);
+        snapshot.threads_version += 1;
         self.places.remove(&removed.id);
         if let Some(moved) = self.tracks.get(at) {
             self.places.insert(moved.id, at);

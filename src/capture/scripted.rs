@@ -99,6 +99,10 @@ impl Engine for Scripted {
                     self.versions
                 }
             };
+            let is_still = known.is_some_and(|known| {
+                let clock = known.cpu_ns == Some(thread.cpu_ns);
+                clock && known.stack_version == stack_version && known.state == thread.state
+            });
             let newborn = previous_tick_ns > 0 && thread.cpu_ns <= at_ns - previous_tick_ns;
             let (first_seen_ns, cpu_from_ns) = known
                 .map_or((at_ns, if newborn { 0 } else { thread.cpu_ns }), |known| {
@@ -111,12 +115,21 @@ impl Engine for Scripted {
                 cpu_ns: Some(thread.cpu_ns),
                 state: thread.state,
                 labels: None,
-                since_ns: 0,
+                since_ns: known
+                    .filter(|_| is_still)
+                    .map_or(at_ns, |known| known.since_ns),
                 stack,
                 stack_version,
                 first_seen_ns,
                 cpu_from_ns,
             });
+        }
+        let who = |threads: &[ThreadSample]| -> Vec<_> {
+            let names = threads.iter();
+            names.map(|known| (known.key, known.name.clone())).collect()
+        };
+        if who(&alive) != who(&snapshot.threads) {
+            snapshot.threads_version += 1;
         }
         snapshot.at_ns = at_ns;
         snapshot.threads = alive;

@@ -11,9 +11,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Learns what the last tick cost in CPU time, all work of its thread included.
-    pub fn spend(&mut self, cost_ns: u64) {
-        self.mean_cost_ns += (cost_ns as f64 - self.mean_cost_ns) / SMOOTHING;
+    /// Learns what the last ticks cost in CPU time, all work of their thread included.
+    pub fn spend(&mut self, cost_ns: u64, ticks: u32) {
+        let mean_ns = cost_ns as f64 / f64::from(ticks.max(1));
+        let kept = (1.0 - 1.0 / SMOOTHING).powf(f64::from(ticks));
+        self.mean_cost_ns = mean_ns + (self.mean_cost_ns - mean_ns) * kept;
     }
 
     /// The shortest period not below `asked_ns` that keeps within `max_overhead` of one core.
@@ -40,7 +42,7 @@ mod tests {
     fn cheap_ticks_keep_the_asked_period() {
         let mut budget = Budget::default();
         for _ in 0..100 {
-            budget.spend(50_000);
+            budget.spend(50_000, 1);
         }
         assert_eq!(budget.period_ns(10_000_000, 0.01), 10_000_000);
     }
@@ -49,23 +51,21 @@ mod tests {
     fn dear_ticks_stretch_the_period_and_recover() {
         let mut budget = Budget::default();
         for _ in 0..200 {
-            budget.spend(400_000);
+            budget.spend(400_000, 1);
         }
         let stretched = budget.period_ns(10_000_000, 0.01);
         assert!(
             (39_000_000..=42_000_000).contains(&stretched),
             "{stretched}"
         );
-        for _ in 0..200 {
-            budget.spend(20_000);
-        }
+        budget.spend(200 * 20_000, 200);
         assert_eq!(budget.period_ns(10_000_000, 0.01), 10_000_000);
     }
 
     #[test]
     fn no_budget_means_no_limit() {
         let mut budget = Budget::default();
-        budget.spend(u64::MAX / 2);
+        budget.spend(u64::MAX / 2, 1);
         assert_eq!(budget.period_ns(1_000, 0.0), 1_000);
     }
 }

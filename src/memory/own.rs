@@ -98,6 +98,49 @@ fn unlinked_file() -> std::io::Result<File> {
     Err(last)
 }
 
+/// Memory that stays where it is for as long as the process runs, so that it may be read as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lasting {
+    begin: usize,
+    length: usize,
+}
+
+impl Lasting {
+    /// What lies between `begin` and the end of the word at `last`, if that is all one variable of
+    /// a loaded library.
+    #[must_use]
+    pub fn variable(begin: usize, last: usize) -> Option<Self> {
+        let mut said = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+        // SAFETY: the address is only compared with those of the loaded objects; the answer is
+        // initialised, if only with zeroes.
+        let said = unsafe {
+            if libc::dladdr(last as *const libc::c_void, said.as_mut_ptr()) == 0 {
+                return None;
+            }
+            said.assume_init()
+        };
+        // A symbol that has a size is only named for addresses within it.
+        (said.dli_saddr as usize == begin && last >= begin).then_some(Self {
+            begin,
+            length: last - begin + size_of::<usize>(),
+        })
+    }
+
+    /// The word at `address`, if it belongs to this memory.
+    #[must_use]
+    pub fn word(self, address: usize) -> Option<usize> {
+        let end = address.checked_add(size_of::<usize>())?;
+        let is_within = address >= self.begin && end <= self.begin + self.length;
+        if !is_within || !address.is_multiple_of(align_of::<usize>()) {
+            return None;
+        }
+        // SAFETY: `variable` has shown that this is part of a variable of a loaded library, and the
+        // interpreter's stays loaded while our code runs. Others write it meanwhile: an aligned
+        // word is read whole on every architecture, and volatile keeps it one read.
+        Some(unsafe { ptr::read_volatile(address as *const usize) })
+    }
+}
+
 /// The ranges as the kernel wants them, no more than it takes and `capacity` holds.
 fn vectors(ranges: &[Range], capacity: usize, vectors: &mut Vec<libc::iovec>) {
     vectors.clear();
@@ -355,7 +398,7 @@ impl ReadMemory for Pipe {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use super::{TRANSPORTS, open};
+    use super::{Lasting, TRANSPORTS, open};
     use crate::memory::{Range, read, read_word};
 
     /// Pages that come and go while they are read by every means; `RPROF_CI_LONG` is the long run.
@@ -405,6 +448,28 @@ mod tests {
             is_done.store(true, Ordering::Relaxed);
             assert!(whole > 0 && partial > 0, "{whole} {partial}");
         });
+    }
+
+    #[test]
+    fn only_variables_of_a_library_last() {
+        // SAFETY: `environ` is a variable of the C library, or of the program in its stead.
+        let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"environ".as_ptr()) } as usize;
+        let expected = read_word(
+            open(None)
+                .unwrap_or_else(|why| unreachable!("{why}"))
+                .as_mut(),
+            variable,
+        );
+        let lasting = Lasting::variable(variable, variable).unwrap_or_default();
+        assert_eq!(lasting.word(variable), expected);
+        assert_eq!(lasting.word(variable + 1), None);
+        assert_eq!(lasting.word(variable + 8), None);
+        assert_eq!(lasting.word(usize::MAX), None);
+        let on_heap = Box::new(1_usize);
+        let address = &raw const *on_heap as usize;
+        assert!(Lasting::variable(address, address).is_none());
+        assert!(Lasting::variable(variable, variable + (1 << 20)).is_none());
+        assert_eq!(Lasting::default().word(variable), None);
     }
 
     #[test]

@@ -3,6 +3,18 @@
 
 use super::ReadMemory;
 
+/// Memory that stays where it is: none is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lasting;
+
+impl Lasting {
+    /// Nothing.
+    #[must_use]
+    pub fn word(self, _address: usize) -> Option<usize> {
+        None
+    }
+}
+
 /// Opens nothing.
 ///
 /// # Errors

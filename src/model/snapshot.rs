@@ -67,7 +67,8 @@ pub struct ThreadSample {
     pub state: ThreadState,
     /// What the application said of it.
     pub labels: Option<Arc<ActiveLabels>>,
-    /// When its CPU clock was last seen to move, in ns; 0 if unknown. It stands there since.
+    /// When its CPU clock was last seen to move, in ns; 0 if unknown. It stands there since, and
+    /// nothing else here has changed but the name.
     pub since_ns: u64,
     /// Where the thread was.
     pub stack: Stack,
@@ -91,13 +92,26 @@ pub struct Snapshot {
     pub functions: FxHashMap<FunctionSerial, Arc<Function>>,
     /// Whether any request was ever seen.
     pub has_requests: bool,
+    /// Grows whenever a thread was added, dropped or named, and with the first request.
+    pub threads_version: u64,
 }
 
 impl Snapshot {
     /// Notes the labels under which a thread works.
     pub fn set_labels(&mut self, at: usize, labels: Option<Arc<ActiveLabels>>) {
-        self.has_requests |= labels.as_ref().is_some_and(|labels| labels.request != 0);
+        if !self.has_requests && labels.as_ref().is_some_and(|labels| labels.request != 0) {
+            self.has_requests = true;
+            self.threads_version += 1;
+        }
         self.threads[at].labels = labels;
+    }
+
+    /// Names a thread.
+    pub fn set_name(&mut self, at: usize, name: Arc<str>) {
+        if self.threads[at].name != name {
+            self.threads[at].name = name;
+            self.threads_version += 1;
+        }
     }
 
     /// The function behind `serial`, if the engine still knows it.

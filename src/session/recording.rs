@@ -39,9 +39,11 @@ struct Seen {
     marks: (u64, bool),
     /// Where it was at the look before this one.
     before: NodeId,
+    /// What it did.
+    state: ThreadState,
     /// The window that `node` and `labels` belong to.
     window: u64,
-    /// The observation that saw it last.
+    /// The observation that folded it last; it has not changed at the later ones.
     observation: u64,
 }
 
@@ -58,6 +60,30 @@ impl Seen {
             let node = self.computing.unwrap_or(node);
             window.add(node, self.labels, &values[..width]);
         }
+    }
+
+    /// Credits the ticks until `observation`, at `wall_ns`, at which nothing was seen to change.
+    fn catch_up(&mut self, observation: u64, wall_ns: u64, window: &mut Window, width: usize) {
+        let ticks = observation.saturating_sub(self.observation);
+        if ticks == 0 {
+            return;
+        }
+        let wall = wall_ns.saturating_sub(self.wall_ns);
+        self.wall_ns = wall_ns;
+        self.observation = observation;
+        if self.stack_version == NEVER {
+            return;
+        }
+        let mut cpu = 0;
+        if self.state.uses_cpu() {
+            self.computing = Some(self.node);
+            cpu = self.unplaced_cpu_ns.min(wall);
+            self.unplaced_cpu_ns -= cpu;
+        }
+        let count = i64::try_from(ticks).unwrap_or(i64::MAX);
+        let values = values(count, wall, cpu, self.state);
+        window.add(self.node, self.labels, &values[..width]);
+        self.before = self.node;
     }
 }
 
@@ -90,6 +116,9 @@ pub struct Recording {
     threads: FxHashMap<ThreadKey, Seen>,
     observations: u64,
     last_observed_ns: Option<u64>,
+    last_wall_ns: u64,
+    /// See [`Snapshot::threads_version`]; `None` where all threads have to be folded.
+    threads_version: Option<u64>,
     next_due_ns: u64,
     /// No rotation before this, because the writer was behind.
     postponed_until_ns: u64,
@@ -117,6 +146,8 @@ impl Recording {
             threads: FxHashMap::default(),
             observations: 0,
             last_observed_ns: None,
+            last_wall_ns: 0,
+            threads_version: None,
             next_due_ns: now_ns,
             postponed_until_ns: 0,
             paused: false,
@@ -187,7 +218,7 @@ impl Recording {
     /// Stops recording for a while; call [`Self::settle`] first.
     pub fn pause(&mut self) {
         self.paused = true;
-        self.place_cpu(|_| true);
+        self.close(self.observations, |_| true);
         self.threads.clear();
         self.last_observed_ns = None;
     }
@@ -200,7 +231,8 @@ impl Recording {
 
     /// Ends the open window and begins the next.
     pub fn take_window(&mut self, wall_ns: u64, unix_ns: i64, engine: &str) -> (Profile, u64) {
-        self.place_cpu(|_| true);
+        self.close(self.observations, |_| true);
+        self.threads_version = None;
         let new = Window::new(self.config.limits, self.knows_gil);
         let window = std::mem::replace(&mut self.window, new);
         let overflowed = window.overflowed();
@@ -260,21 +292,30 @@ impl Recording {
 
     fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64) {
         self.observations += 1;
-        let is_first = self.last_observed_ns.is_none();
+        let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
+        // Most threads of most programs wait at most ticks, and are caught up with later. What is
+        // folded ends every window, so that all are looked at in the next.
+        let version = Some(snapshot.threads_version);
+        let is_whole = count == 0 || self.threads_version != version;
         let mut taken = 0;
         for thread in &snapshot.threads {
+            let is_still = thread.cpu_ns.is_some() && Some(thread.since_ns) <= last_ns;
+            if is_still && !is_whole {
+                continue;
+            }
             if self.config.threads.accepts(thread.thread_id, &thread.name) {
                 taken += 1;
-                self.fold_thread(thread, snapshot, wall_ns, count, is_first);
+                self.fold_thread(thread, snapshot, wall_ns, count, last_ns);
             }
         }
-        if self.threads.len() != taken {
+        if is_whole && self.threads.len() != taken {
             let observation = self.observations;
-            self.place_cpu(|seen| seen.observation != observation);
+            self.close(observation - 1, |seen| seen.observation != observation);
             self.threads
                 .retain(|_, seen| seen.observation == observation);
         }
-        self.last_observed_ns = Some(snapshot.at_ns);
+        self.threads_version = version;
+        self.last_wall_ns = wall_ns;
     }
 
     fn fold_thread(
@@ -283,7 +324,7 @@ impl Recording {
         snapshot: &Snapshot,
         wall_ns: u64,
         count: i64,
-        is_first: bool,
+        last_ns: Option<u64>,
     ) {
         let observation = self.observations;
         let width = self.width();
@@ -314,18 +355,15 @@ impl Recording {
         let Some(seen) = self.threads.get_mut(&thread.key) else {
             let labels = self.window.thread(&thread_labels);
             let node = self.window.node_of(&thread.stack, snapshot);
-            let born_since = self
-                .last_observed_ns
-                .is_some_and(|last| thread.first_seen_ns > last);
-            if !is_first && born_since {
+            if last_ns.is_some_and(|last| thread.first_seen_ns > last) {
                 let cpu = thread
                     .cpu_ns
                     .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
                 // A thread lives at least as long as it computes; when exactly it was born
                 // between two ticks is not known.
                 let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
-                let values = self.values(count, wall, cpu, thread.state);
-                self.window.add(node, labels, &values[..self.width()]);
+                let values = values(count, wall, cpu, thread.state);
+                self.window.add(node, labels, &values[..width]);
             }
             self.threads.insert(
                 thread.key,
@@ -340,12 +378,14 @@ impl Recording {
                     unplaced_cpu_ns: 0,
                     name: thread.name.clone(),
                     marks,
+                    state: thread.state,
                     window: self.window_number,
                     observation,
                 },
             );
             return;
         };
+        seen.catch_up(observation - 1, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
         seen.before = seen.node;
         if !same_window || seen.stack_version != thread.stack_version {
@@ -377,6 +417,7 @@ impl Recording {
         };
         seen.wall_ns = wall_ns;
         seen.cpu_ns = thread.cpu_ns;
+        seen.state = thread.state;
         seen.window = self.window_number;
         seen.observation = observation;
         let (node, labels) = (seen.node, seen.labels);
@@ -401,7 +442,7 @@ impl Recording {
             cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
             seen.unplaced_cpu_ns -= cpu_here;
         }
-        let values = self.values(count, wall, cpu_here, thread.state);
+        let values = values(count, wall, cpu_here, thread.state);
         self.window.add(node, labels, &values[..width]);
     }
 
@@ -419,9 +460,12 @@ impl Recording {
             unplaced_cpu_ns: 0,
             name: Arc::from(""),
             marks: (NEVER, false),
+            state: ThreadState::Unknown,
             window: self.window_number,
-            observation: 0,
+            observation: self.observations,
         });
+        let last = self.observations - 1;
+        seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         if seen.window == self.window_number {
             seen.place_cpu(seen.node, &mut self.window, width);
         }
@@ -434,12 +478,15 @@ impl Recording {
         seen.observation = self.observations;
     }
 
-    /// Gives the CPU time of the chosen threads that no stack was seen spending to where they were
-    /// seen computing last, or else to where they are: no sum may depend on what was seen.
-    fn place_cpu(&mut self, is_chosen: impl Fn(&Seen) -> bool) {
+    /// Credits the chosen threads with what is open until `observation`, the last one but for that
+    /// under way: the ticks at which nothing changed, and the CPU time that no stack was seen
+    /// spending, which goes to where they were seen computing last, or else to where they are. No
+    /// sum may depend on what was seen.
+    fn close(&mut self, observation: u64, is_chosen: impl Fn(&Seen) -> bool) {
         let width = self.width();
         for seen in self.threads.values_mut() {
             if seen.window == self.window_number && is_chosen(seen) {
+                seen.catch_up(observation, self.last_wall_ns, &mut self.window, width);
                 seen.place_cpu(seen.node, &mut self.window, width);
             }
         }
@@ -452,28 +499,31 @@ impl Recording {
             sample_type::GIL
         }
     }
-
-    /// One sample's values, in all columns.
-    fn values(
-        &self,
-        count: i64,
-        wall_ns: u64,
-        cpu_ns: u64,
-        state: ThreadState,
-    ) -> [i64; sample_type::MAX_SAMPLED] {
-        let mut values = [0; sample_type::MAX_SAMPLED];
-        values[sample_type::SAMPLES] = count;
-        values[sample_type::WALL] = as_value(wall_ns);
-        values[sample_type::CPU] = as_value(cpu_ns);
-        match state {
-            ThreadState::HoldsGil => values[sample_type::GIL] = as_value(wall_ns),
-            ThreadState::WaitsForGil => values[sample_type::GIL_WAIT] = as_value(wall_ns),
-            _ => {}
-        }
-        values
-    }
 }
 
 fn as_value(nanoseconds: u64) -> i64 {
     i64::try_from(nanoseconds).unwrap_or(i64::MAX)
 }
+
+/// One sample's values, in all columns.
+fn values(
+    count: i64,
+    wall_ns: u64,
+    cpu_ns: u64,
+    state: ThreadState,
+) -> [i64; sample_type::MAX_SAMPLED] {
+    let mut values = [0; sample_type::MAX_SAMPLED];
+    values[sample_type::SAMPLES] = count;
+    values[sample_type::WALL] = as_value(wall_ns);
+    values[sample_type::CPU] = as_value(cpu_ns);
+    match state {
+        ThreadState::HoldsGil => values[sample_type::GIL] = as_value(wall_ns),
+        ThreadState::WaitsForGil => values[sample_type::GIL_WAIT] = as_value(wall_ns),
+        _ => {}
+    }
+    values
+}
+
+#[cfg(test)]
+#[path = "recording_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -24,6 +24,9 @@ use crate::model::snapshot::{Snapshot, ThreadState};
 
 /// Of a longer time between two ticks nothing is known.
 const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
+
+/// How often the sampler looks at what it costs, at the most.
+const PAY_INTERVAL_NS: u64 = 50_000_000;
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +51,11 @@ pub struct Sampler {
     quit: Arc<AtomicBool>,
     windows: Sender<Job>,
     health: Arc<Health>,
-    /// The thread's CPU clock at the end of the last tick.
+    /// The thread's CPU clock when it was last looked at.
     cpu_mark_ns: u64,
+    paid_at_ns: u64,
+    /// Ticks since then.
+    unpaid_ticks: u32,
     /// When the GIL's holder was looked at last.
     gil_mark_ns: u64,
 }
@@ -76,6 +82,8 @@ impl Sampler {
             windows,
             health,
             cpu_mark_ns: 0,
+            paid_at_ns: 0,
+            unpaid_ticks: 0,
             gil_mark_ns: 0,
         }
     }
@@ -164,7 +172,7 @@ impl Sampler {
             }
         }
         self.rotate_due(wall_ns);
-        self.spend();
+        self.spend(now_ns);
         self.schedule();
         Flow::Continue
     }
@@ -239,6 +247,7 @@ impl Sampler {
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
         self.engine.read_clocks(&mut self.snapshot);
+        self.pay(self.snapshot.at_ns);
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
         for recording in &mut self.recordings {
             recording.settle(&self.snapshot, wall_ns);
@@ -356,16 +365,27 @@ impl Sampler {
         Health::raise(&self.health.hold_max_ns, taken.hold_ns);
     }
 
-    /// Charges the thread's CPU time since the last tick to the budget.
-    fn spend(&mut self) {
+    /// Charges the thread's CPU time of the last ticks to the budget, now and then: to read the
+    /// clock at each of them would be part of the cost.
+    fn spend(&mut self, now_ns: u64) {
+        self.unpaid_ticks += 1;
+        if now_ns.saturating_sub(self.paid_at_ns) < PAY_INTERVAL_NS {
+            return;
+        }
+        self.pay(now_ns);
+        self.publish();
+    }
+
+    fn pay(&mut self, now_ns: u64) {
+        self.paid_at_ns = now_ns;
         let cpu_ns = own_cpu_ns();
         let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);
         self.cpu_mark_ns = cpu_ns;
-        self.budget.spend(cost_ns);
-        Health::add(&self.health.sampler_cpu_ns, cost_ns);
-        if self.health.ticks.load(Relaxed).is_multiple_of(64) {
-            self.publish();
+        let ticks = std::mem::take(&mut self.unpaid_ticks);
+        if ticks > 0 {
+            self.budget.spend(cost_ns, ticks);
         }
+        Health::add(&self.health.sampler_cpu_ns, cost_ns);
     }
 
     fn publish(&self) {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::layout::{GilPlace, Layout};
+use crate::memory::own::Lasting;
 use crate::memory::{Range, ReadMemory, int32, read, read_word, word};
 
 /// Interpreters looked at.
@@ -65,15 +66,20 @@ pub enum Change {
 }
 
 impl Heads {
-    /// Looks whether the heads of all lists are as they were in `census`.
+    /// Looks whether the heads of all lists are as they were in `census`; `lasting` is memory that
+    /// need not be copied by the kernel.
     pub fn check(
         &mut self,
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         runtime: usize,
+        lasting: Lasting,
         census: &Census,
     ) -> Change {
         const WORD: usize = size_of::<usize>();
+        if let Some(change) = self.check_lasting(layout, runtime, lasting, census) {
+            return change;
+        }
         self.ranges.clear();
         let heads = [layout.runtime.finalizing, layout.runtime.interpreters_head];
         self.ranges
@@ -97,6 +103,31 @@ impl Heads {
         } else {
             Change::Changed
         }
+    }
+
+    /// As [`Self::check`], if all heads are in `lasting`.
+    fn check_lasting(
+        &self,
+        layout: &Layout,
+        runtime: usize,
+        lasting: Lasting,
+        census: &Census,
+    ) -> Option<Change> {
+        if lasting.word(runtime + layout.runtime.finalizing)? != 0 {
+            return Some(Change::Finalizing);
+        }
+        let mut known = self.words.iter().copied();
+        let head = lasting.word(runtime + layout.runtime.interpreters_head)?;
+        let mut is_same = known.next() == Some(head);
+        for interpreter in &census.interpreters {
+            let head = lasting.word(interpreter.address + layout.interpreter.threads_head)?;
+            is_same &= known.next() == Some(head);
+        }
+        Some(if is_same {
+            Change::Same
+        } else {
+            Change::Changed
+        })
     }
 
     /// Takes the heads that `census` began with for those to compare with: a thread that was added

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use rprof::layout::{CHUNK, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD, v3_12};
 use rprof::memory::image::Image;
+use rprof::memory::own::Lasting;
 use rprof::memory::{Range, ReadMemory};
 use rprof::unwind::frames::{Failure, Hints, RawFrame, Target, Walker};
 use rprof::unwind::threads::{Census, Change, Heads, enumerate};
@@ -254,14 +255,14 @@ fn all_threads_are_listed_and_a_new_one_is_noticed() {
     assert_eq!((thread.ident, thread.native_id), (IDENT, 4711));
     heads.remember(&census);
     assert_eq!(
-        heads.check(&mut memory, &LAYOUT, RUNTIME, &census),
+        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &census),
         Change::Same
     );
     let mut pieces = pieces();
     pieces[1].word(LAYOUT.interpreter.threads_head, THREAD + 0x1000);
     let mut memory = image(pieces);
     assert_eq!(
-        heads.check(&mut memory, &LAYOUT, RUNTIME, &census),
+        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &census),
         Change::Changed
     );
     assert!(

@@ -14,6 +14,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use crate::capture::direct::Interpreter;
 use crate::clock::cpu::thread_id;
 use crate::layout::Layout;
+use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read, read_word, word};
 use crate::unwind::code::FREED;
 
@@ -66,9 +67,13 @@ pub(super) fn find_interpreter(
         None => (None, Some(find_id_from_ident(memory)?)),
     };
     report_dead_codes(memory, code_type)?;
+    let main = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
+    let last = main.wrapping_add(layout.interpreter.threads_head);
+    let lasting = Lasting::variable(runtime, last).unwrap_or_default();
     let interpreter = Interpreter {
         layout,
         runtime,
+        lasting,
         stale_id,
         id_from_ident,
     };

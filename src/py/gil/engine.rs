@@ -355,13 +355,10 @@ impl Walker {
                 name = Some(Arc::from("MainThread"));
             }
         }
-        let sample = &mut snapshot.threads[at];
-        if let Some(name) = name
-            && sample.name != name
-        {
-            sample.name = name;
+        if let Some(name) = name {
+            snapshot.set_name(at, name);
         }
-        sample.stack = stack;
+        snapshot.threads[at].stack = stack;
         if let Some(place) = PLACE.get() {
             let memory = &mut self.memory;
             let found = LabelReader::context(
