@@ -424,6 +424,7 @@ impl DirectEngine {
         };
         track.walked_at_cpu_ns = clock;
         sample.state = if walked.holds_gil {
+            sample.on_cpu = thread_cpu_ns(sample.thread_id) != clock;
             ThreadState::HoldsGil
         } else {
             let activity = ask(

@@ -86,6 +86,7 @@ impl<Own> Roster<Own> {
             name: Arc::from(""),
             cpu_ns,
             state: ThreadState::Unknown,
+            on_cpu: true,
             labels: None,
             since_ns: now_ns,
             stack: Stack::default(),

@@ -21,6 +21,8 @@ pub struct ScriptedThread {
     pub cpu_ns: u64,
     /// What the thread does.
     pub state: ThreadState,
+    /// Whether it has a CPU.
+    pub on_cpu: bool,
     /// Function names, leaf first.
     pub stack: Vec<&'static str>,
 }
@@ -101,7 +103,9 @@ impl Engine for Scripted {
             };
             let is_still = known.is_some_and(|known| {
                 let clock = known.cpu_ns == Some(thread.cpu_ns);
-                clock && known.stack_version == stack_version && known.state == thread.state
+                clock
+                    && known.stack_version == stack_version
+                    && (known.state, known.on_cpu) == (thread.state, thread.on_cpu)
             });
             let newborn = previous_tick_ns > 0 && thread.cpu_ns <= at_ns - previous_tick_ns;
             let (first_seen_ns, cpu_from_ns) = known
@@ -114,6 +118,7 @@ impl Engine for Scripted {
                 name: Arc::from(thread.name),
                 cpu_ns: Some(thread.cpu_ns),
                 state: thread.state,
+                on_cpu: thread.on_cpu,
                 labels: None,
                 since_ns: known
                     .filter(|_| is_still)

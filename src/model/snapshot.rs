@@ -50,6 +50,12 @@ impl ThreadState {
     pub fn uses_cpu(self) -> bool {
         matches!(self, Self::Unknown | Self::Running | Self::HoldsGil)
     }
+
+    /// Whether the thread cannot go on, whatever CPU and GIL are doing.
+    #[must_use]
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Blocked | Self::WaitsForLock)
+    }
 }
 
 /// One thread as last seen.
@@ -65,6 +71,8 @@ pub struct ThreadSample {
     pub cpu_ns: Option<u64>,
     /// What the thread was doing.
     pub state: ThreadState,
+    /// Whether a thread that holds the GIL has a CPU as well; true where the engine cannot tell.
+    pub on_cpu: bool,
     /// What the application said of it.
     pub labels: Option<Arc<ActiveLabels>>,
     /// When its CPU clock was last seen to move, in ns; 0 if unknown. It stands there since, and

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::config::RecordingConfig;
 use super::control::RecordingId;
@@ -19,7 +19,8 @@ use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
 /// CPU time that waits for a thread to be seen computing, in ticks; more is placed at once.
 const MAX_UNPLACED_TICKS: u64 = 16;
 
-/// A ready thread that has had less than this part of a CPU since the last tick was just woken.
+/// A thread that is ready for a CPU, and has had less than this part of one since the last tick, was
+/// not computing.
 const PUSHED_ASIDE_PART: u64 = 4;
 
 /// A thread as this recording last saw it.
@@ -37,6 +38,10 @@ struct Seen {
     name: Arc<str>,
     /// The labels' serial, and whether threads have classes.
     marks: (u64, bool),
+    /// CPU time, in ns and part of the above, that was spent at `node` if the thread was pushed
+    /// aside by the sampler alone and goes on at once. Whom others push aside is left where it asks
+    /// the kernel for something, for there the kernel finds that its turn is over.
+    doubtful_cpu_ns: u64,
     /// Where it was at the look before this one.
     before: NodeId,
     /// What it did.
@@ -54,6 +59,7 @@ impl Seen {
     /// Gives the CPU time that no stack was seen spending yet to where the thread was seen computing
     /// last, or else to `node`.
     fn place_cpu(&mut self, node: NodeId, window: &mut Window, width: usize) {
+        self.doubtful_cpu_ns = 0;
         if self.unplaced_cpu_ns > 0 {
             let mut values = [0; sample_type::MAX_SAMPLED];
             values[sample_type::CPU] = as_value(std::mem::take(&mut self.unplaced_cpu_ns));
@@ -71,17 +77,12 @@ impl Seen {
         let wall = wall_ns.saturating_sub(self.wall_ns);
         self.wall_ns = wall_ns;
         self.observation = observation;
+        self.doubtful_cpu_ns = 0;
         if self.stack_version == NEVER {
             return;
         }
-        let mut cpu = 0;
-        if self.state.uses_cpu() {
-            self.computing = Some(self.node);
-            cpu = self.unplaced_cpu_ns.min(wall);
-            self.unplaced_cpu_ns -= cpu;
-        }
         let count = i64::try_from(ticks).unwrap_or(i64::MAX);
-        let values = values(count, wall, cpu, self.state);
+        let values = values(count, wall, 0, self.state);
         window.add(self.node, self.labels, &values[..width]);
         self.before = self.node;
     }
@@ -114,6 +115,8 @@ pub struct Recording {
     window_started_unix_ns: i64,
     counters: WindowCounters,
     threads: FxHashMap<ThreadKey, Seen>,
+    /// Where threads were seen waiting for something other than a CPU or the GIL, in this window.
+    waits: FxHashSet<NodeId>,
     observations: u64,
     last_observed_ns: Option<u64>,
     last_wall_ns: u64,
@@ -144,6 +147,7 @@ impl Recording {
             window_started_unix_ns: unix_ns,
             counters: WindowCounters::default(),
             threads: FxHashMap::default(),
+            waits: FxHashSet::default(),
             observations: 0,
             last_observed_ns: None,
             last_wall_ns: 0,
@@ -233,6 +237,7 @@ impl Recording {
     pub fn take_window(&mut self, wall_ns: u64, unix_ns: i64, engine: &str) -> (Profile, u64) {
         self.close(self.observations, |_| true);
         self.threads_version = None;
+        self.waits.clear();
         let new = Window::new(self.config.limits, self.knows_gil);
         let window = std::mem::replace(&mut self.window, new);
         let overflowed = window.overflowed();
@@ -255,7 +260,8 @@ impl Recording {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let ring = self.config.ring.as_ref().map_or(0, |ring| ring.bytes());
-        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16) + ring
+        let waits = self.waits.capacity() * (size_of::<NodeId>() + 1);
+        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16) + waits + ring
     }
 
     fn comments(&self, engine: &str, duration_ns: u64, overflowed: u64) -> Vec<String> {
@@ -376,6 +382,7 @@ impl Recording {
                     before: node,
                     computing: thread.state.uses_cpu().then_some(node),
                     unplaced_cpu_ns: 0,
+                    doubtful_cpu_ns: 0,
                     name: thread.name.clone(),
                     marks,
                     state: thread.state,
@@ -387,6 +394,17 @@ impl Recording {
         };
         seen.catch_up(observation - 1, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
+        let cpu = match (thread.cpu_ns, seen.cpu_ns) {
+            (Some(now), Some(before)) => now.saturating_sub(before),
+            _ => 0,
+        };
+        let doubtful_cpu_ns = std::mem::take(&mut seen.doubtful_cpu_ns);
+        if same_window && cpu > 0 && doubtful_cpu_ns > 0 {
+            let values = values(0, 0, doubtful_cpu_ns, seen.state);
+            self.window.add(seen.node, seen.labels, &values[..width]);
+            seen.unplaced_cpu_ns -= doubtful_cpu_ns;
+            seen.computing = Some(seen.node);
+        }
         seen.before = seen.node;
         if !same_window || seen.stack_version != thread.stack_version {
             seen.node = self.window.node_of(&thread.stack, snapshot);
@@ -411,23 +429,29 @@ impl Recording {
             seen.computing = None;
         }
         let wall = wall_ns.saturating_sub(seen.wall_ns);
-        let cpu = match (thread.cpu_ns, seen.cpu_ns) {
-            (Some(now), Some(before)) => now.saturating_sub(before),
-            _ => 0,
-        };
         seen.wall_ns = wall_ns;
         seen.cpu_ns = thread.cpu_ns;
+        let was_waiting = same_window && seen.state.waits();
         seen.state = thread.state;
         seen.window = self.window_number;
         seen.observation = observation;
         let (node, labels) = (seen.node, seen.labels);
-        // A thread that is ready was pushed aside if it has had a good part of a CPU and was seen
-        // computing here before; else it was just woken, and what it has had was spent elsewhere.
-        let is_computing = thread.state.uses_cpu()
-            || thread.state == ThreadState::Ready
-                && cpu >= wall / PUSHED_ASIDE_PART
-                && seen.computing == Some(node)
-                && seen.before == node;
+        if thread.state.waits() && (seen.before != node || !was_waiting) {
+            self.waits.insert(node);
+        }
+        // A thread that is ready was pushed aside, perhaps by the sampler, if it has had a good part
+        // of a CPU, and this is no place to wait or it was seen computing here before. Else it was
+        // just woken, and what it has had was spent elsewhere.
+        let is_computing = match thread.state {
+            _ if cpu == 0 => false,
+            ThreadState::HoldsGil => thread.on_cpu,
+            ThreadState::Ready => {
+                cpu >= wall / PUSHED_ASIDE_PART
+                    && (seen.computing == Some(node) && seen.before == node
+                        || !self.waits.contains(&node))
+            }
+            state => state.uses_cpu(),
+        };
         // A thread that waits now has spent its CPU time elsewhere: it is kept for the next times
         // it is seen computing. Each of those is paid no more than the time since the last tick,
         // as every sample of computing should weigh the same; were it paid all that has gathered,
@@ -441,6 +465,9 @@ impl Recording {
                 .saturating_sub(MAX_UNPLACED_TICKS * wall);
             cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
             seen.unplaced_cpu_ns -= cpu_here;
+        }
+        if cpu > 0 && thread.state == ThreadState::HoldsGil && !thread.on_cpu {
+            seen.doubtful_cpu_ns = seen.unplaced_cpu_ns.min(wall);
         }
         let values = values(count, wall, cpu_here, thread.state);
         self.window.add(node, labels, &values[..width]);
@@ -458,6 +485,7 @@ impl Recording {
             before: NodeId::ROOT,
             computing: None,
             unplaced_cpu_ns: 0,
+            doubtful_cpu_ns: 0,
             name: Arc::from(""),
             marks: (NEVER, false),
             state: ThreadState::Unknown,

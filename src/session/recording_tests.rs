@@ -30,6 +30,7 @@ enum Event {
         thread: usize,
         cpu_ns: u64,
         state: ThreadState,
+        on_cpu: bool,
         stack: Vec<&'static str>,
     },
     EndsOrBegins(usize),
@@ -49,12 +50,13 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         0..4_usize,
         0..12 * MS,
         prop::sample::select(&STATES[..]),
+        any::<bool>(),
         stack,
     );
     let event = prop_oneof![
         6 => Just(Event::Nothing),
-        6 => moves.prop_map(|(thread, cpu_ns, state, stack)| Event::Moves {
-            thread, cpu_ns, state, stack
+        6 => moves.prop_map(|(thread, cpu_ns, state, on_cpu, stack)| Event::Moves {
+            thread, cpu_ns, state, on_cpu, stack
         }),
         1 => (0..4_usize).prop_map(Event::EndsOrBegins),
         1 => (0..4_usize).prop_map(Event::IsRenamed),
@@ -73,6 +75,7 @@ fn script(events: &[Event]) -> Vec<ScriptedTick> {
                 name: "named",
                 cpu_ns: 0,
                 state: ThreadState::Blocked,
+                on_cpu: true,
                 stack: vec!["main"],
             };
             (id < 2, thread)
@@ -85,11 +88,13 @@ fn script(events: &[Event]) -> Vec<ScriptedTick> {
                 thread,
                 cpu_ns,
                 state,
+                on_cpu,
                 stack,
             } => {
                 let (_, thread) = &mut threads[*thread];
                 thread.cpu_ns += cpu_ns;
                 thread.state = *state;
+                thread.on_cpu = *on_cpu;
                 thread.stack.clone_from(stack);
             }
             Event::EndsOrBegins(thread) => threads[*thread].0 ^= true,

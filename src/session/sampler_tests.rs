@@ -91,6 +91,7 @@ fn thread(id: u64, cpu_ns: u64, stack: &[&'static str]) -> ScriptedThread {
         name: if id == 1 { "main" } else { "worker" },
         cpu_ns,
         state: ThreadState::Unknown,
+        on_cpu: true,
         stack: stack.to_vec(),
     }
 }
@@ -126,6 +127,61 @@ fn cpu_time_is_not_charged_to_a_wait() {
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
         format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
+    );
+}
+
+#[test]
+fn a_thread_pushed_aside_by_the_sampler_alone_was_computing_there() {
+    let aside = |cpu_ns, stack: &[&'static str]| ScriptedThread {
+        on_cpu: false,
+        ..doing(ThreadState::HoldsGil, cpu_ns, stack)
+    };
+    let mut rig = rig([
+        (
+            100 * MS,
+            vec![doing(ThreadState::HoldsGil, 0, &["compute"])],
+        ),
+        // By the sampler, for it has gone on at the next sight of it.
+        (110 * MS, vec![aside(10 * MS, &["compute"])]),
+        // By others, for it has not: they are kept until it is seen on a CPU.
+        (120 * MS, vec![aside(16 * MS, &["ask"])]),
+        (130 * MS, vec![aside(16 * MS, &["ask"])]),
+        (
+            140 * MS,
+            vec![doing(ThreadState::HoldsGil, 20 * MS, &["other"])],
+        ),
+    ]);
+    rig.start(1, config());
+    for _ in 0..4 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU, true).unwrap(),
+        format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
+    );
+}
+
+#[test]
+fn a_ready_thread_was_computing_unless_it_stands_where_threads_wait() {
+    use ThreadState::{Blocked, Ready, Running};
+    let mut rig = rig([
+        (100 * MS, vec![doing(Running, 0, &["hash"])]),
+        // Always pushed aside when it is looked at.
+        (110 * MS, vec![doing(Ready, 10 * MS, &["hash"])]),
+        (120 * MS, vec![doing(Blocked, 10 * MS, &["sleep"])]),
+        // Has computed unseen, and is about to wake.
+        (130 * MS, vec![doing(Ready, 16 * MS, &["sleep"])]),
+        (140 * MS, vec![doing(Running, 20 * MS, &["hash"])]),
+    ]);
+    rig.start(1, config());
+    for _ in 0..4 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU, true).unwrap(),
+        format!("main;hash {}\n", 20 * MS)
     );
 }
 
