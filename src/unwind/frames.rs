@@ -20,11 +20,11 @@ const MAX_KNOWN: usize = 64;
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known, and a new
 /// generator one.
-const MAX_ROUNDS: usize = 24;
+const MAX_ROUNDS: usize = 40;
 /// Copies that may show a contradiction before the stack counts as incomplete. Generators that do
 /// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest.
-const MAX_TORN: usize = 12;
+const MAX_TORN: usize = 24;
 /// Of so many of the newest frames it is made sure that they did not.
 const RECHECKED_FRAMES: usize = 3;
 /// Bytes of the data stack in which these lie.
@@ -329,8 +329,14 @@ impl Walker {
             for recheck in &self.rechecks {
                 let at = frame.address.wrapping_sub(recheck.address);
                 if at < recheck.length && at + layout.frame.size <= recheck.length {
-                    let again = word(bytes, recheck.offset + at + layout.frame.code);
-                    if again & !layout.frame.code_tags != frame.code {
+                    let again = |field| word(bytes, recheck.offset + at + field);
+                    let place = self.chain.iter().position(|known| *known == frame.address);
+                    let caller = place.and_then(|at| self.chain.get(at + 1)).copied();
+                    // A generator that was left has no caller any more.
+                    let caller_again = again(layout.frame.previous);
+                    if again(layout.frame.code) & !layout.frame.code_tags != frame.code
+                        || caller_again != 0 && Some(caller_again) != caller
+                    {
                         unsteady = depth + 1;
                     }
                 }
