@@ -25,8 +25,10 @@ const MAX_ROUNDS: usize = 40;
 /// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest.
 const MAX_TORN: usize = 24;
-/// Of so many of the newest frames it is made sure that they did not.
+/// When more of the newest frames than these did, the stack is copied anew.
 const RECHECKED_FRAMES: usize = 3;
+/// Remembered frames elsewhere that are copied again for it, those used last.
+const RECHECKED_PLACES: usize = 8;
 /// Bytes of the data stack in which these lie.
 const RECHECK_BYTES: usize = 2_048;
 /// Remembered frames from which a walk is tried when the newest was left meanwhile.
@@ -138,6 +140,8 @@ pub struct Walker {
     chain: Vec<usize>,
     /// Bytes of the copy from the second frame pointer to the interpreter's words.
     frame_bytes: usize,
+    /// The newest part of the data stack, copied before anything else.
+    precheck: Option<Segment>,
     /// The newest part of the data stack, and the places used last, copied once more at the very end.
     rechecks: Vec<Segment>,
 }
@@ -170,8 +174,9 @@ impl Walker {
     ) -> Result<Walked, Failure> {
         let mut torn = 0;
         let mut unsteady = 0;
+        let mut is_moving = false;
         for _ in 0..MAX_ROUNDS {
-            let again = self.copy(memory, layout, target, hints)?;
+            let again = self.copy(memory, layout, target, is_moving, hints)?;
             let bytes = memory.bytes();
             let thread = &layout.thread;
             if word(bytes, thread.interpreter) != target.interpreter
@@ -180,12 +185,22 @@ impl Walker {
                 return Err(Failure::Gone);
             }
             match self.look(bytes, layout, hints, again, frames) {
-                Look::Whole { .. }
-                    if !self.is_steady(bytes, layout, frames, unsteady == max_unsteady(layout)) =>
-                {
-                    unsteady += 1;
-                }
                 Look::Whole { is_cut } => {
+                    let changed = self.unsteady(bytes, layout, frames);
+                    if changed > RECHECKED_FRAMES {
+                        is_moving = true;
+                        torn += 1;
+                        if torn == MAX_TORN {
+                            return Err(Failure::Torn);
+                        }
+                        continue;
+                    }
+                    if changed > 0 && unsteady < max_unsteady(layout) {
+                        unsteady += 1;
+                        continue;
+                    }
+                    // Of the newest frames that may have changed, the caller is right.
+                    frames.drain(..changed.min(frames.len().saturating_sub(1)));
                     let tail = again + self.frame_bytes;
                     let walked = Walked {
                         is_cut,
@@ -198,12 +213,16 @@ impl Walker {
                     return Ok(walked);
                 }
                 Look::Missing(address) => self.discover(memory, layout, address, hints),
-                Look::Chunk(address, length) => learn_chunk(memory, address, length, hints),
+                Look::Chunk(address, length) => {
+                    learn_chunk(memory, address, length, is_moving, hints);
+                    is_moving = true;
+                }
                 Look::CFrame(address) => {
                     hints.cframes.insert(0, address);
                     hints.cframes.truncate(MAX_CFRAMES);
                 }
                 Look::Torn => {
+                    is_moving = true;
                     torn += 1;
                     if torn == MAX_TORN {
                         return Err(Failure::Torn);
@@ -215,13 +234,15 @@ impl Walker {
     }
 
     /// Copies everything known of the thread: its state, what is remembered, and last the frame
-    /// pointer again, whether its interpreter collects garbage, and its GIL. Returns where in the
-    /// copy the second frame pointer stands.
+    /// pointer again, whether its interpreter collects garbage, its GIL, and the newest frames once
+    /// more: all of the newest chunk if the stack `is_moving`. Returns where in the copy the second
+    /// frame pointer stands.
     fn copy(
         &mut self,
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         target: &Target,
+        is_moving: bool,
         hints: &mut Hints,
     ) -> Result<usize, Failure> {
         let thread = &layout.thread;
@@ -240,6 +261,16 @@ impl Walker {
             let fixed = self.ranges.len();
             self.ranges
                 .extend(hints.cframes[..cframes].iter().map(cframe_of));
+            let newest = hints.chunks.first().map(|chunk| {
+                let length = if is_moving {
+                    chunk.length
+                } else {
+                    chunk.length.min(RECHECK_BYTES)
+                };
+                Range::new(chunk.address + chunk.length - length, length)
+            });
+            let precheck = self.ranges.len();
+            self.ranges.extend(newest);
             let places = self.ranges.len();
             // From the root: what is older changes less.
             let remembered = hints.places.iter().rev();
@@ -249,14 +280,18 @@ impl Walker {
             self.ranges.extend(hints.chunks.iter().rev());
             let again = self.ranges.len();
             self.segments.clear();
+            self.precheck = None;
             let mut offset = 0;
             for (index, range) in self.ranges.iter().enumerate() {
+                let segment = Segment {
+                    address: range.address,
+                    length: range.length,
+                    offset,
+                };
                 if index >= places {
-                    self.segments.push(Segment {
-                        address: range.address,
-                        length: range.length,
-                        offset,
-                    });
+                    self.segments.push(segment);
+                } else if index == precheck {
+                    self.precheck = Some(segment);
                 }
                 offset += range.length;
             }
@@ -270,11 +305,7 @@ impl Walker {
                 let length = layout.gil.holder.max(layout.gil.locked) + WORD;
                 self.ranges.push(Range::new(target.gil, length));
             }
-            let newest = hints.chunks.first().map(|chunk| {
-                let length = chunk.length.min(RECHECK_BYTES);
-                Range::new(chunk.address + chunk.length - length, length)
-            });
-            let recent = hints.places.iter().take(RECHECKED_FRAMES);
+            let recent = hints.places.iter().take(RECHECKED_PLACES);
             let frames = recent.map(|place| Range::new(*place, layout.frame.size));
             let end = self.ranges[again..].iter().map(|range| range.length);
             let mut end = offset + end.sum::<usize>();
@@ -299,53 +330,59 @@ impl Walker {
             match whole {
                 _ if whole == self.ranges.len() => return Ok(offset),
                 _ if whole < fixed || whole >= again => return Err(Failure::Gone),
-                _ if whole < places => drop(hints.cframes.remove(whole - fixed)),
+                _ if whole < precheck => drop(hints.cframes.remove(whole - fixed)),
+                _ if whole < places => hints.chunks.clear(),
                 _ if whole < chunks => {
                     hints
                         .places
                         .remove(hints.places.len() - 1 - (whole - places));
                 }
-                _ => hints
-                    .chunks
-                    .truncate(hints.chunks.len() - 1 - (whole - chunks)),
+                // The newest are freed first.
+                _ => drop(hints.chunks.drain(..hints.chunks.len() - (whole - chunks))),
             }
         }
     }
 
-    /// Whether the newest frames were the same at the end of the copy as when they were copied. A
-    /// frame that was left lies there as it was until the next call; if that came meanwhile, what
-    /// was copied is a frame of one call below a caller of another.
+    /// How many of the newest frames may have changed between being copied and the end of the copy, or
+    /// between its begin and then, but for the newest, which may have been new.
     ///
-    /// With `give_in` a newest frame that was not is left out: its caller is right.
-    fn is_steady(
-        &self,
-        bytes: &[u8],
-        layout: &Layout,
-        frames: &mut Vec<RawFrame>,
-        give_in: bool,
-    ) -> bool {
-        let mut unsteady = 0;
-        for (depth, frame) in frames.iter().take(RECHECKED_FRAMES).enumerate() {
-            for recheck in &self.rechecks {
-                let at = frame.address.wrapping_sub(recheck.address);
-                if at < recheck.length && at + layout.frame.size <= recheck.length {
-                    let again = |field| word(bytes, recheck.offset + at + field);
-                    let place = self.chain.iter().position(|known| *known == frame.address);
-                    let caller = place.and_then(|at| self.chain.get(at + 1)).copied();
-                    // A generator that was left has no caller any more.
-                    let caller_again = again(layout.frame.previous);
-                    if again(layout.frame.code) & !layout.frame.code_tags != frame.code
-                        || caller_again != 0 && Some(caller_again) != caller
-                    {
-                        unsteady = depth + 1;
-                    }
+    /// A frame that was left lies there as it was until the next call; if that came meanwhile, what
+    /// was copied is a frame of one call below a caller of another.
+    fn unsteady(&self, bytes: &[u8], layout: &Layout, frames: &[RawFrame]) -> usize {
+        let (mut unsteady, mut passed, mut last) = (0, 0, 0);
+        for (depth, address) in self.chain.iter().enumerate() {
+            if frames
+                .get(passed)
+                .is_some_and(|frame| frame.address == *address)
+            {
+                passed += 1;
+            }
+            // Those on the data stack come first.
+            let looked_at = if depth < RECHECKED_PLACES {
+                self.rechecks.len()
+            } else {
+                1
+            };
+            let again = self.rechecks.iter().take(looked_at).find_map(|recheck| {
+                let at = address.wrapping_sub(recheck.address);
+                let is_in = at < recheck.length && at + layout.frame.size <= recheck.length;
+                is_in.then_some(recheck.offset + at)
+            });
+            let before = self.find(*address, layout.frame.size, &mut last);
+            if let (Some(again), Some((before, _))) = (again, before) {
+                let code = layout.frame.code;
+                let caller = word(bytes, before + layout.frame.previous);
+                // A generator that was left has no caller any more.
+                let caller_again = word(bytes, again + layout.frame.previous);
+                if word(bytes, before + code) != word(bytes, again + code)
+                    || caller_again != 0 && caller_again != caller
+                    || depth > 0 && !self.stood_before(bytes, layout, *address, before)
+                {
+                    unsteady = passed;
                 }
             }
         }
-        if give_in {
-            frames.drain(..unsteady.min(frames.len().saturating_sub(1)));
-        }
-        unsteady == 0 || give_in
+        unsteady
     }
 
     fn find(&self, address: usize, length: usize, last: &mut usize) -> Option<(usize, bool)> {
@@ -434,6 +471,9 @@ impl Walker {
                     frames.retain(|frame| !left.contains(&frame.address));
                     return Look::Whole { is_cut };
                 }
+                if self.has_grown(hints, newest, newest_again) {
+                    return Look::Whole { is_cut };
+                }
             }
             Err(Look::Torn) => {}
             Err(look) => return look,
@@ -459,6 +499,29 @@ impl Walker {
             }
         }
         Look::Torn
+    }
+
+    /// Whether the thread was last seen above the newest frame of this walk, or in a chunk that is
+    /// newer than the known ones: it has only called others on top of these, if they are the same at
+    /// the end of the copy, which has them all.
+    fn has_grown(&self, hints: &Hints, newest: usize, newest_again: usize) -> bool {
+        let (Some(chunk), Some(again)) = (hints.chunks.first(), self.rechecks.first()) else {
+            return false;
+        };
+        let end = chunk.address + chunk.length;
+        let is_above = (newest + 1..end).contains(&newest_again)
+            || !hints.covers(newest_again, newest_again) && !hints.places.contains(&newest_again);
+        again.length == chunk.length && (chunk.address..end).contains(&newest) && is_above
+    }
+
+    /// Whether the code at `address` was the same at the begin of the copy as `at` its place in it.
+    fn stood_before(&self, bytes: &[u8], layout: &Layout, address: usize, at: usize) -> bool {
+        let code = layout.frame.code;
+        self.precheck.is_none_or(|before| {
+            let earlier = address.wrapping_sub(before.address);
+            let is_in = earlier < before.length && earlier + layout.frame.size <= before.length;
+            !is_in || word(bytes, before.offset + earlier + code) == word(bytes, at + code)
+        })
     }
 
     /// Whether the frame at `address` is one that tells whether it runs, and did when it was copied.
@@ -643,8 +706,15 @@ fn is_deep(layout: &Layout, hints: &Hints) -> bool {
     copied + (16 << 10) > MAX_STACK_BYTES
 }
 
-/// Remembers the newest chunk and that it is used up to `used` bytes; older ones stay.
-fn learn_chunk(memory: &mut (dyn ReadMemory + '_), address: usize, used: usize, hints: &mut Hints) {
+/// Remembers the newest chunk and that it is used up to `used` bytes; older ones stay. Of a stack
+/// that is moving, calls are faster than copies: there all of the chunk is copied from now on.
+fn learn_chunk(
+    memory: &mut (dyn ReadMemory + '_),
+    address: usize,
+    used: usize,
+    is_moving: bool,
+    hints: &mut Hints,
+) {
     let Some(header) = read(memory, address, CHUNK.data) else {
         hints.chunks.clear();
         return;
@@ -657,7 +727,12 @@ fn learn_chunk(memory: &mut (dyn ReadMemory + '_), address: usize, used: usize, 
     }
     // The newest frame may be elsewhere (a generator's): then half of an ordinary chunk it is.
     let used = if used < size { used } else { size / 2 };
-    let length = (used + SLACK + SLACK / 2).min(size).min(MAX_STACK_BYTES);
+    let wanted = if is_moving {
+        size
+    } else {
+        used + SLACK + SLACK / 2
+    };
+    let length = wanted.min(size).min(MAX_STACK_BYTES);
     match hints
         .chunks
         .iter()
