@@ -366,7 +366,7 @@ impl Walker {
             let again = self.rechecks.iter().take(looked_at).find_map(|recheck| {
                 let at = address.wrapping_sub(recheck.address);
                 let is_in = at < recheck.length && at + layout.frame.size <= recheck.length;
-                is_in.then_some(recheck.offset + at)
+                is_in.then(|| recheck.offset + at)
             });
             let before = self.find(*address, layout.frame.size, &mut last);
             if let (Some(again), Some((before, _))) = (again, before) {
