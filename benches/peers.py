@@ -685,7 +685,7 @@ def _zstandard() -> Callable[[bytes], bytes] | None:
 def _load_pprof(data: bytes) -> rprof.Profile:
     """Any pprof message, read by rprof, which opens files."""
     with tempfile.NamedTemporaryFile(suffix=".pb.gz") as file:
-        file.write(data if data.startswith(b"\x1f\x8b") else gzip.compress(data, 1))
+        file.write(data)
         file.flush()
         return rprof.load(file.name)
 

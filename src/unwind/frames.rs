@@ -25,12 +25,13 @@ const MAX_ROUNDS: usize = 40;
 /// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
 /// call from C moves the frame that leads to the newest.
 const MAX_TORN: usize = 24;
-/// When more of the newest frames than these did, the stack is copied anew.
-const RECHECKED_FRAMES: usize = 3;
-/// Remembered frames elsewhere that are copied again for it, those used last.
-const RECHECKED_PLACES: usize = 8;
-/// Bytes of the data stack in which these lie.
+/// Newest frames that may have changed while a stack was copied and are left out; were it more, the
+/// copy shows a contradiction.
+const MAX_CHANGED: usize = 3;
+/// Bytes of the data stack, the newest, that are copied at the begin and again at the end to tell.
 const RECHECK_BYTES: usize = 2_048;
+/// Remembered frames elsewhere, those used last, that are copied again at the end.
+const RECHECKED_PLACES: usize = 8;
 /// Remembered frames from which a walk is tried when the newest was left meanwhile.
 const MAX_STARTS: usize = 8;
 /// Calls from C into Python of which the place is remembered (3.11, 3.12).
@@ -184,17 +185,16 @@ impl Walker {
             {
                 return Err(Failure::Gone);
             }
-            match self.look(bytes, layout, hints, again, frames) {
+            let mut look = self.look(bytes, layout, hints, again, frames);
+            let mut changed = 0;
+            if let Look::Whole { .. } = look {
+                changed = self.changed(bytes, layout, frames);
+                if changed > MAX_CHANGED {
+                    look = Look::Torn;
+                }
+            }
+            match look {
                 Look::Whole { is_cut } => {
-                    let changed = self.unsteady(bytes, layout, frames);
-                    if changed > RECHECKED_FRAMES {
-                        is_moving = true;
-                        torn += 1;
-                        if torn == MAX_TORN {
-                            return Err(Failure::Torn);
-                        }
-                        continue;
-                    }
                     if changed > 0 && unsteady < max_unsteady(layout) {
                         unsteady += 1;
                         continue;
@@ -348,8 +348,8 @@ impl Walker {
     ///
     /// A frame that was left lies there as it was until the next call; if that came meanwhile, what
     /// was copied is a frame of one call below a caller of another.
-    fn unsteady(&self, bytes: &[u8], layout: &Layout, frames: &[RawFrame]) -> usize {
-        let (mut unsteady, mut passed, mut last) = (0, 0, 0);
+    fn changed(&self, bytes: &[u8], layout: &Layout, frames: &[RawFrame]) -> usize {
+        let (mut changed, mut passed, mut last) = (0, 0, 0);
         for (depth, address) in self.chain.iter().enumerate() {
             if frames
                 .get(passed)
@@ -363,13 +363,15 @@ impl Walker {
             } else {
                 1
             };
-            let again = self.rechecks.iter().take(looked_at).find_map(|recheck| {
+            let again_at = |recheck: &Segment| {
                 let at = address.wrapping_sub(recheck.address);
                 let is_in = at < recheck.length && at + layout.frame.size <= recheck.length;
                 is_in.then(|| recheck.offset + at)
-            });
-            let before = self.find(*address, layout.frame.size, &mut last);
-            if let (Some(again), Some((before, _))) = (again, before) {
+            };
+            // Most frames of a deep stack are not looked at again, and are not searched for.
+            if let Some(again) = self.rechecks.iter().take(looked_at).find_map(again_at)
+                && let Some((before, _)) = self.find(*address, layout.frame.size, &mut last)
+            {
                 let code = layout.frame.code;
                 let caller = word(bytes, before + layout.frame.previous);
                 // A generator that was left has no caller any more.
@@ -378,11 +380,11 @@ impl Walker {
                     || caller_again != 0 && caller_again != caller
                     || depth > 0 && !self.stood_before(bytes, layout, *address, before)
                 {
-                    unsteady = passed;
+                    changed = passed;
                 }
             }
         }
-        unsteady
+        changed
     }
 
     fn find(&self, address: usize, length: usize, last: &mut usize) -> Option<(usize, bool)> {
