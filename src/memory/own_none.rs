@@ -10,6 +10,12 @@ pub struct Lasting;
 impl Lasting {
     /// Nothing.
     #[must_use]
+    pub fn variable(_begin: usize, _last: usize) -> Option<Self> {
+        None
+    }
+
+    /// Nothing.
+    #[must_use]
     pub fn word(self, _address: usize) -> Option<usize> {
         None
     }

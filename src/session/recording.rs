@@ -299,8 +299,8 @@ impl Recording {
     fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64) {
         self.observations += 1;
         let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
-        // Most threads of most programs wait at most ticks, and are caught up with later. What is
-        // folded ends every window, so that all are looked at in the next.
+        // Most threads of most programs wait at most ticks, and are caught up with later. In a new
+        // window all are looked at: it has nodes of its own.
         let version = Some(snapshot.threads_version);
         let is_whole = count == 0 || self.threads_version != version;
         let mut taken = 0;

@@ -53,6 +53,7 @@ pub struct Sampler {
     health: Arc<Health>,
     /// The thread's CPU clock when it was last looked at.
     cpu_mark_ns: u64,
+    /// When that was.
     paid_at_ns: u64,
     /// Ticks since then.
     unpaid_ticks: u32,

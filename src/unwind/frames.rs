@@ -331,13 +331,13 @@ impl Walker {
                 _ if whole == self.ranges.len() => return Ok(offset),
                 _ if whole < fixed || whole >= again => return Err(Failure::Gone),
                 _ if whole < precheck => drop(hints.cframes.remove(whole - fixed)),
-                _ if whole < places => hints.chunks.clear(),
+                // The newest are freed first.
+                _ if whole < places => drop(hints.chunks.remove(0)),
                 _ if whole < chunks => {
                     hints
                         .places
                         .remove(hints.places.len() - 1 - (whole - places));
                 }
-                // The newest are freed first.
                 _ => drop(hints.chunks.drain(..hints.chunks.len() - (whole - chunks))),
             }
         }
