@@ -374,7 +374,10 @@ impl DirectEngine {
             labels = None;
         }
         self.roster.tracks[at].own.context = seen;
-        snapshot.set_labels(at, labels);
+        // A thread without a frame keeps its last stack, and the labels of that.
+        if !matches!(walked, Ok(None)) {
+            snapshot.set_labels(at, labels);
+        }
         walked
     }
 

@@ -65,6 +65,33 @@ def test_they_follow_tasks_threads_and_executors(programs):
     }
 
 
+def test_a_thread_that_has_not_begun_takes_no_labels_away(programs):
+    # In 3.10 and 3.11 its state has the ids of the thread that begins it.
+    programs.check(
+        f"""
+        import threading, time, rprof
+        from rprof import labels
+        def burn(seconds):
+            end = time.thread_time() + seconds
+            while time.thread_time() < end: pass
+        def begin():
+            burn(0.001)
+            threads = [threading.Thread(target=burn, args=(0.001,)) for _ in range(4)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+        with rprof.profile("x.pb.gz", rate=2000, max_overhead=1.0, engine={ENGINE!r}):
+            with labels(who="main"):
+                for _ in range(150): begin()
+        """
+    )
+    found = {
+        labels.get("who")
+        for frames, labels, _ in rows(rprof.load(programs.directory / "x.pb.gz"))
+        if "program.begin" in frames
+    }
+    assert found == {"main"}
+
+
 def test_inner_values_count_and_outer_ones_come_back(programs):
     text = programs.check(
         """

@@ -331,6 +331,13 @@ impl Walker {
             )
         };
         let at = match index {
+            // It is about to end; or it is the state of a thread that has not begun to run and has,
+            // until then, the id of the one that began it (`new_threadstate`, `Python/pystate.c`,
+            // 3.10 and 3.11), whose own state comes later in the list.
+            Some(at) if !has_frames => {
+                snapshot.threads[at].stack = stack;
+                return true;
+            }
             Some(at) => at,
             None if !has_frames => return true,
             None => {
@@ -372,13 +379,11 @@ impl Walker {
             snapshot.set_labels(at, found);
         }
         self.roster.tracks[at].served_in = self.roster.snapshot;
+        self.roster.tracks[at].walked_at_cpu_ns = clock;
         let sample = &mut snapshot.threads[at];
-        if has_frames {
-            self.roster.tracks[at].walked_at_cpu_ns = clock;
-            sample.stack_version = self.roster.version();
-            taken.walked += 1;
-            taken.incomplete += u32::from(sample.stack.incomplete);
-        }
+        sample.stack_version = self.roster.version();
+        taken.walked += 1;
+        taken.incomplete += u32::from(sample.stack.incomplete);
         true
     }
 }
