@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from os import PathLike
+from types import TracebackType
 from typing import Any, TypeVar, final
 
 __version__: str
@@ -149,41 +150,76 @@ def recent(since_unix_ns: int, requests: list[int]) -> Profile:
     """What was recorded since then, of all requests or of these."""
 
 @final
-class Request:
-    """A request under way."""
+class request:
+    """One request, job or other unit of work."""
 
+    def __new__(
+        cls,
+        name: str,
+        *,
+        route: str | None = None,
+        slow_after: float | None = None,
+        repeat: float | None = None,
+        labels: dict[str, str | float] | None = None,
+        **info: Any,
+    ) -> request: ...
     @property
-    def number(self) -> int:
-        """Its number, never used again in this process; 0 if it is not watched."""
+    def name(self) -> str:
+        """What it is called."""
     @property
-    def captures(self) -> int:
-        """The captures that take it, one bit each."""
+    def route(self) -> str:
+        """What kind of request it is."""
+    @property
+    def info(self) -> dict[str, Any]:
+        """What else is said about it."""
+    @property
+    def task(self) -> Any:
+        """The asyncio task that it runs in, if it may become slow."""
+    def __enter__(self) -> request: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None = None,
+        value: BaseException | None = None,
+        _traceback: TracebackType | None = None,
+    ) -> None: ...
+    def set_route(self, route: str) -> None:
+        """Say what kind of request it is, if that was not known when it began."""
+    def pause(self) -> None:
+        """A generator has yielded: what follows is its caller's."""
+    def resume(self) -> None:
+        """The generator goes on."""
+    def __call__(self, function: _F) -> _F:
+        """Decorate a function: each call is a request."""
+    def _again(self) -> request:
+        """Another request that is the same but has not begun."""
+    def _of(self, method: str, root: str, path: str, route: str) -> request:
+        """A request with the same limits, called by its method and the two parts of its path."""
 
-def begin_request(
-    route: str,
-    labels: dict[str, str | float] | None = None,
-    slow_after_ns: int | None = None,
-    repeat_ns: int = 0,
-    allowed: int = ...,
-) -> Request:
-    """Begins a request."""
+@final
+class WsgiServer:
+    """An application, each of whose requests is an `rprof.request` with the limits of `model`."""
 
-def rename_request(
-    request: Request,
-    route: str,
-    labels: dict[str, str | float] | None = None,
-    allowed: int = ...,
-) -> Request:
-    """The same request with the route it turned out to have."""
+    def __new__(
+        cls,
+        application: Any,
+        model: request,
+        choose_route: Callable[[dict[str, Any], str], str],
+        known_route: str | None = None,
+        answer_instead: Callable[..., Iterable[bytes] | None] | None = None,
+    ) -> WsgiServer: ...
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answers a request."""
 
-def pause_request(request: Request) -> None:
-    """Takes the request's labels from where it is called."""
+@final
+class Answer:
+    """The parts of an answer, each made as part of the request."""
 
-def resume_request(request: Request) -> None:
-    """Puts the request's labels in force where it is called."""
-
-def end_request(request: Request) -> tuple[int, int] | None:
-    """Ends a request; returns its duration in ns and how often it was looked at."""
+    def __iter__(self) -> Answer: ...
+    def __next__(self) -> bytes: ...
+    def close(self) -> None:
+        """Ends the request, after the application has been told."""
 
 def route_figures(parts: list[float]) -> list[tuple[str, int, int, int, int, list[int]]]:
     """Of each route: name, requests ended and under way, sum, maximum and quantiles in ns."""
@@ -195,7 +231,13 @@ class Capture:
     @property
     def bit(self) -> int:
         """The bit that its requests carry."""
-    def open(self, wanted: int, route: str | None, recording: int) -> None:
+    def open(
+        self,
+        wanted: int,
+        route: str | None,
+        recording: int,
+        is_wanted: Callable[[request], Any] | None = None,
+    ) -> None:
         """Begins to take requests."""
     def progress(self) -> tuple[int, int]:
         """How many requests have begun, and have ended."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _session
 from ._config import UNSET, given_options, resolve
@@ -15,10 +14,12 @@ from .errors import RprofStateError, RprofTypeError, RprofValueError
 if TYPE_CHECKING:
     from ._profile import Profile
 
+# Loaded here first, for this says why if it cannot be.
+_session.native()
+from ._native import request  # noqa: E402
+
 __all__ = ["Capture", "RouteFigures", "profile_next", "request", "routes"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_ALL = (1 << 64) - 1
 _QUANTILES = (0.5, 0.9, 0.99)
 _BANDS = (
     ("p0-p50", 0.0, 0.5),
@@ -27,182 +28,6 @@ _BANDS = (
     ("p99-p100", 0.99, 1.0),
 )
 _CAPTURE_DEFAULTS = {"output": None, "max_overhead": 0.1}
-
-# By the bit of a capture: whether it wants a request. Empty at most times.
-_predicates: dict[int, Callable[[request], Any]] = {}
-# The native module and ours that watches, from the first request on: that is faster than to look
-# them up for each.
-_native: Any = None
-_watch: Any = None
-
-
-class request:
-    """One request, job or other unit of work: a context manager, and a decorator.
-
-    Its samples get the label ``route``, its duration counts for its route, and if it is slow it is
-    looked at while it runs: a warning on the logger ``rprof.slow`` tells its stack, again every
-    `repeat` seconds, and at its end its profile is written, cut out of the last minutes. A request
-    that is not slow leaves nothing.
-
-    >>> with rprof.request("checkout", route="/checkout", slow_after=2.0, user=user.id):
-    ...     handle()
-
-    Args:
-        name: What it is called in logs.
-        route: What kind of request it is; `name` if not given. Of more than 1,000 routes the
-            others share ``<other>``.
-        slow_after: Seconds after which it counts as slow; None: never.
-        repeat: Seconds between two looks at a slow request; 0: one look.
-        labels: Further labels for its samples, as of ``rprof.labels``.
-        **info: What else logs are to say about it. It is kept for as long as the request runs, and
-            turned into text only if it is slow.
-
-    Raises:
-        RprofTypeError: A value of the wrong type.
-        RprofValueError: A negative time.
-    """
-
-    __slots__ = (
-        "_after_ns",
-        "_labels",
-        "_repeat_ns",
-        "_running",
-        "info",
-        "name",
-        "route",
-        "task",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        route: str | None = None,
-        slow_after: float | None = None,
-        repeat: float = 1.0,
-        labels: dict[str, str | float] | None = None,
-        **info: Any,
-    ) -> None:
-        if _native is None:
-            _load()
-        if type(name) is not str or (route is not None and type(route) is not str):
-            raise RprofTypeError(f"name and route must be text, not {name!r} and {route!r}")
-        self.name = name
-        """What it is called."""
-        self.route = route if route is not None else name
-        """What kind of request it is."""
-        self.info = info
-        """What else is said about it."""
-        self._labels = labels
-        self.task: Any = None
-        """The asyncio task that it runs in, if it may become slow."""
-        self._after_ns: int | None = None
-        if slow_after is not None:
-            self._after_ns = _nanoseconds("slow_after", slow_after)
-            self._repeat_ns = _nanoseconds("repeat", repeat)
-        self._running: Any = None
-
-    def __enter__(self) -> request:
-        native = _native
-        allowed = _allowed(self) if _predicates else _ALL
-        if self._after_ns is None:
-            self._running = native.begin_request(self.route, self._labels, None, 0, allowed)
-            return self
-        if _session.reporter() is None:
-            _watch.ensure()
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is not None and asyncio._get_running_loop() is not None:
-            self.task = asyncio.current_task()
-        self._running = native.begin_request(
-            self.route, self._labels, self._after_ns, self._repeat_ns, allowed
-        )
-        _watch.watched[self._running.number] = self
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        running, self._running = self._running, None
-        if running is None:
-            return
-        self.task = None
-        ended = _native.end_request(running)
-        if self._after_ns is not None:
-            _watch.ended(running.number, ended, value)
-
-    def set_route(self, route: str) -> None:
-        """Say what kind of request it is, if that was not known when it began."""
-        if type(route) is not str:
-            raise RprofTypeError(f"route must be text, not {route!r}")
-        self.route = route
-        if self._running is not None:
-            self._running = _native.rename_request(
-                self._running, route, self._labels, _allowed(self)
-            )
-
-    def __call__(self, function: _F) -> _F:
-        """Decorate a function: each call is a request."""
-        from ._decorate import decorate
-
-        wrapper: _F = decorate(function, self._again)
-        return wrapper
-
-    def __repr__(self) -> str:
-        return f"<rprof.request {self.name!r}, route {self.route!r}>"
-
-    def _again(self) -> request:
-        again = request.__new__(type(self))
-        again.name, again.route, again.info = self.name, self.route, self.info
-        again._labels, again._after_ns = self._labels, self._after_ns
-        again._repeat_ns = self._repeat_ns if self._after_ns is not None else 0
-        again._running = again.task = None
-        return again
-
-    def pause(self) -> None:
-        """A generator has yielded: what follows is its caller's."""
-        if self._running is not None:
-            _native.pause_request(self._running)
-
-    def resume(self) -> None:
-        """The generator goes on."""
-        if self._running is not None:
-            _native.resume_request(self._running)
-
-
-def _load() -> None:
-    """Do here what takes time once, rather than in somebody's first request."""
-    global _native, _watch
-    from . import _watch as watch
-
-    _watch = watch
-    _native = _session.native()
-    _native.current_labels()
-
-
-def _nanoseconds(name: str, seconds: float) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise RprofTypeError(f"{name} must be a number of seconds, not {seconds!r}")
-    if not 0 <= seconds <= 1e8:
-        raise RprofValueError(f"{name}={seconds!r} is out of range; choose for example {name}=2.0")
-    return round(seconds * 1e9)
-
-
-def _allowed(begun: request) -> int:
-    """Return the bits of the captures that may take a request."""
-    allowed = _ALL
-    for bit, where in list(_predicates.items()):
-        try:
-            wanted = where(begun)
-        except Exception:
-            # The application's own request must not fail for it.
-            _session.log().warning("where= of profile_next() has failed", exc_info=True)
-            wanted = False
-        if not wanted:
-            allowed &= ~bit
-    return allowed
 
 
 class RouteFigures(NamedTuple):
@@ -308,7 +133,6 @@ class Capture:
         from ._profile import Profile
 
         if self._closed is None:
-            _predicates.pop(self._native.bit, None)
             closed = self._native.close()
             if closed is None:
                 raise RprofStateError("this capture belongs to the process that was forked")
@@ -371,7 +195,5 @@ def profile_next(
     config = resolve(given, defaults=_CAPTURE_DEFAULTS, from_environment=frozenset())
     native = _session.native().capture_requests(count)
     recording = _session.begin(config, captures=native.bit, requests_apart=True)
-    if where is not None:
-        _predicates[native.bit] = where
-    native.open(count, route, recording)
+    native.open(count, route, recording, where)
     return Capture(native, count, recording)

@@ -20,7 +20,7 @@ from .errors import RprofError, RprofTypeError, RprofValueError
 if TYPE_CHECKING:
     from ._requests import request
 
-__all__ = ["ended", "ensure", "watch", "watch_loop", "watched"]
+__all__ = ["begin", "ended", "ensure", "watch", "watch_loop", "watched"]
 
 # Profiles of slow requests kept by one process.
 _KEEP_FILES = 60
@@ -294,6 +294,16 @@ def ensure() -> None:
     if _session.reporter() is None:
         _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
         _session.watch(_Reporter())
+
+
+def begin() -> Any:
+    """See to the watcher for a request that may become slow; return the task it begins in."""
+    if _session.reporter() is None:
+        ensure()
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    return asyncio.current_task()
 
 
 def ended(number: int, result: tuple[int, int] | None, error: BaseException | None) -> None:

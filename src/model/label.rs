@@ -67,12 +67,10 @@ pub struct ActiveLabels {
 pub const MAX_ENCODED_BYTES: usize = 16 << 10;
 
 impl ActiveLabels {
-    /// As bytes: request, captures, and each label's key and text after their lengths.
+    /// Labels as bytes: each one's key and text after their lengths.
     #[must_use]
-    pub fn encode(request: u64, captures: u64, labels: &[(Arc<str>, Arc<str>)]) -> Vec<u8> {
+    pub fn encode(labels: &[(Arc<str>, Arc<str>)]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
-        bytes.extend_from_slice(&request.to_le_bytes());
-        bytes.extend_from_slice(&captures.to_le_bytes());
         for text in labels.iter().flat_map(|(key, value)| [key, value]) {
             let length = u16::try_from(text.len()).unwrap_or(0);
             bytes.extend_from_slice(&length.to_le_bytes());
@@ -81,11 +79,10 @@ impl ActiveLabels {
         bytes
     }
 
-    /// From bytes; `None` if they are damaged.
+    /// With the labels in `bytes`; `None` if these are damaged.
     #[must_use]
-    pub fn decode(serial: u64, bytes: &[u8]) -> Option<Self> {
-        let (request, rest) = bytes.split_first_chunk()?;
-        let (captures, mut rest) = rest.split_first_chunk()?;
+    pub fn decode(serial: u64, request: u64, captures: u64, bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
         let mut text = || -> Option<Option<Arc<str>>> {
             if rest.is_empty() {
                 return Some(None);
@@ -102,8 +99,8 @@ impl ActiveLabels {
         }
         Some(Self {
             serial,
-            request: u64::from_le_bytes(*request),
-            captures: u64::from_le_bytes(*captures),
+            request,
+            captures,
             set,
         })
     }
@@ -150,16 +147,15 @@ mod tests {
     proptest! {
         #[test]
         fn labels_come_back_as_they_were(
-            request: u64, captures: u64, serial: u64,
             labels in prop::collection::vec((".{0,20}", ".{0,200}"), 0..10),
         ) {
             let labels: Vec<(Arc<str>, Arc<str>)> = labels
                 .into_iter()
                 .map(|(key, value)| (Arc::from(key), Arc::from(value)))
                 .collect();
-            let bytes = ActiveLabels::encode(request, captures, &labels);
-            let back = ActiveLabels::decode(serial, &bytes).unwrap_or_default();
-            prop_assert_eq!((back.serial, back.request, back.captures), (serial, request, captures));
+            let bytes = ActiveLabels::encode(&labels);
+            let back = ActiveLabels::decode(1, 2, 3, &bytes).unwrap_or_default();
+            prop_assert_eq!((back.serial, back.request, back.captures), (1, 2, 3));
             let set: Vec<_> = back
                 .set
                 .into_iter()
@@ -173,7 +169,7 @@ mod tests {
 
         #[test]
         fn damaged_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = ActiveLabels::decode(1, &bytes);
+            let _ = ActiveLabels::decode(1, 2, 3, &bytes);
         }
     }
 }

@@ -6,14 +6,14 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
-use super::requests;
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
@@ -51,7 +51,72 @@ unsafe impl Sync for Contexts {}
 
 static CONTEXTS: OnceLock<Contexts> = OnceLock::new();
 
-type Items = Vec<(Arc<str>, Arc<str>)>;
+/// Labels by key, sorted.
+pub(super) type Items = Vec<(Arc<str>, Arc<str>)>;
+
+/// Labels, and what samplers read of them.
+#[derive(Debug)]
+pub(super) struct Content {
+    items: Items,
+    bytes: Box<[u8]>,
+}
+
+impl Content {
+    /// Of sorted labels.
+    pub(super) fn new(items: Items) -> Arc<Self> {
+        let bytes = ActiveLabels::encode(&items).into_boxed_slice();
+        Arc::new(Self { items, bytes })
+    }
+}
+
+/// A request under way, as its labels know it.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// Its number, never used again in this process; 0 if it is not watched.
+    pub(super) number: u64,
+    /// Its labels, and the captures that take it, one bit each.
+    pub(super) shown: Mutex<(Arc<Content>, u64)>,
+}
+
+/// What is put in force.
+pub(super) enum Entered {
+    /// An object of the application's.
+    Labels(Py<Labels>),
+    /// A request.
+    Request(Arc<Running>),
+}
+
+impl Entered {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Labels(one), Self::Labels(other)) => one.is(other),
+            (Self::Request(one), Self::Request(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    fn content(&self) -> Arc<Content> {
+        match self {
+            Self::Labels(labels) => labels.get().content.lock().clone(),
+            Self::Request(running) => running.shown.lock().0.clone(),
+        }
+    }
+
+    /// A request's number and captures.
+    fn request(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Labels(_) => None,
+            Self::Request(running) => Some((running.number, running.shown.lock().1)),
+        }
+    }
+
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Labels(labels) => Self::Labels(labels.clone_ref(py)),
+            Self::Request(running) => Self::Request(running.clone()),
+        }
+    }
+}
 
 /// Labels on the samples of whatever runs inside, in threads, tasks and executors alike.
 ///
@@ -74,59 +139,56 @@ type Items = Vec<(Arc<str>, Arc<str>)>;
 #[pyclass(name = "labels", module = "rprof", frozen)]
 pub(crate) struct Labels {
     shown: Shown,
-    /// What `shown` points to.
-    _bytes: Box<[u8]>,
-    items: Items,
-    request: u64,
-    captures: u64,
+    /// What `shown` points into.
+    content: Mutex<Arc<Content>>,
     /// What was there when this was entered.
     outer: Option<Py<Labels>>,
     /// How many objects are below this one.
     depth: u32,
     /// How often what was entered was entered again, right here.
     again: AtomicU32,
-    /// What was entered, if this is the union of that and `outer`.
-    entered: Option<Py<PyAny>>,
+    /// What was entered, if this was made for it.
+    entered: Option<Entered>,
 }
 
 impl Drop for Labels {
     fn drop(&mut self) {
         // Whoever reads this memory from now on finds no labels.
-        self.shown.magic.store(0, Ordering::Release);
+        self.shown.hide();
     }
 }
 
 impl Labels {
     fn make(
         contexts: &Contexts,
-        items: Items,
-        request: u64,
-        captures: u64,
+        content: Arc<Content>,
+        request: Option<(u64, u64)>,
         outer: Option<Py<Labels>>,
-        entered: Option<Py<PyAny>>,
+        entered: Option<Entered>,
     ) -> Self {
-        let bytes = ActiveLabels::encode(request, captures, &items).into_boxed_slice();
-        Self {
-            shown: Shown {
-                magic: AtomicUsize::new(contexts.magic),
-                serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed) as usize,
-                bytes: bytes.as_ptr() as usize,
-                length: bytes.len(),
-            },
-            _bytes: bytes,
-            items,
-            request,
-            captures,
+        let labels = Self {
+            shown: Shown::default(),
             depth: outer.as_ref().map_or(0, |outer| outer.get().depth + 1),
+            content: Mutex::new(content.clone()),
             again: AtomicU32::new(0),
             outer,
             entered,
-        }
+        };
+        labels.show(content, request.unwrap_or_default());
+        labels.shown.magic.store(contexts.magic, Ordering::Relaxed);
+        labels
+    }
+
+    fn show(&self, content: Arc<Content>, (request, captures): (u64, u64)) {
+        let mut kept = self.content.lock();
+        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed) as usize;
+        self.shown.show(serial, &content.bytes, request, captures);
+        *kept = content;
     }
 
     /// Whether entering this once more needs no further object: it was what was entered last, or
     /// there are too many already, of which somebody has forgotten to leave some.
-    fn takes(&self, entered: &Bound<'_, PyAny>) -> bool {
+    fn takes(&self, entered: &Entered) -> bool {
         if self.entered.as_ref().is_some_and(|own| own.is(entered)) {
             self.again.fetch_add(1, Ordering::Relaxed);
             return true;
@@ -135,15 +197,9 @@ impl Labels {
     }
 
     /// The union of `outer` and what is entered, whose values count.
-    fn below(
-        contexts: &Contexts,
-        outer: Bound<'_, Labels>,
-        items: &Items,
-        request: Option<(u64, u64)>,
-        entered: Py<PyAny>,
-    ) -> Self {
-        let mut union = outer.get().items.clone();
-        for (key, value) in items {
+    fn below(contexts: &Contexts, outer: Bound<'_, Labels>, entered: Entered) -> Self {
+        let mut union = outer.get().content.lock().items.clone();
+        for (key, value) in &entered.content().items {
             if let Some((_, known)) = union.iter_mut().find(|(known, _)| known == key) {
                 known.clone_from(value);
             } else if union.len() < MAX_LABELS {
@@ -151,9 +207,19 @@ impl Labels {
             }
         }
         union.sort_unstable();
-        let (number, captures) = request.unwrap_or((outer.get().request, outer.get().captures));
-        let outer = Some(outer.unbind());
-        Self::make(contexts, union, number, captures, outer, Some(entered))
+        let shown = &outer.get().shown;
+        let request = entered.request().unwrap_or((
+            shown.request.load(Ordering::Relaxed) as u64,
+            shown.captures.load(Ordering::Relaxed) as u64,
+        ));
+        let content = Content::new(union);
+        Self::make(
+            contexts,
+            content,
+            Some(request),
+            Some(outer.unbind()),
+            Some(entered),
+        )
     }
 }
 
@@ -169,21 +235,17 @@ impl Labels {
             )
             .into());
         }
-        Ok(Self::make(contexts(py)?, items, 0, 0, None, None))
+        Ok(Self::make(
+            contexts(py)?,
+            Content::new(items),
+            None,
+            None,
+            None,
+        ))
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        let py = slf.py();
-        let contexts = contexts(py)?;
-        match current(py, contexts)? {
-            None => set(py, contexts, slf.as_any())?,
-            Some(outer) if outer.get().takes(slf.as_any()) => {}
-            Some(outer) => {
-                let entered = slf.clone().into_any().unbind();
-                let below = Self::below(contexts, outer, &slf.get().items, None, entered);
-                set(py, contexts, Bound::new(py, below)?.as_any())?;
-            }
-        }
+        enter(slf.py(), Entered::Labels(slf.clone().unbind()))?;
         Ok(slf.clone())
     }
 
@@ -194,7 +256,7 @@ impl Labels {
         _value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
-        leave(slf.py(), slf.as_any())?;
+        leave(slf.py(), &Entered::Labels(slf.clone().unbind()))?;
         Ok(false)
     }
 
@@ -207,7 +269,8 @@ impl Labels {
     }
 
     fn __repr__(&self) -> String {
-        let items: Vec<String> = self
+        let content = self.content.lock().clone();
+        let items: Vec<String> = content
             .items
             .iter()
             .map(|(key, value)| format!("{key}={value:?}"))
@@ -221,45 +284,45 @@ impl Labels {
 pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let labels = PyDict::new(py);
     if let Some(current) = current(py, contexts(py)?)? {
-        for (key, value) in &current.get().items {
+        let content = current.get().content.lock().clone();
+        for (key, value) in &content.items {
             labels.set_item(&**key, &**value)?;
         }
     }
     Ok(labels)
 }
 
-/// Puts `items` and a request's number in force, on behalf of `entered`.
-pub(super) fn enter(
-    py: Python<'_>,
-    items: Items,
-    request: u64,
-    captures: u64,
-    entered: &Bound<'_, PyAny>,
-) -> PyResult<()> {
+/// Puts labels in force.
+pub(super) fn enter(py: Python<'_>, entered: Entered) -> PyResult<()> {
     let contexts = contexts(py)?;
-    let kept = entered.clone().unbind();
     let labels = match current(py, contexts)? {
-        Some(outer) if outer.get().takes(entered) => return Ok(()),
-        None => Labels::make(contexts, items, request, captures, None, Some(kept)),
-        Some(outer) => Labels::below(contexts, outer, &items, Some((request, captures)), kept),
+        Some(outer) if outer.get().takes(&entered) => return Ok(()),
+        Some(outer) => Labels::below(contexts, outer, entered),
+        None => match entered {
+            Entered::Labels(labels) => return set(py, contexts, labels.bind(py).as_any()),
+            Entered::Request(_) => {
+                let (content, request) = (entered.content(), entered.request());
+                Labels::make(contexts, content, request, None, Some(entered))
+            }
+        },
     };
     set(py, contexts, Bound::new(py, labels)?.as_any())
 }
 
-/// Takes `entered` from what is in force, if it is part of that: a generator may be ended in a
+/// Takes `entered` from what is in force; whether it was part of that: a generator may be ended in a
 /// context that is not the one it was begun in. What was entered after it stays.
-pub(super) fn leave(py: Python<'_>, entered: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(super) fn leave(py: Python<'_>, entered: &Entered) -> PyResult<bool> {
     let contexts = contexts(py)?;
     let mut inner = Vec::new();
     let mut next = current(py, contexts)?;
     while let Some(labels) = next {
         let known = labels.get();
         let own = match &known.entered {
-            Some(own) => own.bind(py).clone(),
-            None => labels.clone().into_any(),
+            Some(own) => own.clone_ref(py),
+            None => Entered::Labels(labels.clone().unbind()),
         };
         next = known.outer.as_ref().map(|outer| outer.bind(py).clone());
-        if !own.is(entered) && !requests::is_same(&own, entered) {
+        if !own.is(entered) {
             inner.push(own);
             continue;
         }
@@ -269,19 +332,34 @@ pub(super) fn leave(py: Python<'_>, entered: &Bound<'_, PyAny>) -> PyResult<()> 
                 again.checked_sub(1)
             });
         if left.is_ok() {
-            return Ok(());
+            return Ok(true);
         }
         match &known.outer {
             Some(outer) => set(py, contexts, outer.bind(py).as_any())?,
             None => set(py, contexts, py.None().bind(py))?,
         }
-        for own in inner.iter().rev() {
-            match own.cast::<Labels>() {
-                Ok(labels) => drop(Labels::__enter__(labels)?),
-                Err(_) => requests::resume(own)?,
-            }
+        for own in inner.into_iter().rev() {
+            enter(py, own)?;
         }
-        return Ok(());
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Has a request that is in force show what it has become, wherever its context was taken to.
+pub(super) fn show_again(py: Python<'_>, running: &Arc<Running>) -> PyResult<()> {
+    let entered = Entered::Request(running.clone());
+    if let Some(labels) = current(py, contexts(py)?)? {
+        let known = labels.get();
+        if known.outer.is_none() && known.entered.as_ref().is_some_and(|own| own.is(&entered)) {
+            note_own_set();
+            let (content, captures) = running.shown.lock().clone();
+            known.show(content, (running.number, captures));
+            return Ok(());
+        }
+    }
+    if leave(py, &entered)? {
+        enter(py, entered)?;
     }
     Ok(())
 }
@@ -344,9 +422,14 @@ fn current<'py>(py: Python<'py>, contexts: &Contexts) -> PyResult<Option<Bound<'
     Ok(value.and_then(|value| value.cast_into::<Labels>().ok()))
 }
 
-fn set(py: Python<'_>, contexts: &Contexts, value: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Tells samplers that this thread's labels change.
+fn note_own_set() {
     // SAFETY: pthread_self takes no argument and always succeeds.
     note_set(unsafe { libc::pthread_self() } as usize);
+}
+
+fn set(py: Python<'_>, contexts: &Contexts, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    note_own_set();
     // SAFETY: the GIL is held; the variable lives for ever and takes a reference of its own.
     let token = unsafe { (contexts.set)(contexts.variable, value.as_ptr()) };
     // SAFETY: the token is a new reference, or null with an exception set.
@@ -434,7 +517,8 @@ fn locate(py: Python<'_>, contexts: &'static Contexts) -> Result<LabelPlace, Str
     };
     let object = |labels: Labels| Bound::new(py, labels).map_err(|error| error.to_string());
     let expected: Items = vec![(Arc::from("a"), Arc::from("b"))];
-    let probe = object(Labels::make(contexts, expected, 7, 9, None, None))?;
+    let probe = Labels::make(contexts, Content::new(expected), Some((7, 9)), None, None);
+    let probe = object(probe)?;
     let shown = (&raw const probe.get().shown) as usize - probe.as_ptr() as usize;
     // SAFETY: the GIL is held; hashing a context variable runs no code of the application.
     let hash = unsafe { ffi::PyObject_Hash(contexts.variable) };

@@ -1,5 +1,6 @@
 //! The door: everything Python can call, each a conversion of arguments and one call inwards.
 
+mod captures;
 mod direct;
 mod dump;
 mod errors;
@@ -12,11 +13,14 @@ mod requests;
 #[cfg(unix)]
 mod serve;
 mod watch;
+mod wsgi;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use super::captures::{Capture, capture_requests, route_figures};
     #[pymodule_export]
     use super::direct::decode_lines;
     #[pymodule_export]
@@ -36,16 +40,15 @@ mod _native {
         start_recording, stop_recording,
     };
     #[pymodule_export]
-    use super::requests::{
-        Capture, Request, begin_request, capture_requests, end_request, pause_request,
-        rename_request, resume_request, route_figures,
-    };
+    use super::requests::Request;
     #[pymodule_export]
     use super::serve::{is_local_address, serve, stop_serving};
     #[pymodule_export]
     use super::watch::{
         Heart, next_event, start_watch, stop_watch, wake_event, watch_limits, watch_loop,
     };
+    #[pymodule_export]
+    use super::wsgi::{Answer, WsgiServer};
     use pyo3::prelude::*;
 
     #[pymodule_init]

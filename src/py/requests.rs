@@ -1,244 +1,418 @@
-//! Requests, and captures of them, as Python sees them.
+//! Requests, as Python sees them.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+use rustc_hash::FxHashMap;
 
-use super::labels;
-use super::profile::Profile;
+use super::captures;
+use super::labels::{self, Content, Entered, Running};
 use crate::error::Error;
 use crate::model::label::ROUTE;
-use crate::session::control::RecordingId;
 use crate::session::fork::session;
-use crate::session::requests::{Capture as Wish, MAX_WANTED, SlowLimit};
+use crate::session::requests::SlowLimit;
 
-/// How long a wait goes without a look at the application's signals.
-const WAIT_STEP: Duration = Duration::from_millis(100);
+/// Routes whose labels are kept ready, and the bytes of the longest.
+const MAX_READY: usize = 1_024;
+const MAX_READY_BYTES: usize = 1_024;
+/// The longest time that can be asked for, in seconds.
+const MAX_SECONDS: f64 = 1e8;
 
-/// A request under way.
-#[pyclass(frozen, module = "rprof._native")]
+/// What a request is called.
+enum Name {
+    Whole(Py<PyString>),
+    /// A method, and the two parts of a path: put together only if somebody asks.
+    Of([Py<PyAny>; 3]),
+}
+
+impl Name {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Whole(name) => Self::Whole(name.clone_ref(py)),
+            Self::Of(parts) => Self::Of(parts.each_ref().map(|part| part.clone_ref(py))),
+        }
+    }
+}
+
+struct State {
+    /// What else is said about it, once anybody has said or asked.
+    info: Option<Py<PyDict>>,
+    route: Py<PyString>,
+    /// What there is of it while it runs.
+    running: Option<Arc<Running>>,
+    /// The asyncio task that it runs in, if it may become slow.
+    task: Option<Py<PyAny>>,
+}
+
+/// One request, job or other unit of work: a context manager, and a decorator.
+///
+/// Its samples get the label ``route``, its duration counts for its route, and if it is slow it is
+/// looked at while it runs: a warning on the logger ``rprof.slow`` tells its stack, again every
+/// `repeat` seconds, and at its end its profile is written, cut out of the last minutes. A request
+/// that is not slow leaves nothing.
+///
+/// >>> with rprof.request("checkout", route="/checkout", slow_after=2.0, user=user.id):
+/// ...     handle()
+///
+/// Args:
+///     name: What it is called in logs.
+///     route: What kind of request it is; `name` if not given. Of more than 1,000 routes the
+///         others share ``<other>``.
+///     slow_after: Seconds after which it counts as slow; None: never.
+///     repeat: Seconds between two looks at a slow request; 0: one look.
+///     labels: Further labels for its samples, as of ``rprof.labels``.
+///     **info: What else logs are to say about it. It is kept for as long as the request runs, and
+///         turned into text only if it is slow.
+///
+/// Raises:
+///     RprofTypeError: A value of the wrong type.
+///     RprofValueError: A negative time.
+#[pyclass(frozen, name = "request", module = "rprof")]
 pub(crate) struct Request {
-    items: Vec<(Arc<str>, Arc<str>)>,
-    /// Its number, never used again in this process; 0 if it is not watched.
-    #[pyo3(get)]
-    number: u64,
-    /// The captures that take it, one bit each.
-    #[pyo3(get)]
-    captures: u64,
-}
-
-/// The label `route`, and these.
-fn items(route: &str, labels: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(Arc<str>, Arc<str>)>> {
-    static KEY: OnceLock<Arc<str>> = OnceLock::new();
-    let key = KEY.get_or_init(|| Arc::from(ROUTE)).clone();
-    let mut items = vec![(key, labels::value(route))];
-    if labels.is_some() {
-        items.extend(labels::items(labels)?);
-        items.sort_unstable();
-        items.dedup_by(|one, other| one.0 == other.0);
-    }
-    Ok(items)
-}
-
-/// Begins a request of `route`, which is a label of its samples, with `labels` besides. It counts as slow after so many ns,
-/// and is looked at again as often; `allowed` are the captures that may take it.
-#[pyfunction]
-#[pyo3(signature = (route, labels=None, slow_after_ns=None, repeat_ns=0, allowed=u64::MAX))]
-pub(crate) fn begin_request<'py>(
-    py: Python<'py>,
-    route: &str,
-    labels: Option<&Bound<'py, PyDict>>,
-    slow_after_ns: Option<u64>,
-    repeat_ns: u64,
-    allowed: u64,
-) -> PyResult<Bound<'py, Request>> {
-    let items = items(route, labels)?;
-    let slow = slow_after_ns.map(|after_ns| SlowLimit {
-        after_ns,
-        repeat_ns,
-    });
-    let begun = session().requests().begin(route, slow, allowed);
-    let request = Bound::new(
-        py,
-        Request {
-            items,
-            number: begun.number,
-            captures: begun.captures,
-        },
-    )?;
-    resume_request(&request)?;
-    Ok(request)
-}
-
-/// The same request with the route it turned out to have, and with these labels from now on.
-#[pyfunction]
-#[pyo3(signature = (request, route, labels=None, allowed=u64::MAX))]
-pub(crate) fn rename_request<'py>(
-    py: Python<'py>,
-    request: &Bound<'py, Request>,
-    route: &str,
-    labels: Option<&Bound<'py, PyDict>>,
-    allowed: u64,
-) -> PyResult<Bound<'py, Request>> {
-    let items = items(route, labels)?;
-    let number = request.get().number;
-    let begun = session().requests().rename(number, route, allowed);
-    pause_request(request)?;
-    let renamed = Request {
-        items,
-        number,
-        captures: begun.captures,
-    };
-    let renamed = Bound::new(py, renamed)?;
-    resume_request(&renamed)?;
-    Ok(renamed)
-}
-
-/// Whether both are the same request, which has another object since it was renamed.
-pub(super) fn is_same(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
-    match (one.cast::<Request>(), other.cast::<Request>()) {
-        (Ok(one), Ok(other)) => one.get().number == other.get().number && one.get().number != 0,
-        _ => false,
-    }
-}
-
-/// Puts a request's labels in force again.
-pub(super) fn resume(request: &Bound<'_, PyAny>) -> PyResult<()> {
-    resume_request(request.cast::<Request>()?)
-}
-
-/// Takes the request's labels from where it is called.
-#[pyfunction]
-pub(crate) fn pause_request(request: &Bound<'_, Request>) -> PyResult<()> {
-    labels::leave(request.py(), request.as_any())
-}
-
-/// Puts the request's labels in force where it is called.
-#[pyfunction]
-pub(crate) fn resume_request(request: &Bound<'_, Request>) -> PyResult<()> {
-    let own = request.get();
-    labels::enter(
-        request.py(),
-        own.items.clone(),
-        own.number,
-        own.captures,
-        request.as_any(),
-    )
-}
-
-/// Ends a request; returns its duration in ns and how often it was looked at for being slow, or
-/// None if it was begun before a fork, or ended before.
-#[pyfunction]
-pub(crate) fn end_request(request: &Bound<'_, Request>) -> PyResult<Option<(u64, u32)>> {
-    pause_request(request)?;
-    let ended = session().requests().end(request.get().number);
-    Ok(ended.map(|ended| (ended.duration_ns, ended.looks)))
-}
-
-/// Of each route: its name, requests ended and under way, the sum and the maximum of their durations
-/// in ns, and the durations in ns that these parts (0 to 1) of them did not exceed.
-#[pyfunction]
-pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<(String, u64, u64, u64, u64, Vec<u64>)> {
-    let figures = session().requests().figures();
-    let rows = figures.iter().map(|route| {
-        (
-            route.route.to_string(),
-            route.count,
-            route.under_way,
-            route.sum_ns,
-            route.max_ns,
-            parts.iter().map(|part| route.quantile_ns(*part)).collect(),
-        )
-    });
-    rows.collect()
-}
-
-/// The next so many requests, recorded.
-#[pyclass(frozen, module = "rprof._native")]
-pub(crate) struct Capture {
-    wish: Wish,
-    process_id: u32,
-    has_ended: AtomicBool,
-    recording: Mutex<Option<RecordingId>>,
+    name: Name,
+    labels: Option<Py<PyDict>>,
+    slow: Option<SlowLimit>,
+    /// Never locked while code of the application may run.
+    state: Mutex<State>,
 }
 
 #[pymethods]
-impl Capture {
-    /// The bit that its requests carry.
-    #[getter]
-    fn bit(&self) -> u64 {
-        self.wish.bit
-    }
-
-    /// Begins to take the next `wanted` requests of `route`, or of any, by this recording.
-    fn open(&self, wanted: u32, route: Option<String>, recording: u64) {
-        *self.recording.lock() = Some(RecordingId(recording));
-        session().requests().open(self.wish.bit, wanted, route);
-    }
-
-    /// How many requests have begun, and have ended.
-    fn progress(&self) -> (u32, u32) {
-        if self.process_id == std::process::id() {
-            session().requests().progress(self.wish.bit)
-        } else {
-            (0, 0)
-        }
-    }
-
-    /// Waits until all have ended, for so many seconds at most; whether they have.
-    fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-        let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let end = Instant::now().checked_add(patience);
-        loop {
-            let left = end.map_or(WAIT_STEP, |end| {
-                end.saturating_duration_since(Instant::now())
-            });
-            let answer = py.detach(|| self.wish.done.recv_timeout(left.min(WAIT_STEP)));
-            if answer.is_err_and(|error| error.is_disconnected()) {
-                return Ok(true);
-            }
-            py.check_signals()?;
-            if left.is_zero() {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Ends it, once; returns its profile, which keeps requests apart, and number and duration in ns
-    /// of each request that has ended.
-    #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
-    fn close(&self, py: Python<'_>) -> PyResult<Option<(Profile, Vec<(u64, u64)>)>> {
-        if self.has_ended.swap(true, Ordering::AcqRel) || self.process_id != std::process::id() {
-            return Ok(None);
-        }
-        let durations = session().requests().close(self.wish.bit);
-        let recording = self.recording.lock().take();
-        let Some(recording) = recording else {
-            return Ok(None);
+impl Request {
+    #[new]
+    #[pyo3(signature = (name, *, route=None, slow_after=None, repeat=None, labels=None, **info))]
+    fn new(
+        name: &Bound<'_, PyAny>,
+        route: Option<&Bound<'_, PyAny>>,
+        slow_after: Option<&Bound<'_, PyAny>>,
+        repeat: Option<&Bound<'_, PyAny>>,
+        labels: Option<Py<PyDict>>,
+        info: Option<Py<PyDict>>,
+    ) -> PyResult<Self> {
+        let py = name.py();
+        let (Some(text), Some(route)) = (exact_text(name), exact_text(route.unwrap_or(name)))
+        else {
+            return Err(Error::argument(format!(
+                "name and route must be text, not {} and {}",
+                name.repr()?,
+                route.map_or_else(|| Ok(PyString::new(py, "None")), |route| route.repr())?,
+            ))
+            .into());
         };
-        let finished = py.detach(|| session().stop(recording))?;
-        Ok(Some((Profile::new(finished.profile), durations)))
+        let slow = slow_after.map(|after| {
+            let repeat_ns = repeat.map_or(Ok(1_000_000_000), |s| nanoseconds("repeat", s));
+            Ok::<_, PyErr>(SlowLimit {
+                after_ns: nanoseconds("slow_after", after)?,
+                repeat_ns: repeat_ns?,
+            })
+        });
+        Ok(Self {
+            name: Name::Whole(text),
+            labels,
+            slow: slow.transpose()?,
+            state: Mutex::new(State {
+                info,
+                route,
+                running: None,
+                task: None,
+            }),
+        })
+    }
+
+    /// What it is called.
+    #[getter]
+    fn name<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        Ok(match &self.name {
+            Name::Whole(name) => name.bind(py).clone(),
+            Name::Of([method, root, path]) => PyString::new(py, &format!("{method} {root}{path}")),
+        })
+    }
+
+    /// What kind of request it is.
+    #[getter]
+    pub(super) fn route<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+        self.state.lock().route.bind(py).clone()
+    }
+
+    /// What else is said about it.
+    #[getter]
+    fn info<'py>(&self, py: Python<'py>) -> Bound<'py, PyDict> {
+        let mut state = self.state.lock();
+        let info = state.info.get_or_insert_with(|| PyDict::new(py).unbind());
+        info.bind(py).clone()
+    }
+
+    /// The asyncio task that it runs in, if it may become slow.
+    #[getter]
+    fn task(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.lock();
+        state.task.as_ref().map(|task| task.clone_ref(py))
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        Self::begin(slf)?;
+        Ok(slf.clone())
+    }
+
+    #[pyo3(signature = (_kind=None, value=None, _traceback=None))]
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Self::end(slf, value)
+    }
+
+    /// Say what kind of request it is, if that was not known when it began.
+    fn set_route(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(known) = exact_text(route) else {
+            return Err(
+                Error::argument(format!("route must be text, not {}", route.repr()?)).into(),
+            );
+        };
+        let running = {
+            let mut state = this.state.lock();
+            state.route = known.clone_ref(py);
+            state.running.clone()
+        };
+        let Some(running) = running else {
+            return Ok(());
+        };
+        let text = known.bind(py).to_string_lossy();
+        let content = this.content(py, &text)?;
+        let allowed = captures::allowed(slf)?;
+        let begun = session().requests().rename(running.number, &text, allowed);
+        *running.shown.lock() = (content, begun.captures);
+        labels::show_again(py, &running)
+    }
+
+    /// A generator has yielded: what follows is its caller's.
+    pub(super) fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        self.running().map_or(Ok(()), |running| {
+            labels::leave(py, &Entered::Request(running)).map(drop)
+        })
+    }
+
+    /// The generator goes on.
+    pub(super) fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        self.running().map_or(Ok(()), |running| {
+            labels::enter(py, Entered::Request(running))
+        })
+    }
+
+    /// Decorate a function: each call is a request.
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let module = slf.py().import("rprof._decorate")?;
+        module.call_method1("decorate", (function, slf.getattr("_again")?))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let (name, route) = (self.name(py)?.repr()?, self.route(py).repr()?);
+        Ok(format!("<rprof.request {name}, route {route}>"))
+    }
+
+    /// Another request that is the same but has not begun.
+    fn _again(&self, py: Python<'_>) -> Self {
+        let again = self.of(self.name.clone_ref(py), self.route(py).unbind());
+        again.state.lock().info = self
+            .state
+            .lock()
+            .info
+            .as_ref()
+            .map(|info| info.clone_ref(py));
+        Self {
+            labels: self.labels.as_ref().map(|labels| labels.clone_ref(py)),
+            ..again
+        }
+    }
+
+    /// A request with the same limits, called by its method and the two parts of its path.
+    pub(super) fn _of(
+        &self,
+        method: Py<PyAny>,
+        root: Py<PyAny>,
+        path: Py<PyAny>,
+        route: Py<PyString>,
+    ) -> Self {
+        self.of(Name::Of([method, root, path]), route)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Name::Of(parts) = &self.name {
+            for part in parts {
+                visit.call(part)?;
+            }
+        }
+        visit.call(&self.labels)?;
+        // Whoever has it locked keeps it alive.
+        if let Some(state) = self.state.try_lock() {
+            visit.call(&state.info)?;
+            visit.call(&state.task)?;
+        }
+        Ok(())
     }
 }
 
-/// Reserves a place for the next `wanted` requests.
-#[pyfunction]
-pub(crate) fn capture_requests(wanted: u32) -> PyResult<Capture> {
-    if !(1..=MAX_WANTED).contains(&wanted) {
+impl Request {
+    fn of(&self, name: Name, route: Py<PyString>) -> Self {
+        Self {
+            name,
+            labels: None,
+            slow: self.slow,
+            state: Mutex::new(State {
+                info: None,
+                route,
+                running: None,
+                task: None,
+            }),
+        }
+    }
+
+    fn running(&self) -> Option<Arc<Running>> {
+        self.state.lock().running.clone()
+    }
+
+    fn content(&self, py: Python<'_>, route: &str) -> PyResult<Arc<Content>> {
+        let labels = self.labels.as_ref();
+        labels.map_or_else(
+            || Ok(content_of_route(route)),
+            |labels| content_of(route, labels.bind(py)),
+        )
+    }
+
+    /// Begins it here.
+    pub(super) fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let route = this.route(py);
+        let route = route.to_string_lossy();
+        let content = this.content(py, &route)?;
+        let task = match this.slow {
+            Some(_) => watch(py, "begin", &BEGIN)?.call0()?.unbind(),
+            None => py.None(),
+        };
+        let allowed = captures::allowed(slf)?;
+        let begun = session().requests().begin(&route, this.slow, allowed);
+        let running = Arc::new(Running {
+            number: begun.number,
+            shown: Mutex::new((content, begun.captures)),
+        });
+        {
+            let mut state = this.state.lock();
+            state.running = Some(running.clone());
+            state.task = (!task.is_none(py)).then_some(task);
+        }
+        if this.slow.is_some() {
+            watch(py, "watched", &WATCHED)?.set_item(begun.number, slf)?;
+        }
+        labels::enter(py, Entered::Request(running))
+    }
+
+    /// Ends it, once.
+    pub(super) fn end(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let (running, task) = {
+            let mut state = this.state.lock();
+            (state.running.take(), state.task.take())
+        };
+        drop(task);
+        let Some(running) = running else {
+            return Ok(());
+        };
+        let number = running.number;
+        let left = labels::leave(py, &Entered::Request(running));
+        let ended = session().requests().end(number);
+        if this.slow.is_some() {
+            // It was begun before a fork, or has ended before, if nothing is known of it.
+            let ended = ended.map(|ended| (ended.duration_ns, ended.looks));
+            watch(py, "ended", &ENDED)?.call1((number, ended, error))?;
+        }
+        left.map(drop)
+    }
+}
+
+static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static ENDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static WATCHED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// What `rprof._watch` calls so.
+fn watch<'py>(
+    py: Python<'py>,
+    name: &str,
+    known: &'static PyOnceLock<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let found = known.get_or_try_init(py, || {
+        let module = py.import("rprof._watch")?;
+        module.getattr(name).map(Bound::unbind)
+    });
+    found.map(|found| found.bind(py).clone())
+}
+
+fn exact_text(value: &Bound<'_, PyAny>) -> Option<Py<PyString>> {
+    let text = value.cast_exact::<PyString>().ok()?;
+    Some(text.clone().unbind())
+}
+
+fn nanoseconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let is_number = (value.is_instance_of::<PyInt>() || value.is_instance_of::<PyFloat>())
+        && !value.is_instance_of::<PyBool>();
+    let text = value.repr()?;
+    if !is_number {
+        return Err(
+            Error::argument(format!("{name} must be a number of seconds, not {text}")).into(),
+        );
+    }
+    // Whole numbers beyond any float are out of range as well.
+    let seconds: f64 = value.extract().unwrap_or(f64::INFINITY);
+    if !(0.0..=MAX_SECONDS).contains(&seconds) {
         return Err(Error::value(format!(
-            "count={wanted} is out of range; choose 1 to {MAX_WANTED} requests"
+            "{name}={text} is out of range; choose for example {name}=2.0"
         ))
         .into());
     }
-    Ok(Capture {
-        wish: session().requests().capture()?,
-        process_id: std::process::id(),
-        has_ended: AtomicBool::new(false),
-        recording: Mutex::new(None),
-    })
+    Ok((seconds * 1e9).round() as u64)
+}
+
+fn route_key() -> Arc<str> {
+    static KEY: OnceLock<Arc<str>> = OnceLock::new();
+    KEY.get_or_init(|| Arc::from(ROUTE)).clone()
+}
+
+/// The label `route`, and these.
+fn content_of(route: &str, labels: &Bound<'_, PyDict>) -> PyResult<Arc<Content>> {
+    let mut items = vec![(route_key(), labels::value(route))];
+    items.extend(labels::items(Some(labels))?);
+    items.sort_unstable();
+    items.dedup_by(|one, other| one.0 == other.0);
+    Ok(Content::new(items))
+}
+
+/// The label `route` alone, which many requests share.
+fn content_of_route(route: &str) -> Arc<Content> {
+    static READY: Mutex<Option<FxHashMap<Box<str>, Arc<Content>>>> = Mutex::new(None);
+    let make = || Content::new(vec![(route_key(), labels::value(route))]);
+    // Whoever has it, in another process perhaps, is not waited for.
+    let Some(mut ready) = READY.try_lock() else {
+        return make();
+    };
+    let ready = ready.get_or_insert_default();
+    if let Some(known) = ready.get(route) {
+        return known.clone();
+    }
+    if ready.len() >= MAX_READY {
+        ready.clear();
+    }
+    let made = make();
+    if route.len() <= MAX_READY_BYTES {
+        ready.insert(Box::from(route), made.clone());
+    }
+    made
 }

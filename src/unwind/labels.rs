@@ -7,6 +7,7 @@
 //! 3.10-3.15; where they are not, [`LabelPlace`] is never made.
 #![forbid(unsafe_code)]
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -28,17 +29,41 @@ pub const MAX_LOOKS: usize = 8;
 
 /// What stands at the head of a label object.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shown {
     /// [`LabelPlace::magic`] as long as the object lives.
     pub magic: AtomicUsize,
-    /// See [`ActiveLabels::serial`]; 0 is never used.
-    pub serial: usize,
+    /// See [`ActiveLabels::serial`]; 0 while the rest is being changed.
+    pub serial: AtomicUsize,
     /// Where its bytes are.
-    pub bytes: usize,
+    pub bytes: AtomicUsize,
     /// How many.
-    pub length: usize,
+    pub length: AtomicUsize,
+    /// See [`ActiveLabels::request`].
+    pub request: AtomicUsize,
+    /// See [`ActiveLabels::captures`].
+    pub captures: AtomicUsize,
 }
+
+impl Shown {
+    /// Shows other labels. Whoever looks meanwhile finds none, and looks again.
+    pub fn show(&self, serial: usize, bytes: &[u8], request: u64, captures: u64) {
+        self.serial.store(0, Ordering::SeqCst);
+        self.bytes.store(bytes.as_ptr() as usize, Ordering::SeqCst);
+        self.length.store(bytes.len(), Ordering::SeqCst);
+        self.request.store(request as usize, Ordering::SeqCst);
+        self.captures.store(captures as usize, Ordering::SeqCst);
+        self.serial.store(serial, Ordering::SeqCst);
+    }
+
+    /// Shows nothing any more.
+    pub fn hide(&self) {
+        self.magic.store(0, Ordering::SeqCst);
+    }
+}
+
+/// Looks at labels that are being changed until they are given up for this tick.
+const MAX_CHANGES: usize = 4;
 
 /// Where labels are in this process.
 #[derive(Clone, Copy, Debug)]
@@ -247,36 +272,39 @@ impl LabelReader {
         object: usize,
     ) -> Option<Arc<ActiveLabels>> {
         let at = object.checked_add(place.shown)?;
-        let shown = |memory: &mut (dyn ReadMemory + '_)| {
-            let bytes = read(memory, at, size_of::<Shown>())?;
-            let serial = word(bytes, std::mem::offset_of!(Shown, serial));
-            (word(bytes, std::mem::offset_of!(Shown, magic)) == place.magic && serial != 0).then(
-                || {
-                    let address = word(bytes, std::mem::offset_of!(Shown, bytes));
-                    (
-                        serial as u64,
-                        Range::new(address, word(bytes, std::mem::offset_of!(Shown, length))),
-                    )
-                },
-            )
-        };
-        let (serial, range) = shown(memory)?;
-        if let Some(known) = self.known.get(&serial) {
-            return Some(known.clone());
+        for _ in 0..MAX_CHANGES {
+            let shown = read(memory, at, size_of::<Shown>())?.to_vec();
+            let field = |offset| word(&shown, offset);
+            if field(offset_of!(Shown, magic)) != place.magic {
+                return None;
+            }
+            let serial = field(offset_of!(Shown, serial)) as u64;
+            if let Some(known) = self.known.get(&serial) {
+                return Some(known.clone());
+            }
+            let (bytes, length) = (
+                field(offset_of!(Shown, bytes)),
+                field(offset_of!(Shown, length)),
+            );
+            if serial == 0 || length > MAX_ENCODED_BYTES {
+                continue;
+            }
+            let Some(bytes) = read(memory, bytes, length).map(<[u8]>::to_vec) else {
+                continue;
+            };
+            // It has neither died nor changed meanwhile: what was read is its own.
+            if read(memory, at, size_of::<Shown>())? != shown {
+                continue;
+            }
+            let request = field(offset_of!(Shown, request)) as u64;
+            let captures = field(offset_of!(Shown, captures)) as u64;
+            let labels = Arc::new(ActiveLabels::decode(serial, request, captures, &bytes)?);
+            if self.known.len() >= MAX_REMEMBERED {
+                self.known.clear();
+            }
+            self.known.insert(serial, labels.clone());
+            return Some(labels);
         }
-        if range.length > MAX_ENCODED_BYTES {
-            return None;
-        }
-        let bytes = read(memory, range.address, range.length)?.to_vec();
-        // It has not died meanwhile: what was read is its own.
-        if shown(memory) != Some((serial, range)) {
-            return None;
-        }
-        let labels = Arc::new(ActiveLabels::decode(serial, &bytes)?);
-        if self.known.len() >= MAX_REMEMBERED {
-            self.known.clear();
-        }
-        self.known.insert(serial, labels.clone());
-        Some(labels)
+        None
     }
 }

@@ -69,7 +69,7 @@ class Options:
         on_demand: str | Callable[[Any], Any] | None = None,
     ) -> None:
         # Wrong values are told where the application is put together, not at its first request.
-        _requests.request("", slow_after=slow_after, repeat=repeat)
+        self.model = _requests.request("", slow_after=slow_after, repeat=repeat)
         if route is not None and not callable(route):
             raise RprofTypeError(f"route must be callable, not {route!r}")
         if isinstance(on_demand, str):
@@ -80,21 +80,24 @@ class Options:
                 )
         elif on_demand is not None and not callable(on_demand):
             raise RprofTypeError(f"on_demand must be a secret or callable, not {on_demand!r}")
-        self.slow_after = slow_after
-        self.repeat = repeat
         self.route = route
         self.on_demand = on_demand
+        # What takes time once is done here as well.
+        _session.native().current_labels()
 
     def request(self, method: str, path: str, source: Any, known: str | None = None) -> request:
         """Return the request to be entered, of a known route or of one made from `path`."""
+        route = self.choose_route(source, path, known)
+        return self.model._of(method, "", path, route)
+
+    def choose_route(self, source: Any, path: str, known: str | None = None) -> str:
+        """Return the route that the application's function says, or else a known or made one."""
         route = None
         if self.route is not None:
             route = _harmless(self.route, source)
-        if type(route) is not str:
-            route = generic_route(path) if known is None else known
-        return _requests.request(
-            f"{method} {path}", route=route, slow_after=self.slow_after, repeat=self.repeat
-        )
+        if type(route) is str:
+            return route
+        return generic_route(path) if known is None else known
 
     def wants_page(self, query: str, source: Any) -> bool:
         """Whether a request is to be profiled by itself, and may be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ._options import UNMATCHED
@@ -25,13 +26,20 @@ def init_app(app: Any, **options: Any) -> None:
     """
     app.wsgi_app = _Middleware(app.wsgi_app, **options)
 
-    def note_route() -> None:
-        from flask import request
+    from flask import request
 
-        # Not there in the application's own tests that make no request, or where it is renamed.
-        begun = request.environ.get(KEY)
-        if begun is not None and begun.route == UNMATCHED and request.url_rule is not None:
-            begun.set_route(request.url_rule.rule)
+    served_now: Callable[[], Any] = request._get_current_object  # type: ignore[attr-defined]
+    preprocess_request = app.preprocess_request
 
-    # First, so that the application's own functions belong to the route already.
-    app.before_request_funcs.setdefault(None, []).insert(0, note_route)
+    def note_route(*context: Any) -> Any:
+        served = served_now()
+        rule = served.url_rule
+        # No request is there in the application's own tests that make none, or where it is renamed.
+        begun = served.environ.get(KEY) if rule is not None else None
+        if begun is not None and begun.route == UNMATCHED:
+            begun.set_route(rule.rule)
+        return preprocess_request(*context)
+
+    # Before the application's own functions, which belong to the route already. Among them Flask
+    # would look at each request anew whether this is a coroutine.
+    app.preprocess_request = note_route

@@ -1,0 +1,200 @@
+//! Captures of requests, and figures by route, as Python sees them.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::profile::Profile;
+use super::requests::Request;
+use crate::error::Error;
+use crate::session::control::RecordingId;
+use crate::session::fork::session;
+use crate::session::requests::{Capture as Wish, MAX_WANTED};
+
+/// How long a wait goes without a look at the application's signals.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// A capture that does not want every request of its route.
+struct Choice {
+    bit: u64,
+    process_id: u32,
+    is_wanted: Py<PyAny>,
+}
+
+static CHOICES: Mutex<Vec<Choice>> = Mutex::new(Vec::new());
+/// How many there are: none at most times.
+static CHOICE_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// The captures that may take a request that begins, one bit each.
+pub(super) fn allowed(request: &Bound<'_, Request>) -> PyResult<u64> {
+    let mut allowed = u64::MAX;
+    if CHOICE_COUNT.load(Ordering::Acquire) == 0 {
+        return Ok(allowed);
+    }
+    let (py, process_id) = (request.py(), std::process::id());
+    let choices: Vec<(u64, Py<PyAny>)> = CHOICES
+        .lock()
+        .iter()
+        .filter(|choice| choice.process_id == process_id)
+        .map(|choice| (choice.bit, choice.is_wanted.clone_ref(py)))
+        .collect();
+    for (bit, is_wanted) in choices {
+        let answer = is_wanted.bind(py).call1((request,));
+        let is_wanted = match answer.and_then(|answer| answer.is_truthy()) {
+            // The application's own request must not fail for it.
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                let details = PyDict::new(py);
+                details.set_item("exc_info", error.value(py))?;
+                let log = py.import("rprof._session")?.call_method0("log")?;
+                let text = "where= of profile_next() has failed";
+                log.call_method("warning", (text,), Some(&details))?;
+                false
+            }
+            answer => answer?,
+        };
+        if !is_wanted {
+            allowed &= !bit;
+        }
+    }
+    Ok(allowed)
+}
+
+/// Of each route: its name, requests ended and under way, the sum and the maximum of their durations
+/// in ns, and the durations in ns that these parts (0 to 1) of them did not exceed.
+#[pyfunction]
+pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<(String, u64, u64, u64, u64, Vec<u64>)> {
+    let figures = session().requests().figures();
+    let rows = figures.iter().map(|route| {
+        (
+            route.route.to_string(),
+            route.count,
+            route.under_way,
+            route.sum_ns,
+            route.max_ns,
+            parts.iter().map(|part| route.quantile_ns(*part)).collect(),
+        )
+    });
+    rows.collect()
+}
+
+/// The next so many requests, recorded.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Capture {
+    wish: Wish,
+    process_id: u32,
+    has_ended: AtomicBool,
+    recording: Mutex<Option<RecordingId>>,
+}
+
+#[pymethods]
+impl Capture {
+    /// The bit that its requests carry.
+    #[getter]
+    fn bit(&self) -> u64 {
+        self.wish.bit
+    }
+
+    /// Begins to take the next `wanted` requests of `route`, or of any, by this recording; only those
+    /// for which `is_wanted` returns true, if it is given.
+    #[pyo3(signature = (wanted, route, recording, is_wanted=None))]
+    fn open(
+        &self,
+        wanted: u32,
+        route: Option<String>,
+        recording: u64,
+        is_wanted: Option<Py<PyAny>>,
+    ) {
+        *self.recording.lock() = Some(RecordingId(recording));
+        if let Some(is_wanted) = is_wanted {
+            let mut choices = CHOICES.lock();
+            choices.push(Choice {
+                bit: self.wish.bit,
+                process_id: self.process_id,
+                is_wanted,
+            });
+            CHOICE_COUNT.store(choices.len(), Ordering::Release);
+        }
+        session().requests().open(self.wish.bit, wanted, route);
+    }
+
+    /// How many requests have begun, and have ended.
+    fn progress(&self) -> (u32, u32) {
+        if self.process_id == std::process::id() {
+            session().requests().progress(self.wish.bit)
+        } else {
+            (0, 0)
+        }
+    }
+
+    /// Waits until all have ended, for so many seconds at most; whether they have.
+    fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let end = Instant::now().checked_add(patience);
+        loop {
+            let left = end.map_or(WAIT_STEP, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
+            let answer = py.detach(|| self.wish.done.recv_timeout(left.min(WAIT_STEP)));
+            if answer.is_err_and(|error| error.is_disconnected()) {
+                return Ok(true);
+            }
+            py.check_signals()?;
+            if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Ends it, once; returns its profile, which keeps requests apart, and number and duration in ns
+    /// of each request that has ended.
+    #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
+    fn close(&self, py: Python<'_>) -> PyResult<Option<(Profile, Vec<(u64, u64)>)>> {
+        if self.has_ended.swap(true, Ordering::AcqRel) || self.process_id != std::process::id() {
+            return Ok(None);
+        }
+        self.forget_choice();
+        let durations = session().requests().close(self.wish.bit);
+        let recording = self.recording.lock().take();
+        let Some(recording) = recording else {
+            return Ok(None);
+        };
+        let finished = py.detach(|| session().stop(recording))?;
+        Ok(Some((Profile::new(finished.profile), durations)))
+    }
+}
+
+impl Capture {
+    fn forget_choice(&self) {
+        let mut choices = CHOICES.lock();
+        let is_own = |choice: &mut Choice| {
+            choice.bit == self.wish.bit && choice.process_id == self.process_id
+        };
+        let own: Vec<Choice> = choices.extract_if(.., is_own).collect();
+        CHOICE_COUNT.store(choices.len(), Ordering::Release);
+        drop(choices);
+        // Its end may run code of the application's, which may begin a request.
+        drop(own);
+    }
+}
+
+/// Reserves a place for the next `wanted` requests.
+#[pyfunction]
+pub(crate) fn capture_requests(wanted: u32) -> PyResult<Capture> {
+    if !(1..=MAX_WANTED).contains(&wanted) {
+        return Err(Error::value(format!(
+            "count={wanted} is out of range; choose 1 to {MAX_WANTED} requests"
+        ))
+        .into());
+    }
+    Ok(Capture {
+        wish: session().requests().capture()?,
+        process_id: std::process::id(),
+        has_ended: AtomicBool::new(false),
+        recording: Mutex::new(None),
+    })
+}

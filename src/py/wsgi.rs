@@ -1,0 +1,300 @@
+//! WSGI applications whose requests are ours (PEP 3333).
+//!
+//! Here rather than in Python because each step costs an empty request much more than its own
+//! time: whatever code it runs is cold.
+#![forbid(unsafe_code)]
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyBaseException, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
+
+use super::requests::Request;
+
+/// Where an application finds its `rprof.request` in the environ.
+const KEY: &str = "rprof.request";
+
+/// An application, each of whose requests is an `rprof.request` with the limits of `model`.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct WsgiServer {
+    application: Py<PyAny>,
+    model: Py<Request>,
+    /// Called with the environ and the path for the route to begin with, unless that is known.
+    choose_route: Py<PyAny>,
+    known_route: Option<Py<PyString>>,
+    /// Called with request, environ and `start_response` for an answer in place of the
+    /// application's, or None.
+    answer_instead: Option<Py<PyAny>>,
+    /// `_io._IOBase`, of which every file object is.
+    file: Py<PyType>,
+}
+
+#[pymethods]
+impl WsgiServer {
+    #[new]
+    #[pyo3(signature = (application, model, choose_route, known_route=None, answer_instead=None))]
+    fn new(
+        py: Python<'_>,
+        application: Py<PyAny>,
+        model: Py<Request>,
+        choose_route: Py<PyAny>,
+        known_route: Option<Py<PyString>>,
+        answer_instead: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let file = py.import("_io")?.getattr("_IOBase")?;
+        Ok(Self {
+            application,
+            model,
+            choose_route,
+            known_route,
+            answer_instead,
+            file: file.cast_into::<PyType>()?.unbind(),
+        })
+    }
+
+    /// Answers a request.
+    fn __call__<'py>(
+        &self,
+        environ: &Bound<'py, PyDict>,
+        start_response: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = environ.py();
+        let root = text_of(environ, intern!(py, "SCRIPT_NAME"))?;
+        let path = text_of(environ, intern!(py, "PATH_INFO"))?;
+        let route = match &self.known_route {
+            Some(route) => route.clone_ref(py),
+            None => {
+                let path = root.add(&path)?;
+                let route = self.choose_route.bind(py).call1((environ, path))?;
+                route.cast_into::<PyString>()?.unbind()
+            }
+        };
+        let method = text_of(environ, intern!(py, "REQUEST_METHOD"))?;
+        let (method, root, path) = (method.unbind(), root.unbind(), path.unbind());
+        let begun = Bound::new(py, self.model.get()._of(method, root, path, route))?;
+        environ.set_item(intern!(py, KEY), &begun)?;
+        if let Some(answer_instead) = &self.answer_instead {
+            let answer = answer_instead
+                .bind(py)
+                .call1((&begun, environ, start_response))?;
+            if !answer.is_none() {
+                return Ok(answer);
+            }
+        }
+        Request::begin(&begun)?;
+        let answer = match self.application.bind(py).call1((environ, start_response)) {
+            Ok(answer) => answer,
+            Err(error) => {
+                Request::end(&begun, Some(error.value(py).as_any()))?;
+                return Err(error);
+            }
+        };
+        let is_ready = answer.is_exact_instance_of::<PyList>()
+            || answer.is_exact_instance_of::<PyTuple>()
+            || self.is_file(&answer, environ)?;
+        if is_ready {
+            // Nothing is computed any more while it is sent.
+            Request::end(&begun, None)?;
+            return Ok(answer);
+        }
+        Ok(Answer::begin(begun.unbind(), &answer)?.into_any())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.application)?;
+        visit.call(&self.choose_route)?;
+        visit.call(&self.answer_instead)
+    }
+}
+
+impl WsgiServer {
+    /// Whether a server would have the kernel send it, which only works for the object itself.
+    fn is_file(&self, answer: &Bound<'_, PyAny>, environ: &Bound<'_, PyDict>) -> PyResult<bool> {
+        let py = answer.py();
+        if answer.is_instance(self.file.bind(py))? {
+            return Ok(true);
+        }
+        // uWSGI's wrapper is a function that returns the file.
+        match environ.get_item(intern!(py, "wsgi.file_wrapper"))? {
+            Some(wrapper) if wrapper.is_instance_of::<PyType>() => answer.is_instance(&wrapper),
+            _ => Ok(false),
+        }
+    }
+}
+
+/// What the environ has under a name, or empty text.
+fn text_of<'py>(
+    environ: &Bound<'py, PyDict>,
+    name: &Bound<'py, PyString>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let found = environ.get_item(name)?;
+    Ok(found.unwrap_or_else(|| intern!(environ.py(), "").clone().into_any()))
+}
+
+/// Where an answer stands.
+#[derive(Default)]
+struct State {
+    /// The request, until it has ended.
+    begun: Option<Py<Request>>,
+    parts: Option<Py<PyIterator>>,
+    first: Option<Py<PyAny>>,
+    is_paused: bool,
+    error: Option<Py<PyBaseException>>,
+}
+
+/// The parts of an answer, each made as part of the request; what a server does between them is not.
+///
+/// Its first part is made at once: the server would ask for it next, and most answers have no other.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Answer {
+    answer: Py<PyAny>,
+    /// Never locked while code of the application may run.
+    state: Mutex<State>,
+}
+
+#[pymethods]
+impl Answer {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let parts = {
+            let mut state = self.state.lock();
+            if let Some(first) = state.first.take() {
+                return Ok(first);
+            }
+            match (&state.begun, &state.parts) {
+                (Some(_), Some(parts)) => parts.clone_ref(py),
+                _ => return Err(PyStopIteration::new_err(())),
+            }
+        };
+        self.resume(py)?;
+        match parts.bind(py).clone().next() {
+            Some(Ok(part)) => {
+                self.pause(py)?;
+                Ok(part.unbind())
+            }
+            // The server calls close() now, which belongs to the request as well.
+            None => Err(PyStopIteration::new_err(())),
+            Some(Err(error)) => {
+                self.state.lock().error = Some(error.value(py).clone().unbind());
+                self.pause(py)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the request, after the application has been told.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.resume(py)?;
+        let (begun, error) = {
+            let mut state = self.state.lock();
+            (state.begun.take(), state.error.take())
+        };
+        let Some(begun) = begun else {
+            return Ok(());
+        };
+        let close = self.answer.bind(py).getattr_opt(intern!(py, "close"));
+        let closed = close.and_then(|close| close.map_or(Ok(()), |close| close.call0().map(drop)));
+        let error = error.as_ref().map(|error| error.bind(py).as_any());
+        Request::end(begun.bind(py), error)?;
+        closed
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.answer)?;
+        // Whoever has it locked keeps it alive.
+        if let Some(state) = self.state.try_lock() {
+            visit.call(&state.begun)?;
+            visit.call(&state.parts)?;
+            visit.call(&state.first)?;
+            visit.call(&state.error)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let taken = self.state.try_lock().map(|mut state| {
+            // The request itself is ended at the end of this.
+            let begun = state.begun.take();
+            std::mem::replace(
+                &mut *state,
+                State {
+                    begun,
+                    ..State::default()
+                },
+            )
+        });
+        drop(taken);
+    }
+}
+
+impl Answer {
+    /// Makes the first part of an answer to a request that is under way.
+    fn begin<'py>(begun: Py<Request>, answer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
+        let py = answer.py();
+        let made = Self {
+            answer: answer.clone().unbind(),
+            state: Mutex::new(State {
+                begun: Some(begun),
+                ..State::default()
+            }),
+        };
+        let first = answer.try_iter().and_then(|mut parts| {
+            let first = parts.next().transpose();
+            made.state.lock().parts = Some(parts.unbind());
+            first
+        });
+        match first {
+            // Of an answer without any part only the end is to come.
+            Ok(None) => {}
+            Ok(Some(first)) => {
+                made.state.lock().first = Some(first.unbind());
+                made.pause(py)?;
+            }
+            Err(error) => {
+                made.state.lock().error = Some(error.value(py).clone().unbind());
+                made.close(py)?;
+                return Err(error);
+            }
+        }
+        Bound::new(py, made)
+    }
+
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        let begun = {
+            let mut state = self.state.lock();
+            state.is_paused = true;
+            state.begun.as_ref().map(|begun| begun.clone_ref(py))
+        };
+        begun.map_or(Ok(()), |begun| begun.get().pause(py))
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        let begun = {
+            let mut state = self.state.lock();
+            if !std::mem::take(&mut state.is_paused) {
+                return Ok(());
+            }
+            state.begun.as_ref().map(|begun| begun.clone_ref(py))
+        };
+        begun.map_or(Ok(()), |begun| begun.get().resume(py))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // A server that does not call close() breaks WSGI, and would leave a request without end.
+        if let Some(begun) = self.state.get_mut().begun.take() {
+            // Without an interpreter nobody can ask for it any more.
+            let _: Option<()> = Python::try_attach(|py| {
+                if let Err(error) = Request::end(begun.bind(py), None) {
+                    error.write_unraisable(py, None);
+                }
+            });
+        }
+    }
+}
