@@ -203,8 +203,9 @@ class WsgiServer:
         cls,
         application: Any,
         model: request,
-        choose_route: Callable[[dict[str, Any], str], str],
+        make_route: Callable[[str], str],
         known_route: str | None = None,
+        choose_route: Callable[[dict[str, Any], str], str] | None = None,
         answer_instead: Callable[..., Iterable[bytes] | None] | None = None,
     ) -> WsgiServer: ...
     def __call__(

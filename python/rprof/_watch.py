@@ -306,13 +306,10 @@ def begin() -> Any:
     return asyncio.current_task()
 
 
-def ended(number: int, result: tuple[int, int] | None, error: BaseException | None) -> None:
-    """Note that a request has ended, after so many ns and looks."""
-    slow = watched.pop(number, None)
-    if slow is None or result is None or not result[1]:
-        return
+def ended(slow: request, number: int, duration_ns: int, error: BaseException | None) -> None:
+    """Note the end of a request that was looked at."""
     outcome = f" and raised {type(error).__name__}" if error is not None else ""
-    _pending.append((slow, number, result[0] / 1e9, outcome))
+    _pending.append((slow, number, duration_ns / 1e9, outcome))
     _session.native().wake_event()
 
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
@@ -331,9 +332,15 @@ impl Request {
         let left = labels::leave(py, &Entered::Request(running));
         let ended = session().requests().end(number);
         if this.slow.is_some() {
-            // It was begun before a fork, or has ended before, if nothing is known of it.
-            let ended = ended.map(|ended| (ended.duration_ns, ended.looks));
-            watch(py, "ended", &ENDED)?.call1((number, ended, error))?;
+            let watched = watch(py, "watched", &WATCHED)?;
+            let known = watched.call_method1(intern!(py, "pop"), (number, py.None()))?;
+            // Nothing is known of what was begun before a fork; most others were not looked at.
+            if let Some(ended) = ended
+                && ended.looks > 0
+                && !known.is_none()
+            {
+                watch(py, "ended", &ENDED)?.call1((known, number, ended.duration_ns, error))?;
+            }
         }
         left.map(drop)
     }

@@ -21,9 +21,10 @@ const KEY: &str = "rprof.request";
 pub(crate) struct WsgiServer {
     application: Py<PyAny>,
     model: Py<Request>,
-    /// Called with the environ and the path for the route to begin with, unless that is known.
-    choose_route: Py<PyAny>,
+    /// The route to begin with, or else a function of environ and path, or else one of the path.
     known_route: Option<Py<PyString>>,
+    choose_route: Option<Py<PyAny>>,
+    make_route: Py<PyAny>,
     /// Called with request, environ and `start_response` for an answer in place of the
     /// application's, or None.
     answer_instead: Option<Py<PyAny>>,
@@ -34,21 +35,25 @@ pub(crate) struct WsgiServer {
 #[pymethods]
 impl WsgiServer {
     #[new]
-    #[pyo3(signature = (application, model, choose_route, known_route=None, answer_instead=None))]
+    #[pyo3(signature = (
+        application, model, make_route, known_route=None, choose_route=None, answer_instead=None
+    ))]
     fn new(
         py: Python<'_>,
         application: Py<PyAny>,
         model: Py<Request>,
-        choose_route: Py<PyAny>,
+        make_route: Py<PyAny>,
         known_route: Option<Py<PyString>>,
+        choose_route: Option<Py<PyAny>>,
         answer_instead: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let file = py.import("_io")?.getattr("_IOBase")?;
         Ok(Self {
             application,
             model,
-            choose_route,
             known_route,
+            choose_route,
+            make_route,
             answer_instead,
             file: file.cast_into::<PyType>()?.unbind(),
         })
@@ -63,13 +68,13 @@ impl WsgiServer {
         let py = environ.py();
         let root = text_of(environ, intern!(py, "SCRIPT_NAME"))?;
         let path = text_of(environ, intern!(py, "PATH_INFO"))?;
-        let route = match &self.known_route {
-            Some(route) => route.clone_ref(py),
-            None => {
-                let path = root.add(&path)?;
-                let route = self.choose_route.bind(py).call1((environ, path))?;
-                route.cast_into::<PyString>()?.unbind()
+        let route = match (&self.known_route, &self.choose_route) {
+            (Some(route), _) => route.clone_ref(py),
+            (_, Some(choose_route)) => {
+                let arguments = (environ, root.add(&path)?);
+                text_from(choose_route.bind(py).call1(arguments)?)?
             }
+            _ => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
         };
         let method = text_of(environ, intern!(py, "REQUEST_METHOD"))?;
         let (method, root, path) = (method.unbind(), root.unbind(), path.unbind());
@@ -105,6 +110,7 @@ impl WsgiServer {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.application)?;
         visit.call(&self.choose_route)?;
+        visit.call(&self.make_route)?;
         visit.call(&self.answer_instead)
     }
 }
@@ -122,6 +128,10 @@ impl WsgiServer {
             _ => Ok(false),
         }
     }
+}
+
+fn text_from(made: Bound<'_, PyAny>) -> PyResult<Py<PyString>> {
+    Ok(made.cast_into::<PyString>()?.unbind())
 }
 
 /// What the environ has under a name, or empty text.

@@ -2,18 +2,22 @@
 //!
 //! A forked child has the parent's memory but none of its threads. Where the host runs Python's
 //! at-fork hooks the threads are ended before the fork; where it does not (a C `fork`, uWSGI in
-//! its default configuration) a flag set by `pthread_atfork` and a check of the process id tell
-//! that what is in memory belongs to another process.
+//! its default configuration) a page that the kernel empties in the child tells that what is in
+//! memory belongs to another process; where there is no such page, a flag set by `pthread_atfork`
+//! and a check of the process id do.
 #![allow(unsafe_code)]
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::manager::Session;
 
 static CURRENT: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
 static FORKED: AtomicBool = AtomicBool::new(false);
 static REGISTER: Once = Once::new();
+/// Not 0 in the process that `CURRENT` belongs to; null without `MADV_WIPEONFORK` (before Linux 4.14).
+/// Requests ask twice or more, and a system call costs more than all else about that.
+static MARK: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The session of this process. After a fork the child gets a new, empty one; the parent's is
 /// forgotten as it stands, for its locks and threads belong to threads that are not here.
@@ -21,14 +25,23 @@ static REGISTER: Once = Once::new();
 pub fn session() -> &'static Session {
     REGISTER.call_once(register);
     let current = CURRENT.load(Ordering::Acquire);
-    if !current.is_null() && !FORKED.load(Ordering::Acquire) {
+    if !current.is_null() {
         // SAFETY: a non-null CURRENT comes from Box::leak below and is never freed.
         let session = unsafe { &*current };
-        if session.process_id() == std::process::id() {
+        if is_own(session) {
             return session;
         }
     }
     replace(current)
+}
+
+fn is_own(session: &Session) -> bool {
+    let mark = MARK.load(Ordering::Acquire);
+    if mark.is_null() {
+        return !FORKED.load(Ordering::Acquire) && session.process_id() == std::process::id();
+    }
+    // SAFETY: a non-null MARK is the begin of a page that is never unmapped.
+    unsafe { &*mark }.load(Ordering::Acquire) != 0
 }
 
 /// Forgets the parent's session in a forked child.
@@ -41,6 +54,11 @@ fn replace(old: *mut Session) -> &'static Session {
     let winner = match CURRENT.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             FORKED.store(false, Ordering::Release);
+            let mark = MARK.load(Ordering::Acquire);
+            if !mark.is_null() {
+                // SAFETY: as in `is_own`.
+                unsafe { &*mark }.store(1, Ordering::Release);
+            }
             new
         }
         // Another thread was faster; the empty session made here stays leaked.
@@ -61,6 +79,37 @@ fn register() {
     unsafe {
         libc::pthread_atfork(None, None, Some(in_child));
     }
+    MARK.store(wiped_page(), Ordering::Release);
+}
+
+/// A page of zeros that is one of zeros again in a forked child; null if there is no such thing.
+#[cfg(target_os = "linux")]
+fn wiped_page() -> *mut AtomicU32 {
+    let size = size_of::<AtomicU32>();
+    // SAFETY: a new private mapping, which the kernel rounds up to a page; nobody else has it.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if page == libc::MAP_FAILED {
+            return std::ptr::null_mut();
+        }
+        if libc::madvise(page, size, libc::MADV_WIPEONFORK) != 0 {
+            libc::munmap(page, size);
+            return std::ptr::null_mut();
+        }
+        page.cast()
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn wiped_page() -> *mut AtomicU32 {
+    std::ptr::null_mut()
 }
 
 #[cfg(not(unix))]

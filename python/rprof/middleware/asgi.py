@@ -38,6 +38,7 @@ class ASGIMiddleware:
     def __init__(self, app: _Application, **options: Any) -> None:
         self._app = app
         self._options = Options(**options)
+        self._begin = self._options.model._of
         self._has_router = hasattr(app, "router")
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -45,13 +46,19 @@ class ASGIMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        options = self._options
+        options, path = self._options, scope["path"]
         has_router = self._has_router or hasattr(scope.get("app"), "router")
         known = UNMATCHED if has_router else None
-        begun = options.request(scope["method"], scope["path"], scope, known)
-        scope[KEY] = begun
-        if known is not None and begun.route == known:
-            scope = _WatchedScope(scope, begun)
+        if known is None or options.route is not None:
+            route = options.choose_route(scope, path, known)
+        else:
+            route = UNMATCHED
+        scope[KEY] = begun = self._begin(scope["method"], "", path, route)
+        if route is UNMATCHED:
+            watched = _WatchedScope(scope)
+            watched._begun, watched._outer = begun, scope
+            watched._root = scope.get("root_path", "")
+            scope = watched
         if options.on_demand is not None and options.wants_page(
             scope.get("query_string", b"").decode("latin-1"), scope
         ):
@@ -84,11 +91,9 @@ class _WatchedScope(dict[str, Any]):
 
     __slots__ = ("_begun", "_outer", "_root")
 
-    def __init__(self, outer: _Scope, begun: request) -> None:
-        super().__init__(outer)
-        self._outer = outer
-        self._begun = begun
-        self._root = outer.get("root_path", "")
+    _begun: request
+    _outer: _Scope
+    _root: str
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         is_one = len(args) == 1 and not kwargs and isinstance(args[0], dict)

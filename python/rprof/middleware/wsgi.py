@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .. import _session
-from ._options import Options, capture_only, page
+from ._options import Options, capture_only, generic_route, page
 
 if TYPE_CHECKING:
     from .._requests import request
@@ -36,21 +36,24 @@ class WSGIMiddleware:
     """The route to begin with, where a framework will tell the right one."""
 
     def __init__(self, application: _Application, **options: Any) -> None:
-        self._options = options_ = Options(**options)
-        known = self.known_route
+        self._application = application
+        self._options = chosen = Options(**options)
         self._serve = _session.native().WsgiServer(
             application,
-            options_.model,
-            lambda environ, path: options_.choose_route(environ, path, known),
-            known if options_.route is None else None,
-            self._page_instead if options_.on_demand is not None else None,
+            chosen.model,
+            generic_route,
+            known_route=self.known_route if chosen.route is None else None,
+            choose_route=self._choose_route if chosen.route is not None else None,
+            answer_instead=self._page_instead if chosen.on_demand is not None else None,
         )
-        self._application = application
 
     def __call__(self, environ: _Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
         answer: Iterable[bytes] = self._serve(environ, start_response)
         return answer
+
+    def _choose_route(self, environ: _Environ, path: str) -> str:
+        return self._options.choose_route(environ, path, self.known_route)
 
     def _page_instead(
         self, begun: request, environ: _Environ, start_response: Callable[..., Any]
