@@ -98,6 +98,11 @@ pub struct Snapshot {
     pub threads: Vec<ThreadSample>,
     /// Meaning of the serials in the stacks.
     pub functions: FxHashMap<FunctionSerial, Arc<Function>>,
+    /// Whether the look came later after its deadline than most do. It comes when the kernel has
+    /// ended the turn of another thread, and that is not at any moment: the turn is found to be over
+    /// where a thread asks for its CPU clock or something else that has the kernel look
+    /// (`update_curr`, `kernel/sched/fair.c`, Linux 6.18).
+    pub is_overdue: bool,
     /// Whether any request was ever seen.
     pub has_requests: bool,
     /// Grows whenever a thread was added, dropped or named, and with the first request.

@@ -442,8 +442,9 @@ impl Recording {
         // A thread that is ready was pushed aside, perhaps by the sampler, if it has had a good part
         // of a CPU, and this is no place to wait or it was seen computing here before. Else it was
         // just woken, and what it has had was spent elsewhere.
+        // At an overdue look it was not chance where the others stood: it says nothing about CPU time.
         let is_computing = match thread.state {
-            _ if cpu == 0 => false,
+            _ if cpu == 0 || snapshot.is_overdue => false,
             ThreadState::HoldsGil => thread.on_cpu,
             ThreadState::Ready => {
                 cpu >= wall / PUSHED_ASIDE_PART
@@ -466,7 +467,8 @@ impl Recording {
             cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
             seen.unplaced_cpu_ns -= cpu_here;
         }
-        if cpu > 0 && thread.state == ThreadState::HoldsGil && !thread.on_cpu {
+        let is_pushed_aside = thread.state == ThreadState::HoldsGil && !thread.on_cpu;
+        if cpu > 0 && is_pushed_aside && !snapshot.is_overdue {
             seen.doubtful_cpu_ns = seen.unplaced_cpu_ns.min(wall);
         }
         let values = values(count, wall, cpu_here, thread.state);

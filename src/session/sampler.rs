@@ -150,6 +150,7 @@ impl Sampler {
             Health::add(&self.health.gap_ns, tick.gap_ns);
         }
         let taken = self.engine.snapshot(&mut self.snapshot);
+        self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
         match taken {
             Ok(taken) => {
@@ -236,6 +237,7 @@ impl Sampler {
     /// measure from.
     fn baseline(&mut self, id: RecordingId) {
         if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
+            self.snapshot.is_overdue = false;
             self.count(taken);
             let wall_ns = self.wall_ns(self.snapshot.at_ns);
             if let Some(index) = self.position(id) {
@@ -248,6 +250,7 @@ impl Sampler {
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
         self.engine.read_clocks(&mut self.snapshot);
+        self.snapshot.is_overdue = false;
         self.pay(self.snapshot.at_ns);
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
         for recording in &mut self.recordings {

@@ -69,13 +69,17 @@ impl Rig {
     }
 
     fn tick(&mut self) {
-        let now_ns = self
+        self.tick_after(0);
+    }
+
+    fn tick_after(&mut self, overdue_ns: u64) {
+        let deadline_ns = self
             .sampler
             .ticker
             .as_ref()
             .map(Ticker::deadline_ns)
             .unwrap();
-        assert_eq!(self.sampler.tick(now_ns), Flow::Continue);
+        assert_eq!(self.sampler.tick(deadline_ns + overdue_ns), Flow::Continue);
     }
 
     fn stop(&mut self, id: u64) -> Profile {
@@ -127,6 +131,38 @@ fn cpu_time_is_not_charged_to_a_wait() {
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
         format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
+    );
+}
+
+#[test]
+fn an_overdue_look_says_nothing_about_cpu_time() {
+    let mut rig = rig([
+        (
+            100 * MS,
+            vec![doing(ThreadState::HoldsGil, 0, &["compute"])],
+        ),
+        // The kernel has ended its turn where it asked for something.
+        (
+            110 * MS,
+            vec![doing(ThreadState::HoldsGil, 10 * MS, &["ask"])],
+        ),
+        (
+            120 * MS,
+            vec![doing(ThreadState::HoldsGil, 20 * MS, &["compute"])],
+        ),
+    ]);
+    rig.start(1, config());
+    rig.tick_after(MS);
+    rig.tick();
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU, true).unwrap(),
+        format!("main;compute {}\n", 20 * MS)
+    );
+    // Time by the clock passes there all the same.
+    assert_eq!(
+        collapsed(&profile, WALL, true).unwrap(),
+        format!("main;ask {}\nmain;compute {}\n", 10 * MS, 10 * MS)
     );
 }
 
