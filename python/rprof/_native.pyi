@@ -159,7 +159,7 @@ class request:
         *,
         route: str | None = None,
         slow_after: float | None = None,
-        repeat: float | None = None,
+        repeat: float = 1.0,
         labels: dict[str, str | float] | None = None,
         **info: Any,
     ) -> request: ...

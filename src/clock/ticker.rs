@@ -74,17 +74,19 @@ impl Ticker {
         }
     }
 
-    /// Accounts for a wake-up at or after the deadline and schedules the next one.
-    pub fn fire(&mut self, now_ns: u64) -> Tick {
+    /// Accounts for a wake-up at or after the deadline and schedules the next one. Since `ready_ns`
+    /// the clock was waited for.
+    pub fn fire(&mut self, ready_ns: u64, now_ns: u64) -> Tick {
         let overdue = now_ns.saturating_sub(self.deadline_ns);
+        let waited = now_ns.saturating_sub(self.deadline_ns.max(ready_ns));
         let gap_ns = if overdue > GAP_NS.max(2 * self.period_ns) {
             overdue
         } else {
             0
         };
-        let is_overdue = overdue > 2 * self.usual_ns + OVERDUE_NS;
+        let is_overdue = waited > 2 * self.usual_ns + OVERDUE_NS;
         let step = self.usual_ns / USUAL_STEP + 1;
-        if overdue > self.usual_ns {
+        if waited > self.usual_ns {
             self.usual_ns += step;
         } else {
             self.usual_ns = self.usual_ns.saturating_sub(step);
@@ -129,7 +131,7 @@ mod tests {
             let deadline = ticker.deadline_ns();
             assert!(deadline.abs_diff(beat * PERIOD) <= PERIOD / 4);
             phases.push(deadline as i64 - (beat * PERIOD) as i64);
-            assert_eq!(ticker.fire(deadline).late, 0);
+            assert_eq!(ticker.fire(0, deadline).late, 0);
         }
         phases.sort_unstable();
         phases.dedup();
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn missed_deadlines_are_counted_not_made_up_for() {
         let mut ticker = Ticker::new(0, PERIOD, 7);
-        let tick = ticker.fire(PERIOD + 5 * PERIOD + PERIOD / 2);
+        let tick = ticker.fire(0, PERIOD + 5 * PERIOD + PERIOD / 2);
         assert_eq!((tick.late, tick.gap_ns), (5, 0));
         assert!(ticker.deadline_ns() > 6 * PERIOD + PERIOD / 2);
         assert!(ticker.deadline_ns() < 8 * PERIOD);
@@ -157,7 +159,7 @@ mod tests {
                 // Every fourth comes much later, which is no reason to expect that.
                 let is_late = turn % 4 == 3;
                 let wait = if is_late { 3 * usual + 60_000 } else { usual };
-                let tick = ticker.fire(ticker.deadline_ns() + wait);
+                let tick = ticker.fire(0, ticker.deadline_ns() + wait);
                 if turn > 500 {
                     assert_eq!(tick.is_overdue, is_late, "{usual} ns are usual");
                 }
@@ -166,10 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_late_by_its_own_work_was_not_kept_waiting() {
+        let mut ticker = Ticker::new(0, PERIOD, 7);
+        for _ in 0..10 {
+            let now = ticker.deadline_ns() + PERIOD / 2;
+            assert!(!ticker.fire(now - 1_000, now).is_overdue);
+        }
+        let deadline = ticker.deadline_ns();
+        assert!(ticker.fire(deadline - 1, deadline + PERIOD / 2).is_overdue);
+    }
+
+    #[test]
     fn a_stopped_process_leaves_a_gap() {
         let mut ticker = Ticker::new(0, PERIOD, 7);
         let deadline = ticker.deadline_ns();
-        let tick = ticker.fire(deadline + 3_000_000_000);
+        let tick = ticker.fire(0, deadline + 3_000_000_000);
         assert_eq!(tick.gap_ns, 3_000_000_000);
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn allowed(request: &Bound<'_, Request>) -> PyResult<u64> {
             // The application's own request must not fail for it.
             Err(error) if error.is_instance_of::<PyException>(py) => {
                 let details = PyDict::new(py);
-                details.set_item("exc_info", error.value(py))?;
+                details.set_item("exc_info", error.into_value(py))?;
                 let log = py.import("rprof._session")?.call_method0("log")?;
                 let text = "where= of profile_next() has failed";
                 log.call_method("warning", (text,), Some(&details))?;

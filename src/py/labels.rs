@@ -352,9 +352,11 @@ pub(super) fn show_again(py: Python<'_>, running: &Arc<Running>) -> PyResult<()>
     if let Some(labels) = current(py, contexts(py)?)? {
         let known = labels.get();
         if known.outer.is_none() && known.entered.as_ref().is_some_and(|own| own.is(&entered)) {
-            note_own_set();
             let (content, captures) = running.shown.lock().clone();
+            // Before and after: a sampler compares what it finds before and after a stack.
+            note_own_set();
             known.show(content, (running.number, captures));
+            note_own_set();
             return Ok(());
         }
     }

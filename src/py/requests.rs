@@ -40,6 +40,20 @@ impl Name {
     }
 }
 
+/// What was given for `repeat`.
+enum Repeat<'py> {
+    Default,
+    Given(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Repeat<'py> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self::Given(value.to_owned()))
+    }
+}
+
 struct State {
     /// What else is said about it, once anybody has said or asked.
     info: Option<Py<PyDict>>,
@@ -85,12 +99,12 @@ pub(crate) struct Request {
 #[pymethods]
 impl Request {
     #[new]
-    #[pyo3(signature = (name, *, route=None, slow_after=None, repeat=None, labels=None, **info))]
+    #[pyo3(signature = (name, *, route=None, slow_after=None, repeat=Repeat::Default, labels=None, **info))]
     fn new(
         name: &Bound<'_, PyAny>,
         route: Option<&Bound<'_, PyAny>>,
         slow_after: Option<&Bound<'_, PyAny>>,
-        repeat: Option<&Bound<'_, PyAny>>,
+        repeat: Repeat<'_>,
         labels: Option<Py<PyDict>>,
         info: Option<Py<PyDict>>,
     ) -> PyResult<Self> {
@@ -105,10 +119,12 @@ impl Request {
             .into());
         };
         let slow = slow_after.map(|after| {
-            let repeat_ns = repeat.map_or(Ok(1_000_000_000), |s| nanoseconds("repeat", s));
             Ok::<_, PyErr>(SlowLimit {
                 after_ns: nanoseconds("slow_after", after)?,
-                repeat_ns: repeat_ns?,
+                repeat_ns: match &repeat {
+                    Repeat::Default => 1_000_000_000,
+                    Repeat::Given(repeat) => nanoseconds("repeat", repeat)?,
+                },
             })
         });
         Ok(Self {
@@ -142,8 +158,14 @@ impl Request {
     /// What else is said about it.
     #[getter]
     fn info<'py>(&self, py: Python<'py>) -> Bound<'py, PyDict> {
+        let known = |state: &State| state.info.as_ref().map(|info| info.bind(py).clone());
+        if let Some(info) = known(&self.state.lock()) {
+            return info;
+        }
+        // Made without the lock: the collector may run for it.
+        let made = PyDict::new(py);
         let mut state = self.state.lock();
-        let info = state.info.get_or_insert_with(|| PyDict::new(py).unbind());
+        let info = state.info.get_or_insert_with(|| made.clone().unbind());
         info.bind(py).clone()
     }
 
@@ -307,14 +329,22 @@ impl Request {
             shown: Mutex::new((content, begun.captures)),
         });
         {
+            let task = (!task.is_none(py)).then_some(task);
             let mut state = this.state.lock();
             state.running = Some(running.clone());
-            state.task = (!task.is_none(py)).then_some(task);
+            let earlier = std::mem::replace(&mut state.task, task);
+            drop(state);
+            drop(earlier);
         }
         if this.slow.is_some() {
             watch(py, "watched", &WATCHED)?.set_item(begun.number, slf)?;
         }
-        labels::enter(py, Entered::Request(running))
+        let entered = labels::enter(py, Entered::Request(running));
+        if entered.is_err() {
+            // Nobody will end what could not begin.
+            Self::end(slf, None)?;
+        }
+        entered
     }
 
     /// Ends it, once.
@@ -356,11 +386,12 @@ fn watch<'py>(
     name: &str,
     known: &'static PyOnceLock<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let found = known.get_or_try_init(py, || {
-        let module = py.import("rprof._watch")?;
-        module.getattr(name).map(Bound::unbind)
-    });
-    found.map(|found| found.bind(py).clone())
+    if let Some(known) = known.get(py) {
+        return Ok(known.bind(py).clone());
+    }
+    // Code of the application may run while it is imported, and begin a request.
+    let found = py.import("rprof._watch")?.getattr(name)?;
+    Ok(known.get_or_init(py, || found.unbind()).bind(py).clone())
 }
 
 fn exact_text(value: &Bound<'_, PyAny>) -> Option<Py<PyString>> {

@@ -190,7 +190,9 @@ impl Answer {
             // The server calls close() now, which belongs to the request as well.
             None => Err(PyStopIteration::new_err(())),
             Some(Err(error)) => {
-                self.state.lock().error = Some(error.value(py).clone().unbind());
+                let raised = error.value(py).clone().unbind();
+                let earlier = self.state.lock().error.replace(raised);
+                drop(earlier);
                 self.pause(py)?;
                 Err(error)
             }
@@ -208,7 +210,10 @@ impl Answer {
             return Ok(());
         };
         let close = self.answer.bind(py).getattr_opt(intern!(py, "close"));
-        let closed = close.and_then(|close| close.map_or(Ok(()), |close| close.call0().map(drop)));
+        let closed = close.and_then(|close| match close {
+            Some(close) if !close.is_none() => close.call0().map(drop),
+            _ => Ok(()),
+        });
         let error = error.as_ref().map(|error| error.bind(py).as_any());
         Request::end(begun.bind(py), error)?;
         closed
@@ -301,8 +306,13 @@ impl Drop for Answer {
         if let Some(begun) = self.state.get_mut().begun.take() {
             // Without an interpreter nobody can ask for it any more.
             let _: Option<()> = Python::try_attach(|py| {
+                // It may go because an exception leaves the loop over it.
+                let under_way = PyErr::take(py);
                 if let Err(error) = Request::end(begun.bind(py), None) {
                     error.write_unraisable(py, None);
+                }
+                if let Some(error) = under_way {
+                    error.restore(py);
                 }
             });
         }

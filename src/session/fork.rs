@@ -36,12 +36,14 @@ pub fn session() -> &'static Session {
 }
 
 fn is_own(session: &Session) -> bool {
-    let mark = MARK.load(Ordering::Acquire);
-    if mark.is_null() {
-        return !FORKED.load(Ordering::Acquire) && session.process_id() == std::process::id();
+    if FORKED.load(Ordering::Acquire) {
+        return false;
     }
+    let mark = MARK.load(Ordering::Acquire);
     // SAFETY: a non-null MARK is the begin of a page that is never unmapped.
-    unsafe { &*mark }.load(Ordering::Acquire) != 0
+    let is_marked = !mark.is_null() && unsafe { &*mark }.load(Ordering::Acquire) != 0;
+    // Without a mark it may have been made just now, by another thread.
+    is_marked || session.process_id() == std::process::id()
 }
 
 /// Forgets the parent's session in a forked child.
@@ -99,7 +101,9 @@ fn wiped_page() -> *mut AtomicU32 {
         if page == libc::MAP_FAILED {
             return std::ptr::null_mut();
         }
-        if libc::madvise(page, size, libc::MADV_WIPEONFORK) != 0 {
+        // An emulator may permit whatever it does not know (qemu-user).
+        let is_believable = libc::madvise(page, size, -1) != 0;
+        if !is_believable || libc::madvise(page, size, libc::MADV_WIPEONFORK) != 0 {
             libc::munmap(page, size);
             return std::ptr::null_mut();
         }

@@ -444,7 +444,8 @@ impl Recording {
         // just woken, and what it has had was spent elsewhere.
         // At an overdue look it was not chance where the others stood: it says nothing about CPU time.
         let is_computing = match thread.state {
-            _ if cpu == 0 || snapshot.is_overdue => false,
+            _ if cpu == 0 => false,
+            _ if snapshot.is_overdue && seen.unplaced_cpu_ns < MAX_UNPLACED_TICKS * wall => false,
             ThreadState::HoldsGil => thread.on_cpu,
             ThreadState::Ready => {
                 cpu >= wall / PUSHED_ASIDE_PART

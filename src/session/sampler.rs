@@ -55,6 +55,8 @@ pub struct Sampler {
     cpu_mark_ns: u64,
     /// When that was.
     paid_at_ns: u64,
+    /// When it had done all that was due, in ns, and could wait for the next tick.
+    ready_ns: u64,
     /// Ticks since then.
     unpaid_ticks: u32,
     /// When the GIL's holder was looked at last.
@@ -84,6 +86,7 @@ impl Sampler {
             health,
             cpu_mark_ns: 0,
             paid_at_ns: 0,
+            ready_ns: 0,
             unpaid_ticks: 0,
             gil_mark_ns: 0,
         }
@@ -136,7 +139,7 @@ impl Sampler {
         let Some(ticker) = &mut self.ticker else {
             return Flow::Continue;
         };
-        let tick = ticker.fire(now_ns);
+        let tick = ticker.fire(self.ready_ns, now_ns);
         let tick_ns = ticker.period_ns();
         self.excluded_ns += tick.gap_ns;
         let mut counters = WindowCounters {
@@ -334,6 +337,7 @@ impl Sampler {
             .budget
             .period_ns(asked_ns, if unlimited { 0.0 } else { allowed });
         let now_ns = self.engine.now_ns();
+        self.ready_ns = now_ns;
         match &mut self.ticker {
             Some(ticker) => ticker.set_period(now_ns, period_ns),
             None => self.ticker = Some(Ticker::new(now_ns, period_ns, now_ns)),

@@ -54,7 +54,7 @@ class ASGIMiddleware:
         else:
             route = UNMATCHED
         scope[KEY] = begun = self._begin(scope["method"], "", path, route)
-        if route is UNMATCHED:
+        if known is not None and route == known:
             watched = _WatchedScope(scope)
             watched._begun, watched._outer = begun, scope
             watched._root = scope.get("root_path", "")

@@ -29,7 +29,7 @@ def init_app(app: Any, **options: Any) -> None:
     from flask import request
 
     served_now: Callable[[], Any] = request._get_current_object  # type: ignore[attr-defined]
-    preprocess_request = app.preprocess_request
+    own = vars(app).get("preprocess_request")
 
     def note_route(*context: Any) -> Any:
         served = served_now()
@@ -38,7 +38,10 @@ def init_app(app: Any, **options: Any) -> None:
         begun = served.environ.get(KEY) if rule is not None else None
         if begun is not None and begun.route == UNMATCHED:
             begun.set_route(rule.rule)
-        return preprocess_request(*context)
+        if own is not None:
+            return own(*context)
+        # Looked up anew: others may have put their own into the class meanwhile.
+        return type(app).preprocess_request(app, *context)
 
     # Before the application's own functions, which belong to the route already. Among them Flask
     # would look at each request anew whether this is a coroutine.

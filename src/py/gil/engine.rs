@@ -336,7 +336,7 @@ impl Walker {
             // 3.10 and 3.11), whose own state comes later in the list.
             Some(at) if !has_frames => {
                 snapshot.threads[at].stack = stack;
-                return true;
+                return false;
             }
             Some(at) => at,
             None if !has_frames => return true,
