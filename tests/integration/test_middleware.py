@@ -399,6 +399,16 @@ def test_what_a_wsgi_server_gets(programs):
         answer = WSGIMiddleware(lambda *_: late)({}, None)
         del answer
         assert rprof.current_labels() == {}
+        # Not even if it is an exception that has it go, which goes on.
+        def break_off():
+            for part in WSGIMiddleware(lambda *_: Late(), slow_after=0.0)({}, None):
+                raise ZeroDivisionError("kept")
+        try:
+            break_off()
+        except ZeroDivisionError as error:
+            assert str(error) == "kept"
+        else:
+            raise SystemExit("it was lost")
         assert [row.under_way for row in rprof.routes()] == [0]
         """
     )
