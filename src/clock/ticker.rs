@@ -78,18 +78,19 @@ impl Ticker {
     /// the clock was waited for.
     pub fn fire(&mut self, ready_ns: u64, now_ns: u64) -> Tick {
         let overdue = now_ns.saturating_sub(self.deadline_ns);
-        let waited = now_ns.saturating_sub(self.deadline_ns.max(ready_ns));
         let gap_ns = if overdue > GAP_NS.max(2 * self.period_ns) {
             overdue
         } else {
             0
         };
-        let is_overdue = waited > 2 * self.usual_ns + OVERDUE_NS;
+        // Else it comes late by its own work.
+        let was_awaited = self.deadline_ns > ready_ns;
+        let is_overdue = was_awaited && overdue > 2 * self.usual_ns + OVERDUE_NS;
         let step = self.usual_ns / USUAL_STEP + 1;
-        if waited > self.usual_ns {
-            self.usual_ns += step;
-        } else {
-            self.usual_ns = self.usual_ns.saturating_sub(step);
+        match overdue > self.usual_ns {
+            _ if !was_awaited => {}
+            true => self.usual_ns += step,
+            false => self.usual_ns = self.usual_ns.saturating_sub(step),
         }
         let late = now_ns.saturating_sub(self.beat_ns) / self.period_ns;
         self.beat_ns += late * self.period_ns;
@@ -170,10 +171,14 @@ mod tests {
     #[test]
     fn who_comes_late_by_its_own_work_was_not_kept_waiting() {
         let mut ticker = Ticker::new(0, PERIOD, 7);
-        for _ in 0..10 {
+        for _ in 0..10_000 {
             let now = ticker.deadline_ns() + PERIOD / 2;
             assert!(!ticker.fire(now - 1_000, now).is_overdue);
         }
+        // Nor has it learnt from that what is usual.
+        let deadline = ticker.deadline_ns();
+        let woken = deadline + super::USUAL_NS;
+        assert!(!ticker.fire(deadline - 1, woken).is_overdue);
         let deadline = ticker.deadline_ns();
         assert!(ticker.fire(deadline - 1, deadline + PERIOD / 2).is_overdue);
     }
