@@ -37,6 +37,10 @@ WHY = {
     "KiB a minute": "rprof keeps the stacks of each thread apart, with their lines and five values",
     "100 Hz, 10 busy": "with all threads busy each stack is read anew at each tick",
     "flutter": "rprof neither stops the program nor takes the GIL to read a stack",
+    "recursion": (
+        "rprof neither stops the program nor takes the GIL, and the stack grows by whole chunks"
+        " while it is copied"
+    ),
     "generators": (
         "rprof neither stops the program nor takes the GIL, and the memory of a generator is used"
         " again at once"

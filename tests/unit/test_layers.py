@@ -55,10 +55,11 @@ SEAMS = (
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
 SAFETY_REACH = 3
 
-# Python: the only module that drives the extension, and the one name that is open to all.
+# Python: the only module that drives the extension, and the names that are open to all: what
+# users get from it as it is.
 NATIVE_DRIVER = "rprof._session"
 NATIVE = "rprof._native"
-NATIVE_OPEN_NAMES = {"Profile", "__version__", "current_labels", "labels"}
+NATIVE_OPEN_NAMES = {"Profile", "__version__", "current_labels", "labels", "request"}
 CLI = "rprof.cli"
 # `python -m rprof` is the command.
 CLI_ENTRY = "rprof.__main__"
