@@ -86,11 +86,13 @@ impl Ticker {
         // Else it comes late by its own work.
         let was_awaited = self.deadline_ns > ready_ns;
         let is_overdue = was_awaited && overdue > 2 * self.usual_ns + OVERDUE_NS;
-        let step = self.usual_ns / USUAL_STEP + 1;
-        match overdue > self.usual_ns {
-            _ if !was_awaited => {}
-            true => self.usual_ns += step,
-            false => self.usual_ns = self.usual_ns.saturating_sub(step),
+        if was_awaited {
+            let step = self.usual_ns / USUAL_STEP + 1;
+            self.usual_ns = if overdue > self.usual_ns {
+                self.usual_ns + step
+            } else {
+                self.usual_ns.saturating_sub(step)
+            };
         }
         let late = now_ns.saturating_sub(self.beat_ns) / self.period_ns;
         self.beat_ns += late * self.period_ns;

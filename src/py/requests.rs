@@ -151,7 +151,7 @@ impl Request {
 
     /// What kind of request it is.
     #[getter]
-    pub(super) fn route<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
+    fn route<'py>(&self, py: Python<'py>) -> Bound<'py, PyString> {
         self.state.lock().route.bind(py).clone()
     }
 
@@ -445,11 +445,11 @@ fn content_of_route(route: &str) -> Arc<Content> {
     if let Some(known) = ready.get(route) {
         return known.clone();
     }
-    if ready.len() >= MAX_READY {
-        ready.clear();
-    }
     let made = make();
     if route.len() <= MAX_READY_BYTES {
+        if ready.len() >= MAX_READY {
+            ready.clear();
+        }
         ready.insert(Box::from(route), made.clone());
     }
     made

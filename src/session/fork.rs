@@ -2,9 +2,9 @@
 //!
 //! A forked child has the parent's memory but none of its threads. Where the host runs Python's
 //! at-fork hooks the threads are ended before the fork; where it does not (a C `fork`, uWSGI in
-//! its default configuration) a page that the kernel empties in the child tells that what is in
-//! memory belongs to another process; where there is no such page, a flag set by `pthread_atfork`
-//! and a check of the process id do.
+//! its default configuration) a flag set by `pthread_atfork` and a page that the kernel empties in
+//! the child tell that what is in memory belongs to another process; where there is no such page,
+//! the process id does in its place.
 #![allow(unsafe_code)]
 
 use std::sync::Once;

@@ -55,10 +55,10 @@ pub struct Sampler {
     cpu_mark_ns: u64,
     /// When that was.
     paid_at_ns: u64,
-    /// When it had done all that was due, in ns, and could wait for the next tick.
-    ready_ns: u64,
     /// Ticks since then.
     unpaid_ticks: u32,
+    /// When it had done all that was due, in ns, and could wait for the next tick.
+    ready_ns: u64,
     /// When the GIL's holder was looked at last.
     gil_mark_ns: u64,
 }
@@ -86,8 +86,8 @@ impl Sampler {
             health,
             cpu_mark_ns: 0,
             paid_at_ns: 0,
-            ready_ns: 0,
             unpaid_ticks: 0,
+            ready_ns: 0,
             gil_mark_ns: 0,
         }
     }

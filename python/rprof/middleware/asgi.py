@@ -38,7 +38,6 @@ class ASGIMiddleware:
     def __init__(self, app: _Application, **options: Any) -> None:
         self._app = app
         self._options = Options(**options)
-        self._begin = self._options.model._of
         self._has_router = hasattr(app, "router")
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -46,15 +45,11 @@ class ASGIMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        options, path = self._options, scope["path"]
+        options = self._options
         has_router = self._has_router or hasattr(scope.get("app"), "router")
         known = UNMATCHED if has_router else None
-        if known is None or options.route is not None:
-            route = options.choose_route(scope, path, known)
-        else:
-            route = UNMATCHED
-        scope[KEY] = begun = self._begin(scope["method"], "", path, route)
-        if known is not None and route == known:
+        scope[KEY] = begun = options.request(scope["method"], scope["path"], scope, known)
+        if known is not None and begun.route == known:
             watched = _WatchedScope(scope)
             watched._begun, watched._outer = begun, scope
             watched._root = scope.get("root_path", "")
