@@ -16,7 +16,7 @@ use crate::layout::{GIL_BYTES, Layout};
 use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read};
 use crate::model::function::{Function, GC};
-use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadState};
+use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadSample, ThreadState};
 use crate::model::stack::Stack;
 use crate::unwind::code::CodeCache;
 use crate::unwind::frames::{Failure, Hints, RawFrame, Target, Walked, Walker};
@@ -109,6 +109,10 @@ pub struct DirectEngine {
     /// The snapshot that asked last: the answer says nothing of threads found later, which may
     /// have the ident of one that has ended.
     asked_in: u64,
+    /// How many answers may be yet to come, at the most: some that were asked for never come.
+    unanswered: u32,
+    /// Whether a thread has no name yet, by [`Snapshot::threads_version`].
+    unnamed: (u64, bool),
     name_interval_ns: u64,
     roster: Roster<Own>,
     census: Census,
@@ -142,6 +146,8 @@ impl DirectEngine {
             names,
             asked_at_ns: 0,
             asked_in: 1,
+            unanswered: 1,
+            unnamed: (0, false),
             name_interval_ns: NAME_INTERVAL_NS,
             roster: Roster::default(),
             census: Census::default(),
@@ -169,6 +175,7 @@ impl DirectEngine {
         self.strangers.clear();
         self.needs_census = true;
         self.asked_in = u64::MAX;
+        self.unanswered = 1;
         // What a new snapshot does not know, the cache must not know either.
         self.cache.clear();
         let taken = self.snapshot(snapshot);
@@ -251,6 +258,9 @@ impl DirectEngine {
 
     /// Looks at the threads that had no Python frame yet.
     fn greet(&mut self, snapshot: &mut Snapshot, previous_ns: u64, taken: &mut Taken) {
+        if self.strangers.is_empty() {
+            return;
+        }
         let mut strangers = std::mem::take(&mut self.strangers);
         strangers.retain_mut(|(thread, hints)| {
             let Some(target) = self.target(thread.address, thread.interpreter, thread.ident) else {
@@ -288,7 +298,7 @@ impl DirectEngine {
             let at = self.roster.add(newcomer, own, snapshot);
             self.roster.tracks[at].named_in = self.roster.snapshot;
             self.name_interval_ns = NAME_INTERVAL_NS;
-            self.serve(at, snapshot, taken);
+            self.serve(at, cpu_ns, snapshot, taken);
             false
         });
         // Threads seen meanwhile cannot have been added: nobody else lists.
@@ -381,19 +391,22 @@ impl DirectEngine {
         walked
     }
 
-    /// Brings one known thread up to date; false if it has gone.
-    fn serve(&mut self, at: usize, snapshot: &mut Snapshot, taken: &mut Taken) -> bool {
+    /// Brings one known thread up to date, whose CPU clock has moved; false if it has gone.
+    fn serve(
+        &mut self,
+        at: usize,
+        clock: Option<u64>,
+        snapshot: &mut Snapshot,
+        taken: &mut Taken,
+    ) -> bool {
         let sample = &mut snapshot.threads[at];
-        let clock = thread_cpu_ns(sample.thread_id);
         if clock.is_none() || clock < sample.cpu_ns {
             return false;
         }
         sample.cpu_ns = clock;
-        let track = &mut self.roster.tracks[at];
-        if clock == track.walked_at_cpu_ns {
-            return true;
-        }
         sample.since_ns = snapshot.at_ns;
+        snapshot.moved_ns = snapshot.at_ns;
+        let track = &mut self.roster.tracks[at];
         let ident = track.id;
         let (address, home) = (track.own.address, track.own.interpreter);
         let mut hints = std::mem::take(&mut track.own.hints);
@@ -486,7 +499,10 @@ impl DirectEngine {
 
     /// Takes names that have arrived and asks for missing ones.
     fn update_names(&mut self, snapshot: &mut Snapshot, has_walked: bool) {
-        if let Some(names) = self.names.collect() {
+        if self.unanswered > 0
+            && let Some(names) = self.names.collect()
+        {
+            self.unanswered -= 1;
             let names: FxHashMap<usize, Arc<str>> = names
                 .into_iter()
                 .map(|thread| (thread.ident, thread.name))
@@ -510,13 +526,20 @@ impl DirectEngine {
             self.asked_at_ns = snapshot.at_ns;
         }
         let waited_ns = snapshot.at_ns.saturating_sub(self.asked_at_ns);
-        let is_missing = || snapshot.threads.iter().any(|thread| thread.name.is_empty());
+        if self.unnamed.0 != snapshot.threads_version {
+            let is_unnamed = |thread: &ThreadSample| thread.name.is_empty();
+            self.unnamed = (
+                snapshot.threads_version,
+                snapshot.threads.iter().any(is_unnamed),
+            );
+        }
         if has_walked && waited_ns >= RENAME_INTERVAL_NS
-            || waited_ns >= self.name_interval_ns && is_missing()
+            || waited_ns >= self.name_interval_ns && self.unnamed.1
         {
             self.name_interval_ns = (2 * self.name_interval_ns).min(RENAME_INTERVAL_NS);
             self.asked_at_ns = snapshot.at_ns;
             self.asked_in = self.roster.snapshot;
+            self.unanswered += 1;
             self.names.request();
         }
     }
@@ -585,7 +608,10 @@ impl Engine for DirectEngine {
         }
         let mut at = 0;
         while at < self.roster.tracks.len() {
-            if self.serve(at, snapshot, &mut taken) {
+            let track = &self.roster.tracks[at];
+            let clock = thread_cpu_ns(track.thread_id);
+            let stood_still = clock.is_some() && clock == track.walked_at_cpu_ns;
+            if stood_still || self.serve(at, clock, snapshot, &mut taken) {
                 at += 1;
             } else {
                 let track = &mut self.roster.tracks[at];

@@ -14,6 +14,8 @@ use crate::model::stack::Stack;
 pub struct Track<Own> {
     /// What tells the thread from others while it lives.
     pub id: usize,
+    /// See [`ThreadSample::thread_id`].
+    pub thread_id: u64,
     /// The thread's CPU clock when its stack was read.
     pub walked_at_cpu_ns: Option<u64>,
     /// The snapshot that served it last.
@@ -96,6 +98,7 @@ impl<Own> Roster<Own> {
         });
         self.tracks.push(Track {
             id: newcomer.id,
+            thread_id: newcomer.thread_id,
             walked_at_cpu_ns: None,
             served_in: 0,
             seen_in: self.snapshot,

@@ -137,6 +137,8 @@ impl Engine for Scripted {
             snapshot.threads_version += 1;
         }
         snapshot.at_ns = at_ns;
+        let moved = alive.iter().map(|thread| thread.since_ns);
+        snapshot.moved_ns = moved.max().unwrap_or(0);
         snapshot.threads = alive;
         Ok(Taken {
             walked,

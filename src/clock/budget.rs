@@ -14,7 +14,7 @@ impl Budget {
     /// Learns what the last ticks cost in CPU time, all work of their thread included.
     pub fn spend(&mut self, cost_ns: u64, ticks: u32) {
         let mean_ns = cost_ns as f64 / f64::from(ticks.max(1));
-        let kept = (1.0 - 1.0 / SMOOTHING).powf(f64::from(ticks));
+        let kept = (1.0 - 1.0 / SMOOTHING).powi(i32::try_from(ticks).unwrap_or(i32::MAX));
         self.mean_cost_ns = mean_ns + (self.mean_cost_ns - mean_ns) * kept;
     }
 

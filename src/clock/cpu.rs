@@ -15,7 +15,10 @@ pub fn unix_time_ns() -> i64 {
 
 #[cfg(target_os = "linux")]
 mod imp {
-    fn read(clock: libc::clockid_t) -> Option<u64> {
+    use crate::clock::kernel::clock_ns;
+
+    /// What a clock shows, in ns; `None` if there is no such clock.
+    pub(in crate::clock) fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u64> {
         let mut now = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -29,19 +32,19 @@ mod imp {
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn monotonic_ns() -> u64 {
-        read(libc::CLOCK_MONOTONIC).unwrap_or(0)
+        clock_by_library_ns(libc::CLOCK_MONOTONIC).unwrap_or(0)
     }
 
     /// CPU time of the calling thread in ns.
     #[must_use]
     pub fn own_cpu_ns() -> u64 {
-        read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+        clock_ns(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
     }
 
     /// CPU time of the whole process in ns.
     #[must_use]
     pub fn process_cpu_ns() -> u64 {
-        read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
+        clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
     }
 
     /// CPU time in ns of a thread of this process; `None` once it has ended.
@@ -58,7 +61,7 @@ mod imp {
         }
         let thread_id = libc::clockid_t::try_from(thread_id).ok()?;
         // 4 selects a thread's clock rather than a process's, 2 its scheduler time in ns.
-        read((!thread_id << 3) | 4 | 2)
+        clock_ns((!thread_id << 3) | 4 | 2)
     }
 
     /// The kernel's id of the calling thread.

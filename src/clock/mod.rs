@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod cpu;
+pub mod kernel;
 pub mod resident;
 pub mod thread_state;
 pub mod ticker;

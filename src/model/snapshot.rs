@@ -94,6 +94,8 @@ pub struct ThreadSample {
 pub struct Snapshot {
     /// Monotonic time of the tick in ns.
     pub at_ns: u64,
+    /// The latest [`ThreadSample::since_ns`], or the time of the tick where that is not known.
+    pub moved_ns: u64,
     /// All threads that were alive.
     pub threads: Vec<ThreadSample>,
     /// Meaning of the serials in the stacks.

@@ -24,6 +24,7 @@ use super::watcher::Watch;
 use super::writer::{Job, QUEUE_LENGTH, Writer};
 use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
+use crate::clock::kernel::Bell;
 use crate::error::{Error, Result};
 use crate::fold::profile::Profile;
 use crate::model::snapshot::Snapshot;
@@ -106,6 +107,7 @@ pub struct Session {
     jobs_receiver: Receiver<Job>,
     health: Arc<Health>,
     sampler_quit: Arc<AtomicBool>,
+    sampler_bell: Arc<Bell>,
     writer_quit: Arc<AtomicBool>,
     kept: Arc<Mutex<Vec<PathBuf>>>,
     started_ns: AtomicU64,
@@ -144,6 +146,7 @@ impl Session {
             jobs_receiver,
             health: Arc::new(Health::default()),
             sampler_quit: Arc::new(AtomicBool::new(false)),
+            sampler_bell: Arc::default(),
             writer_quit: Arc::new(AtomicBool::new(false)),
             kept: Arc::new(Mutex::new(Vec::new())),
             started_ns: AtomicU64::new(0),
@@ -285,6 +288,7 @@ impl Session {
                 engine,
                 self.control_receiver.clone(),
                 self.sampler_quit.clone(),
+                self.sampler_bell.clone(),
                 self.jobs.clone(),
                 self.health.clone(),
             )));
@@ -327,7 +331,7 @@ impl Session {
             monotonic_ns(),
             unix_time_ns(),
         );
-        self.tell(&state, Control::Start(Box::new(recording), started));
+        self.tell(Control::Start(Box::new(recording), started));
         drop(state);
         if let Some(sink) = sink {
             // The queue empties itself; opening waits for a slow disk at most as a start may.
@@ -395,14 +399,14 @@ impl Session {
     /// Lets a recording record nothing until it is resumed.
     pub fn pause(&self, id: RecordingId) {
         let (paused, done) = bounded(1);
-        self.tell(&self.state.lock(), Control::Pause(id, paused));
+        self.tell(Control::Pause(id, paused));
         // As in start: the sender's drop is the answer.
         let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(BASELINE_PATIENCE);
     }
 
     /// Lets a paused recording go on.
     pub fn resume(&self, id: RecordingId) {
-        self.tell(&self.state.lock(), Control::Resume(id));
+        self.tell(Control::Resume(id));
     }
 
     /// Notes in a snapshot of one look since when threads have been where they are, as far as the
@@ -416,7 +420,7 @@ impl Session {
         if !matches!(state.sampler, SamplerPhase::Running(_)) {
             return;
         }
-        self.tell(&state, Control::Standing(reply));
+        self.tell(Control::Standing(reply));
         drop(state);
         let Ok(standing) = answer.recv_timeout(PATIENCE) else {
             return;
@@ -433,7 +437,7 @@ impl Session {
 
     /// Makes the sampler panic, for tests.
     pub fn inject_panic(&self) {
-        self.tell(&self.state.lock(), Control::Panic);
+        self.tell(Control::Panic);
     }
 
     /// Announces a fork: until [`Self::after_fork_in_parent`] no thread is started.
@@ -512,12 +516,10 @@ impl Session {
         )))
     }
 
-    fn tell(&self, state: &State, message: Control) {
+    fn tell(&self, message: Control) {
         // The session itself holds a receiver, so an unbounded channel never refuses.
         drop(self.control.send(message));
-        if let SamplerPhase::Running(thread) = &state.sampler {
-            thread.unpark();
-        }
+        self.sampler_bell.ring();
     }
 
     /// Sends a message that is answered with a profile, and waits for it.
@@ -535,7 +537,7 @@ impl Session {
                      this one was forked from",
                 ));
             }
-            self.tell(&state, message(id, reply));
+            self.tell(message(id, reply));
         }
         let waited_from_ns = monotonic_ns();
         loop {
@@ -639,9 +641,9 @@ impl Session {
     fn park(&self, mut state: MutexGuard<'_, State>, patience: Patience) -> bool {
         let sampler = std::mem::replace(&mut state.sampler, SamplerPhase::Changing);
         let writer = std::mem::replace(&mut state.writer, WriterPhase::None);
-        if let SamplerPhase::Running(thread) = &sampler {
+        if matches!(sampler, SamplerPhase::Running(_)) {
             self.sampler_quit.store(true, Ordering::Release);
-            thread.unpark();
+            self.sampler_bell.ring();
         }
         drop(state);
 

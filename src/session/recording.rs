@@ -304,7 +304,13 @@ impl Recording {
         let version = Some(snapshot.threads_version);
         let is_whole = count == 0 || self.threads_version != version;
         let mut taken = 0;
-        for thread in &snapshot.threads {
+        let all_are_still = !is_whole && Some(snapshot.moved_ns) <= last_ns;
+        let threads: &[ThreadSample] = if all_are_still {
+            &[]
+        } else {
+            &snapshot.threads
+        };
+        for thread in threads {
             let is_still = thread.cpu_ns.is_some() && Some(thread.since_ns) <= last_ns;
             if is_still && !is_whole {
                 continue;

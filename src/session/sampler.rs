@@ -18,6 +18,7 @@ use super::writer::Job;
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::budget::Budget;
 use crate::clock::cpu::{own_cpu_ns, unix_time_ns};
+use crate::clock::kernel::Bell;
 use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
 use crate::model::snapshot::{Snapshot, ThreadState};
@@ -26,7 +27,7 @@ use crate::model::snapshot::{Snapshot, ThreadState};
 const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
 
 /// How often the sampler looks at what it costs, at the most.
-const PAY_INTERVAL_NS: u64 = 50_000_000;
+const PAY_INTERVAL_NS: u64 = 200_000_000;
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Sampler {
     control: Receiver<Control>,
     /// Set to end the thread; the state stays for the next one.
     quit: Arc<AtomicBool>,
+    /// Rung after every message, and when `quit` is set.
+    bell: Arc<Bell>,
     windows: Sender<Job>,
     health: Arc<Health>,
     /// The thread's CPU clock when it was last looked at.
@@ -61,6 +64,16 @@ pub struct Sampler {
     ready_ns: u64,
     /// When the GIL's holder was looked at last.
     gil_mark_ns: u64,
+    gil: GilCount,
+}
+
+/// How many threads hold the GIL and wait for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct GilCount {
+    held: u64,
+    waiting: u64,
+    /// [`Snapshot::moved_ns`] and [`Snapshot::threads_version`] when they were counted.
+    marks: (u64, u64),
 }
 
 impl Sampler {
@@ -70,6 +83,7 @@ impl Sampler {
         engine: Box<dyn Engine>,
         control: Receiver<Control>,
         quit: Arc<AtomicBool>,
+        bell: Arc<Bell>,
         windows: Sender<Job>,
         health: Arc<Health>,
     ) -> Self {
@@ -82,6 +96,7 @@ impl Sampler {
             excluded_ns: 0,
             control,
             quit,
+            bell,
             windows,
             health,
             cpu_mark_ns: 0,
@@ -89,6 +104,7 @@ impl Sampler {
             unpaid_ticks: 0,
             ready_ns: 0,
             gil_mark_ns: 0,
+            gil: GilCount::default(),
         }
     }
 
@@ -117,13 +133,8 @@ impl Sampler {
                 self.engine.park();
                 return self;
             }
-            match self.ticker.as_ref().map(Ticker::deadline_ns) {
-                None => std::thread::park(),
-                Some(deadline_ns) => {
-                    let wait_ns = deadline_ns.saturating_sub(self.engine.now_ns());
-                    std::thread::park_timeout(Duration::from_nanos(wait_ns));
-                }
-            }
+            let deadline_ns = self.ticker.as_ref().map(Ticker::deadline_ns);
+            self.bell.sleep_until(deadline_ns);
         }
     }
 
@@ -353,16 +364,24 @@ impl Sampler {
         if last_ns == 0 || passed_ns > MAX_GIL_STEP_NS {
             return;
         }
-        let (mut held, mut waiting) = (0, 0);
-        for thread in &self.snapshot.threads {
-            match thread.state {
-                ThreadState::HoldsGil => held = 1,
-                ThreadState::WaitsForGil => waiting += 1,
-                _ => {}
+        let marks = (self.snapshot.moved_ns, self.snapshot.threads_version);
+        if self.gil.marks != marks {
+            let (mut held, mut waiting) = (0, 0);
+            for thread in &self.snapshot.threads {
+                match thread.state {
+                    ThreadState::HoldsGil => held = 1,
+                    ThreadState::WaitsForGil => waiting += 1,
+                    _ => {}
+                }
             }
+            self.gil = GilCount {
+                held,
+                waiting,
+                marks,
+            };
         }
-        Health::add(&self.health.gil_held_ns, held * passed_ns);
-        Health::add(&self.health.gil_wait_ns, waiting * passed_ns);
+        Health::add(&self.health.gil_held_ns, self.gil.held * passed_ns);
+        Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
     }
 
     fn count(&self, taken: Taken) {

@@ -38,6 +38,7 @@ fn rig(ticks: impl IntoIterator<Item = ScriptedTick>) -> Rig {
             engine,
             control_receiver,
             Arc::default(),
+            Arc::default(),
             windows,
             health.clone(),
         ),

@@ -132,7 +132,14 @@ impl CodeCache {
 
     /// Forgets the code objects that have died, and everything if the cache is full. Returns
     /// whether everything was forgotten: stacks that name old serials must then be read anew.
+    #[inline]
     pub fn forget(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
+        let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
+        (is_full || FREED.count() != self.seen_freed) && self.forget_dead(functions)
+    }
+
+    #[cold]
+    fn forget_dead(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
         let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
         let count = FREED.count();
         let (entries, table_bytes) = (&mut self.entries, &mut self.table_bytes);

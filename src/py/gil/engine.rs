@@ -410,6 +410,7 @@ impl Engine for GilEngine {
             let attached = self.attachment.attach()?;
             if turn == 0 {
                 snapshot.at_ns = monotonic_ns();
+                snapshot.moved_ns = snapshot.at_ns;
             }
             // SAFETY: the GIL is held as long as `attached` lives.
             let complete =

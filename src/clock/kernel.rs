@@ -1,0 +1,224 @@
+//! What a sampler asks of the kernel at every tick: the CPU clocks of others, and to be woken.
+//!
+//! Between two ticks the CPU forgets all there is of the sampler, so that each page of code or data
+//! it touches costs a good part of a microsecond. The C library's wrappers of these two calls are on
+//! six (the functions themselves, `errno`, the linker's table, the vDSO and its data): where the
+//! calls are known they are made without them.
+#![allow(unsafe_code)]
+
+pub use imp::Bell;
+#[cfg(target_os = "linux")]
+pub(in crate::clock) use imp::clock_ns;
+
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64"
+))]
+mod imp {
+    use std::ptr;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::{Acquire, Release};
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// What the kernel answers; negative for an error.
+    ///
+    /// # Safety
+    /// As for the call of this number.
+    #[inline(always)]
+    unsafe fn system_call(number: libc::c_long, arguments: [usize; 6]) -> isize {
+        let answer: isize;
+        let [first, second, third, fourth, fifth, sixth] = arguments;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the registers are those of `syscall(2)`, which keeps all but those named here.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") number as isize => answer,
+                in("rdi") first,
+                in("rsi") second,
+                in("rdx") third,
+                in("r10") fourth,
+                in("r8") fifth,
+                in("r9") sixth,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!(
+                "svc 0",
+                in("x8") number,
+                inlateout("x0") first as isize => answer,
+                in("x1") second,
+                in("x2") third,
+                in("x3") fourth,
+                in("x4") fifth,
+                in("x5") sixth,
+                options(nostack),
+            );
+        }
+        answer
+    }
+
+    /// What a clock shows, in ns; `None` if there is no such clock.
+    #[inline(always)]
+    pub(in crate::clock) fn clock_ns(clock: libc::clockid_t) -> Option<u64> {
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let arguments = [clock as usize, &raw mut now as usize, 0, 0, 0, 0];
+        // SAFETY: `now` is a valid, writable timespec for the length of the call; an unknown clock
+        // makes the call fail and nothing else.
+        let answer = unsafe { system_call(libc::SYS_clock_gettime, arguments) };
+        (answer == 0).then(|| now.tv_sec as u64 * SECOND_NS + now.tv_nsec as u64)
+    }
+
+    /// One thread sleeps by it, others wake it.
+    #[derive(Debug, Default)]
+    pub struct Bell {
+        /// 1 once it was rung, until the sleeper has heard it.
+        rung: AtomicU32,
+    }
+
+    impl Bell {
+        /// Wakes the sleeper, or has its next sleep end at once.
+        pub fn ring(&self) {
+            self.rung.store(1, Release);
+            self.futex(libc::FUTEX_WAKE, 1, ptr::null());
+        }
+
+        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that.
+        /// May end early.
+        #[inline(always)]
+        pub fn sleep_until(&self, deadline_ns: Option<u64>) {
+            let deadline = deadline_ns.map(|deadline_ns| libc::timespec {
+                tv_sec: (deadline_ns / SECOND_NS) as libc::time_t,
+                tv_nsec: (deadline_ns % SECOND_NS) as libc::c_long,
+            });
+            if self.rung.load(Acquire) == 0 {
+                let deadline = deadline.as_ref().map_or(ptr::null(), ptr::from_ref);
+                self.futex(libc::FUTEX_WAIT_BITSET, 0, deadline);
+            }
+            if self.rung.load(Acquire) != 0 {
+                self.rung.swap(0, Acquire);
+            }
+        }
+
+        /// `futex(2)`; `FUTEX_WAIT_BITSET` takes an absolute time of `CLOCK_MONOTONIC`.
+        #[inline(always)]
+        fn futex(&self, operation: libc::c_int, value: usize, deadline: *const libc::timespec) {
+            let arguments = [
+                self.rung.as_ptr() as usize,
+                (operation | libc::FUTEX_PRIVATE_FLAG) as usize,
+                value,
+                deadline as usize,
+                0,
+                libc::FUTEX_BITSET_MATCH_ANY as u32 as usize,
+            ];
+            // SAFETY: the word lives as long as `self`, and the time, if any, for the length of the
+            // call. Whatever it fails by, the sleep ends early, which it may.
+            unsafe { system_call(libc::SYS_futex, arguments) };
+        }
+    }
+}
+
+/// Elsewhere the C library knows best how its calls are made.
+#[cfg(not(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_pointer_width = "64"
+)))]
+mod imp {
+    use std::time::Duration;
+
+    use parking_lot::{Condvar, Mutex};
+
+    use crate::clock::cpu::monotonic_ns;
+
+    #[cfg(target_os = "linux")]
+    pub(in crate::clock) use crate::clock::cpu::clock_by_library_ns as clock_ns;
+
+    /// One thread sleeps by it, others wake it.
+    #[derive(Debug, Default)]
+    pub struct Bell {
+        rung: Mutex<bool>,
+        ringing: Condvar,
+    }
+
+    impl Bell {
+        /// Wakes the sleeper, or has its next sleep end at once.
+        pub fn ring(&self) {
+            *self.rung.lock() = true;
+            self.ringing.notify_one();
+        }
+
+        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that.
+        /// May end early.
+        pub fn sleep_until(&self, deadline_ns: Option<u64>) {
+            let mut rung = self.rung.lock();
+            if !*rung {
+                match deadline_ns {
+                    None => self.ringing.wait(&mut rung),
+                    Some(deadline_ns) => {
+                        let left_ns = deadline_ns.saturating_sub(monotonic_ns());
+                        self.ringing
+                            .wait_for(&mut rung, Duration::from_nanos(left_ns));
+                    }
+                }
+            }
+            *rung = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::Bell;
+    use crate::clock::cpu::monotonic_ns;
+
+    #[test]
+    fn a_sleep_ends_at_its_deadline() {
+        let bell = Bell::default();
+        let deadline_ns = monotonic_ns() + 2_000_000;
+        while monotonic_ns() < deadline_ns {
+            bell.sleep_until(Some(deadline_ns));
+        }
+        // Long past.
+        bell.sleep_until(Some(1));
+    }
+
+    #[test]
+    fn whoever_is_rung_wakes_whenever_that_was() {
+        let bell = Arc::new(Bell::default());
+        bell.ring();
+        bell.sleep_until(None);
+        let (sender, receiver) = channel();
+        let sleeper = std::thread::spawn({
+            let bell = bell.clone();
+            move || {
+                for message in 0..10_000 {
+                    loop {
+                        match receiver.try_recv() {
+                            Ok(received) => break assert_eq!(received, message),
+                            Err(_) => bell.sleep_until(None),
+                        }
+                    }
+                }
+            }
+        });
+        for message in 0..10_000 {
+            sender.send(message).ok();
+            bell.ring();
+        }
+        assert!(sleeper.join().is_ok());
+    }
+}
