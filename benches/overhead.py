@@ -10,8 +10,9 @@ outside and in the same way for all: the CPU time of the process without that of
 and that of a recorder process, in percent of one core, while the recording goes on (starting and
 the writing at the end are not in it). Samples are counted per thread and second (ideal: eleven
 threads x rate), by the samples of the main thread, which is in one function all that time. The
-waking thread is a Python thread that does nothing but usleep(), so it takes the GIL back each time:
-it is the least a sampler written in Python can cost, and a native thread may cost less.
+waking native thread does nothing but sleep to its next tick: it is the least that any sampler can
+cost on this machine. The waking thread is a Python thread that does nothing but usleep(), so it
+takes the GIL back each time: it is the least a sampler written in Python can cost.
 
 Pauses: a loop in the main thread, beside ten blocked threads, measures how long each of its equal
 units of work takes, at 100 Hz. Shown is by how much the slowest units exceed the median one of the

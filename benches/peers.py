@@ -147,6 +147,28 @@ class WakingThread(Profiler):
         self.thread.join()
 
 
+class WakingNativeThread(Profiler):
+    """The same without Python, made by the C compiler: what a wake-up costs on this machine."""
+
+    name = "waking native thread"
+
+    def absent(self) -> str | None:
+        return None if shutil.which("cc") else "no C compiler (cc)"
+
+    def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:  # noqa: ARG002
+        source = Path(__file__).with_name("waking.c")
+        with tempfile.TemporaryDirectory() as scratch:
+            library = f"{scratch}/waking.so"
+            command = ["cc", "-O2", "-shared", "-fPIC", "-pthread", "-o", library, str(source)]
+            subprocess.run(command, check=True)
+            self.library = ctypes.CDLL(library)
+        if error := self.library.waking_start(ctypes.c_int64(1_000_000_000 // rate)):
+            raise OSError(error, os.strerror(error))
+
+    def stop(self) -> None:
+        self.library.waking_stop()
+
+
 class Control(Profiler):
     name = "no profiler again"
 
@@ -546,7 +568,7 @@ class ProfilingSampling(Recorder):
         return recording
 
 
-BASELINES = (Profiler(), Control(), WakingThread())
+BASELINES = (Profiler(), Control(), WakingNativeThread(), WakingThread())
 PROFILERS: tuple[Profiler, ...] = (
     Rprof("direct"),
     Rprof("gil"),
