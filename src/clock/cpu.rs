@@ -15,19 +15,7 @@ pub fn unix_time_ns() -> i64 {
 
 #[cfg(target_os = "linux")]
 mod imp {
-    use crate::clock::kernel::clock_ns;
-
-    /// What a clock shows, in ns; `None` if there is no such clock.
-    pub(in crate::clock) fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u64> {
-        let mut now = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: `now` is a valid, writable timespec for the length of the call; an unknown
-        // clock id makes the call fail with EINVAL and nothing else.
-        let result = unsafe { libc::clock_gettime(clock, &raw mut now) };
-        (result == 0).then(|| now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
-    }
+    use crate::clock::kernel::{clock_by_library_ns, clock_ns};
 
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]

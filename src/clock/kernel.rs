@@ -10,6 +10,23 @@ pub use imp::Bell;
 #[cfg(target_os = "linux")]
 pub(in crate::clock) use imp::clock_ns;
 
+#[cfg(target_os = "linux")]
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What a clock shows, in ns; `None` if there is no such clock. The C library asks the kernel only
+/// for those that the vDSO does not know.
+#[cfg(target_os = "linux")]
+pub(in crate::clock) fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u64> {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a valid, writable timespec for the length of the call; an unknown clock id
+    // makes the call fail with EINVAL and nothing else.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut now) };
+    (result == 0).then(|| now.tv_sec as u64 * SECOND_NS + now.tv_nsec as u64)
+}
+
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64"),
@@ -20,7 +37,7 @@ mod imp {
     use std::sync::atomic::AtomicU32;
     use std::sync::atomic::Ordering::{Acquire, Release};
 
-    const SECOND_NS: u64 = 1_000_000_000;
+    use super::SECOND_NS;
 
     /// What the kernel answers; negative for an error.
     ///
@@ -142,7 +159,7 @@ mod imp {
     use crate::clock::cpu::monotonic_ns;
 
     #[cfg(target_os = "linux")]
-    pub(in crate::clock) use crate::clock::cpu::clock_by_library_ns as clock_ns;
+    pub(in crate::clock) use super::clock_by_library_ns as clock_ns;
 
     /// One thread sleeps by it, others wake it.
     #[derive(Debug, Default)]
