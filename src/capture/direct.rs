@@ -176,6 +176,7 @@ impl DirectEngine {
         self.needs_census = true;
         self.asked_in = u64::MAX;
         self.unanswered = 1;
+        self.unnamed = (0, false);
         // What a new snapshot does not know, the cache must not know either.
         self.cache.clear();
         let taken = self.snapshot(snapshot);

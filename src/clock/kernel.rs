@@ -106,7 +106,8 @@ mod imp {
     impl Bell {
         /// Wakes the sleeper, or has its next sleep end at once.
         pub fn ring(&self) {
-            self.rung.store(1, Release);
+            // Not a store: what another wrote before it rang must be seen as well.
+            self.rung.swap(1, Release);
             self.futex(libc::FUTEX_WAKE, 1, ptr::null());
         }
 
