@@ -135,12 +135,15 @@ impl CodeCache {
     #[inline]
     pub fn forget(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
         let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
-        (is_full || FREED.count() != self.seen_freed) && self.forget_dead(functions)
+        (is_full || FREED.count() != self.seen_freed) && self.forget_dead(is_full, functions)
     }
 
     #[cold]
-    fn forget_dead(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
-        let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
+    fn forget_dead(
+        &mut self,
+        is_full: bool,
+        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+    ) -> bool {
         let count = FREED.count();
         let (entries, table_bytes) = (&mut self.entries, &mut self.table_bytes);
         let are_known = !is_full
