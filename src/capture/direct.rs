@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::rest::{GilTurn, rest_ns};
 use super::roster::{Newcomer, Roster, read_clocks};
 use super::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
@@ -78,6 +79,8 @@ pub struct Interpreter {
     pub layout: Layout,
     /// Address of `_PyRuntime`.
     pub runtime: usize,
+    /// Address of the main interpreter's GIL.
+    pub gil: usize,
     /// As much of `_PyRuntime` as is known to stay; the main interpreter is part of it in 3.11 and
     /// later.
     pub lasting: Lasting,
@@ -96,6 +99,10 @@ pub struct Own {
     hints: Hints,
     context: ContextSeen,
     activity: Option<ThreadActivity>,
+    /// Until when its clock need not be read while nobody else takes the GIL, in ns.
+    rests_until_ns: u64,
+    /// Whether it was not read at the last look.
+    has_rested: bool,
 }
 
 /// See the module's documentation.
@@ -120,6 +127,8 @@ pub struct DirectEngine {
     needs_census: bool,
     last_census: u64,
     looked_at_ns: u64,
+    /// Whose turn with the GIL it was then, if that can be told.
+    turn: Option<GilTurn>,
     /// Threads that have not executed Python code yet.
     strangers: Vec<(ListedThread, Hints)>,
     walker: Walker,
@@ -155,6 +164,7 @@ impl DirectEngine {
             needs_census: true,
             last_census: 0,
             looked_at_ns: 0,
+            turn: None,
             strangers: Vec::new(),
             walker: Walker::default(),
             raw: Vec::new(),
@@ -293,8 +303,7 @@ impl DirectEngine {
                 address: thread.address,
                 interpreter: thread.interpreter,
                 hints: std::mem::take(hints),
-                context: ContextSeen::default(),
-                activity: None,
+                ..Own::default()
             };
             let at = self.roster.add(newcomer, own, snapshot);
             self.roster.tracks[at].named_in = self.roster.snapshot;
@@ -586,8 +595,10 @@ impl Engine for DirectEngine {
             layout,
             runtime,
             lasting,
+            gil,
             ..
         } = &self.interpreter;
+        let gil = *gil;
         let heads = &mut self.heads;
         match heads.check(memory.as_mut(), layout, *runtime, *lasting, &self.census) {
             Change::Finalizing => return Err(Missed::Finalizing),
@@ -601,6 +612,9 @@ impl Engine for DirectEngine {
         }
         snapshot.at_ns = monotonic_ns();
         let previous_ns = std::mem::replace(&mut self.looked_at_ns, snapshot.at_ns);
+        let turn = GilTurn::read(*lasting, &layout.gil, gil);
+        let last_turn = std::mem::replace(&mut self.turn, turn);
+        let lone_runner = turn.filter(|_| turn == last_turn).map(|turn| turn.holder);
         if self.needs_census || self.roster.snapshot - self.last_census >= CENSUS_INTERVAL {
             self.take_census(snapshot)?;
         }
@@ -609,10 +623,36 @@ impl Engine for DirectEngine {
         }
         let mut at = 0;
         while at < self.roster.tracks.len() {
-            let track = &self.roster.tracks[at];
+            let track = &mut self.roster.tracks[at];
+            if track.own.rests_until_ns > snapshot.at_ns
+                && lone_runner.is_some_and(|runner| runner != track.own.address)
+                && track.walked_at_cpu_ns.is_some()
+            {
+                track.own.has_rested = true;
+                at += 1;
+                continue;
+            }
             let clock = thread_cpu_ns(track.thread_id);
+            let has_rested = std::mem::take(&mut track.own.has_rested);
+            let sample = &mut snapshot.threads[at];
             let stood_still = clock.is_some() && clock == track.walked_at_cpu_ns;
-            if stood_still || self.serve(at, clock, snapshot, &mut taken) {
+            if stood_still {
+                let home = self.census.interpreters.get(track.own.interpreter);
+                if home.is_some_and(|home| home.gil == gil) {
+                    let still_ns = snapshot.at_ns.saturating_sub(sample.since_ns);
+                    track.own.rests_until_ns = snapshot.at_ns + rest_ns(still_ns);
+                }
+                at += 1;
+                continue;
+            }
+            track.own.rests_until_ns = 0;
+            sample.early_cpu_ns = match (has_rested, clock, sample.cpu_ns) {
+                (true, Some(now), Some(before)) => now
+                    .saturating_sub(before)
+                    .saturating_sub(snapshot.at_ns - previous_ns),
+                _ => 0,
+            };
+            if self.serve(at, clock, snapshot, &mut taken) {
                 at += 1;
             } else {
                 let track = &mut self.roster.tracks[at];

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod direct;
+pub mod rest;
 pub mod roster;
 pub mod scripted;
 

@@ -95,6 +95,7 @@ impl<Own> Roster<Own> {
             stack_version: 0,
             first_seen_ns: now_ns,
             cpu_from_ns: if is_newborn { 0 } else { cpu_ns.unwrap_or(0) },
+            early_cpu_ns: 0,
         });
         self.tracks.push(Track {
             id: newcomer.id,

@@ -23,6 +23,8 @@ pub struct ScriptedThread {
     pub state: ThreadState,
     /// Whether it has a CPU.
     pub on_cpu: bool,
+    /// What the engine says of [`ThreadSample::early_cpu_ns`].
+    pub early_cpu_ns: u64,
     /// Function names, leaf first.
     pub stack: Vec<&'static str>,
 }
@@ -127,6 +129,7 @@ impl Engine for Scripted {
                 stack_version,
                 first_seen_ns,
                 cpu_from_ns,
+                early_cpu_ns: thread.early_cpu_ns,
             });
         }
         let who = |threads: &[ThreadSample]| -> Vec<_> {

@@ -213,6 +213,8 @@ fn layout(table: &[usize], places: &Places) -> Result<Layout, String> {
         gil: GilLayout {
             place: GilPlace::Interpreter(at(gil)?),
             locked: inside_gil(gil + 3)?,
+            // Not in the table: `switch_number` follows (Include/internal/pycore_gil.h, 3.13-3.15).
+            switches: (inside_gil(gil + 3)? + size_of::<i32>()).next_multiple_of(WORD),
             holder: inside_gil(gil + 4)?,
         },
         thread: ThreadLayout {

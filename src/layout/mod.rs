@@ -9,7 +9,7 @@ pub mod v3_10;
 pub mod v3_11;
 pub mod v3_12;
 
-use crate::memory::ReadMemory;
+use crate::memory::{ReadMemory, read_word};
 
 /// The runtime, `_PyRuntime`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,23 @@ pub struct GilLayout {
     pub holder: usize,
     /// Whether it is held, an `int`.
     pub locked: usize,
+    /// How often it has gone from one thread to another, an `unsigned long`.
+    pub switches: usize,
+}
+
+impl GilLayout {
+    /// Address of the GIL of `interpreter`, an address; `None` if that cannot be read.
+    pub fn address(
+        &self,
+        memory: &mut (dyn ReadMemory + '_),
+        runtime: usize,
+        interpreter: usize,
+    ) -> Option<usize> {
+        match self.place {
+            GilPlace::Runtime(offset) => Some(runtime + offset),
+            GilPlace::Interpreter(offset) => read_word(memory, interpreter.wrapping_add(offset)),
+        }
+    }
 }
 
 /// Bytes from a GIL's begin in which its condition variables and mutexes lie: whoever waits on a

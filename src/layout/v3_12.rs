@@ -25,6 +25,7 @@ pub const LAYOUT: Layout = Layout {
         place: GilPlace::Interpreter(384),
         holder: 8,
         locked: 16,
+        switches: 24,
     },
     // Include/cpython/pystate.h, struct _ts; _PyCFrame.current_frame.
     thread: ThreadLayout {

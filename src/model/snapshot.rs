@@ -87,6 +87,9 @@ pub struct ThreadSample {
     /// The CPU clock's value from which this thread is accounted: 0 if it was born after the tick
     /// before it was first seen, else what the clock showed when it was first seen.
     pub cpu_from_ns: u64,
+    /// CPU time in ns that it had already spent at the look before this one, under the stack it had,
+    /// and that was not noticed then because its clock was not read.
+    pub early_cpu_ns: u64,
 }
 
 /// What the engine knows about all threads after a tick.

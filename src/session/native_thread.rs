@@ -140,14 +140,22 @@ fn isolate_descriptors() {
 #[cfg(not(target_os = "linux"))]
 fn isolate_descriptors() {}
 
-/// Asks the kernel to let the calling thread run soon after it wakes, in return for short turns: a
-/// sampler that has to wait for a busy CPU gets it when the application enters the kernel, and
-/// would find it there more often than it is. Linux 6.12 and later have it for ordinary threads
-/// (`kernel/sched/syscalls.c`, `__setparam_fair`); before, and where it is refused, nothing changes.
+/// Asks the kernel to let the calling thread run soon after it wakes, in return for short turns, or
+/// to treat it as any other. A sampler that has to wait for a busy CPU gets it when the application
+/// enters the kernel, and would find it there more often than it is. Linux 6.12 and later have it
+/// for ordinary threads (`kernel/sched/syscalls.c`, `__setparam_fair`); before, and where it is
+/// refused, nothing changes.
+///
+/// Not for threads that wake more often than every [`LEAST_SLEEP_NS`]: where short turns meet usual
+/// ones among control groups, Linux makes other groups' threads wait too long for their next turn
+/// (`update_entity_lag` of `kernel/sched/fair.c`; seen with 6.18, mended in later versions by
+/// "sched/fair: Fix lag clamp"), the more often the oftener it happens.
 #[cfg(target_os = "linux")]
-pub fn run_soon() {
+pub fn run_soon(is_wanted: bool) {
     /// The least that the kernel accepts.
-    const SLICE_NS: u64 = 100_000;
+    const SHORT_NS: u64 = 100_000;
+    /// What it takes for no wish.
+    const USUAL: u64 = 0;
     // SAFETY: a zeroed sched_attr is valid; the calls read and write it within its size, and 0 means
     // the calling thread.
     unsafe {
@@ -156,7 +164,7 @@ pub fn run_soon() {
         let known = libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0);
         let policy = i32::try_from(attributes.sched_policy);
         if known == 0 && policy == Ok(libc::SCHED_OTHER) {
-            attributes.sched_runtime = SLICE_NS;
+            attributes.sched_runtime = if is_wanted { SHORT_NS } else { USUAL };
             libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
         }
     }
@@ -164,7 +172,10 @@ pub fn run_soon() {
 
 /// There is nothing to ask for on this system.
 #[cfg(not(target_os = "linux"))]
-pub fn run_soon() {}
+pub fn run_soon(_is_wanted: bool) {}
+
+/// Who sleeps for less than this at a time is not to use [`run_soon`].
+pub const LEAST_SLEEP_NS: u64 = 1_000_000;
 
 #[cfg(unix)]
 fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {

@@ -400,10 +400,16 @@ impl Recording {
         };
         seen.catch_up(observation - 1, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
-        let cpu = match (thread.cpu_ns, seen.cpu_ns) {
+        let mut cpu = match (thread.cpu_ns, seen.cpu_ns) {
             (Some(now), Some(before)) => now.saturating_sub(before),
             _ => 0,
         };
+        let early_cpu_ns = thread.early_cpu_ns.min(cpu);
+        if same_window && early_cpu_ns > 0 {
+            cpu -= early_cpu_ns;
+            let values = values(0, 0, early_cpu_ns, seen.state);
+            self.window.add(seen.node, seen.labels, &values[..width]);
+        }
         let doubtful_cpu_ns = std::mem::take(&mut seen.doubtful_cpu_ns);
         if same_window && cpu > 0 && doubtful_cpu_ns > 0 {
             let values = values(0, 0, doubtful_cpu_ns, seen.state);

@@ -76,6 +76,7 @@ fn script(events: &[Event]) -> Vec<ScriptedTick> {
                 cpu_ns: 0,
                 state: ThreadState::Blocked,
                 on_cpu: true,
+                early_cpu_ns: 0,
                 stack: vec!["main"],
             };
             (id < 2, thread)

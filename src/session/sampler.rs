@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::control::{Control, RecordingId, Standing};
 use super::health::Health;
-use super::native_thread::run_soon;
+use super::native_thread::{LEAST_SLEEP_NS, run_soon};
 use super::recording::{Recording, WindowCounters};
 use super::writer::Job;
 use crate::capture::{Engine, Missed, Taken};
@@ -65,6 +65,8 @@ pub struct Sampler {
     /// When the GIL's holder was looked at last.
     gil_mark_ns: u64,
     gil: GilCount,
+    /// Whether this thread has asked to run soon.
+    runs_soon: bool,
 }
 
 /// How many threads hold the GIL and wait for it.
@@ -105,15 +107,16 @@ impl Sampler {
             ready_ns: 0,
             gil_mark_ns: 0,
             gil: GilCount::default(),
+            runs_soon: false,
         }
     }
 
     /// Serves ticks and messages until told to quit, and hands the state back.
     #[must_use]
     pub fn run(mut self) -> Self {
-        run_soon();
         // A new thread has a new CPU clock, and the time without a thread is no gap to report.
         self.cpu_mark_ns = own_cpu_ns();
+        self.runs_soon = false;
         self.ticker = None;
         self.schedule();
         loop {
@@ -354,6 +357,11 @@ impl Sampler {
             None => self.ticker = Some(Ticker::new(now_ns, period_ns, now_ns)),
         }
         Health::set(&self.health.period_ns, period_ns);
+        let runs_soon = period_ns >= LEAST_SLEEP_NS;
+        if runs_soon != self.runs_soon {
+            run_soon(runs_soon);
+            self.runs_soon = runs_soon;
+        }
     }
 
     /// Charges the time since the last tick to whoever holds the GIL or waits for it.

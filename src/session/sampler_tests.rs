@@ -97,6 +97,7 @@ fn thread(id: u64, cpu_ns: u64, stack: &[&'static str]) -> ScriptedThread {
         cpu_ns,
         state: ThreadState::Unknown,
         on_cpu: true,
+        early_cpu_ns: 0,
         stack: stack.to_vec(),
     }
 }
@@ -132,6 +133,38 @@ fn cpu_time_is_not_charged_to_a_wait() {
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
         format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
+    );
+}
+
+#[test]
+fn cpu_time_of_a_rest_goes_to_where_the_thread_rested() {
+    use ThreadState::{Blocked, HoldsGil};
+    let early = ScriptedThread {
+        early_cpu_ns: 25 * MS,
+        ..doing(HoldsGil, 33 * MS, &["python"])
+    };
+    let mut rig = rig([
+        (100 * MS, vec![doing(Blocked, 0, &["write"])]),
+        // It computed in C for three ticks while its clock was not read.
+        (110 * MS, vec![doing(Blocked, 0, &["write"])]),
+        (120 * MS, vec![doing(Blocked, 0, &["write"])]),
+        (130 * MS, vec![doing(Blocked, 0, &["write"])]),
+        (140 * MS, vec![early]),
+        // That is said once.
+        (150 * MS, vec![doing(HoldsGil, 43 * MS, &["python"])]),
+    ]);
+    rig.start(1, config());
+    for _ in 0..5 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    assert_eq!(
+        collapsed(&profile, CPU, true).unwrap(),
+        format!("main;python {}\nmain;write {}\n", 18 * MS, 25 * MS)
+    );
+    assert_eq!(
+        collapsed(&profile, WALL, true).unwrap(),
+        format!("main;python {}\nmain;write {}\n", 20 * MS, 30 * MS)
     );
 }
 

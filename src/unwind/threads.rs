@@ -1,7 +1,7 @@
 //! Threads: all interpreters, all thread states.
 #![forbid(unsafe_code)]
 
-use crate::layout::{GilPlace, Layout};
+use crate::layout::Layout;
 use crate::memory::own::Lasting;
 use crate::memory::{Range, ReadMemory, int32, read, read_word, word};
 
@@ -167,12 +167,7 @@ pub fn enumerate(
         let Some(threads_head) = read_word(memory, head) else {
             return false;
         };
-        let gil = match layout.gil.place {
-            GilPlace::Runtime(offset) => runtime + offset,
-            GilPlace::Interpreter(offset) => {
-                read_word(memory, address.wrapping_add(offset)).unwrap_or(0)
-            }
-        };
+        let gil = layout.gil.address(memory, runtime, address).unwrap_or(0);
         let interpreter = census.interpreters.len();
         census.interpreters.push(Interpreter {
             address,

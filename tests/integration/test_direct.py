@@ -139,6 +139,96 @@ def test_cpu_time_is_not_charged_to_sleep(programs):
     assert cpu.get("program.rest", 0) < 0.03 * profile.totals["cpu"]
 
 
+def test_c_code_that_computes_after_a_long_wait_is_seen(programs):
+    """A thread that waited long in C is not looked at for a while; nothing of it may be lost."""
+    out = programs.check(
+        """
+        import os, subprocess, sys, threading, time, rprof
+        from burning import burn
+        reads = "import os, sys; sys.stdin.readline()"
+        reads += "\\nwhile os.read(int(sys.argv[1]), 1 << 20): pass"
+        theirs, ours = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, "-c", reads, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs]
+        )
+        os.close(theirs)
+        blob = bytes(200 << 20)
+        used = []
+        def send(blob):
+            # Waits until somebody reads, and then computes in the kernel, without the GIL.
+            assert os.write(ours, blob) == len(blob)
+        def work():
+            before = time.thread_time()
+            send(blob)
+            used.append(time.thread_time() - before)
+            burn(0.05)
+        with rprof.profile("x.pb.gz", rate=500, engine="direct", max_overhead=1.0):
+            thread = threading.Thread(target=work)
+            thread.start()
+            # Another thread has the GIL last, again and again.
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                time.sleep(0.001)
+            child.stdin.write(b"\\n")
+            child.stdin.flush()
+            while thread.is_alive():
+                time.sleep(0.001)
+        os.close(ours)
+        assert child.wait() == 0
+        print(used[0])
+        """
+    )
+    used = float(out) * 1e9
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
+    wall = {row.name: row.self_value for row in profile.top(100, by="wall")}
+    assert wall["program.send"] > 1e9
+    # The kernel has it wait for the reader now and then, and what it was not seen spending goes to
+    # where it is seen computing next.
+    assert 0.6 * used < cpu["program.send"] < 1.1 * used
+    total = cpu["program.send"] + cpu["burning.burn"]
+    assert abs(total - used - 0.05e9) < 0.1 * used
+
+
+def test_who_takes_the_gil_after_a_long_wait_is_seen_at_once(programs):
+    out = programs.check(
+        """
+        import hashlib, threading, time, rprof
+        blob = bytes(16 << 20)
+        used = []
+        turn, done = threading.Semaphore(0), threading.Semaphore(0)
+        def wait():
+            turn.acquire()
+        def digest():
+            # Without the GIL, which the main thread has again at once.
+            before = time.thread_time()
+            hashlib.sha256(blob).digest()
+            used.append(time.thread_time() - before)
+        def work():
+            for _ in range(6):
+                wait()
+                digest()
+                done.release()
+        with rprof.profile("x.pb.gz", rate=100, engine="direct"):
+            thread = threading.Thread(target=work)
+            thread.start()
+            for _ in range(6):
+                end = time.monotonic() + 0.4
+                while time.monotonic() < end:
+                    time.sleep(0.001)
+                turn.release()
+                while not done.acquire(timeout=0.001):
+                    pass
+            thread.join()
+        print(sum(used))
+        """
+    )
+    used = float(out) * 1e9
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
+    assert cpu["program.digest"] > 0.9 * used
+
+
 def test_the_garbage_collector_has_a_frame(programs):
     programs.check(
         """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import signal
 import sys
 
@@ -363,3 +365,39 @@ def test_sigint_reaches_the_application(programs):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "interrupted\n", "")
     assert len(programs.profiles("out")) == 1
+
+
+def has_turns():
+    """Whether the kernel lets threads choose the length of their turns: Linux 6.12 and later."""
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    return sys.platform == "linux" and release and tuple(map(int, release.groups())) >= (6, 12)
+
+
+@pytest.mark.skipif(
+    not has_turns() or platform.machine() not in {"x86_64", "aarch64"},
+    reason="turns cannot be chosen before Linux 6.12; the calls have these numbers on two machines",
+)
+def test_only_a_slow_sampler_asks_for_short_turns(programs):
+    number = {"x86_64": 315, "aarch64": 275}[platform.machine()]
+    out = programs.check(
+        f"""
+        import ctypes, os, rprof
+        libc = ctypes.CDLL(None)
+        def turn(thread_id):
+            "The length of a thread's turns in ns: sched_runtime of sched_getattr(2)."
+            attributes = ctypes.create_string_buffer(56)
+            assert libc.syscall({number}, thread_id, attributes, 56, 0) == 0
+            return int.from_bytes(attributes.raw[24:32], "little")
+        def sampler():
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{{thread}}/comm") as file:
+                    if "sampler" in file.read():
+                        return turn(int(thread))
+        with rprof.profile(rate=1000, max_overhead=1.0):
+            print(sampler())
+            with rprof.profile(rate=4000, max_overhead=1.0):
+                print(sampler() == turn(0))
+            print(sampler())
+        """
+    )
+    assert out.split() == ["100000", "True", "100000"]

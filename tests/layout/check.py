@@ -41,6 +41,7 @@ COMMON = {
     "interpreter.collecting": (INTERPRETER, "gc.collecting"),
     "gil.holder": (GIL, "last_holder"),
     "gil.locked": (GIL, "locked"),
+    "gil.switches": (GIL, "switch_number"),
     "thread.next": (THREAD, "next"),
     "thread.interpreter": (THREAD, "interp"),
     "thread.ident": (THREAD, "thread_id"),

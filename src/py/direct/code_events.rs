@@ -68,11 +68,17 @@ pub(super) fn find_interpreter(
     };
     report_dead_codes(memory, code_type)?;
     let main = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
-    let last = main.wrapping_add(layout.interpreter.threads_head);
-    let lasting = Lasting::variable(runtime, last).unwrap_or_default();
+    let threads = main.wrapping_add(layout.interpreter.threads_head);
+    let gil = layout.gil.address(memory, runtime, main).unwrap_or(0);
+    let turns = gil.wrapping_add(layout.gil.switches);
+    // The main interpreter is on the heap in 3.10.
+    let lasting = Lasting::variable(runtime, threads.max(turns))
+        .or_else(|| Lasting::variable(runtime, turns))
+        .unwrap_or_default();
     let interpreter = Interpreter {
         layout,
         runtime,
+        gil,
         lasting,
         stale_id,
         id_from_ident,
