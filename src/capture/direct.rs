@@ -79,7 +79,8 @@ pub struct Interpreter {
     pub layout: Layout,
     /// Address of `_PyRuntime`.
     pub runtime: usize,
-    /// Address of the main interpreter's GIL.
+    /// Address of the GIL of the interpreter that was listed first: the main one, if there was no
+    /// other.
     pub gil: usize,
     /// As much of `_PyRuntime` as is known to stay; the main interpreter is part of it in 3.11 and
     /// later.
@@ -129,6 +130,9 @@ pub struct DirectEngine {
     looked_at_ns: u64,
     /// Whose turn with the GIL it was then, if that can be told.
     turn: Option<GilTurn>,
+    /// The kernel's id of the thread whose turn that was; 0 if unknown. It may have several thread
+    /// states, and changes between them without a turn (3.10, 3.11).
+    runner_id: u64,
     /// Threads that have not executed Python code yet.
     strangers: Vec<(ListedThread, Hints)>,
     walker: Walker,
@@ -165,6 +169,7 @@ impl DirectEngine {
             last_census: 0,
             looked_at_ns: 0,
             turn: None,
+            runner_id: 0,
             strangers: Vec::new(),
             walker: Walker::default(),
             raw: Vec::new(),
@@ -242,7 +247,9 @@ impl DirectEngine {
             let id = known.map_or(0, |_| self.thread_id(thread));
             match known {
                 Some(at) if snapshot.threads[at].thread_id == id => {
-                    self.roster.tracks[at].seen_in = self.roster.snapshot;
+                    let track = &mut self.roster.tracks[at];
+                    track.seen_in = self.roster.snapshot;
+                    track.own.interpreter = thread.interpreter;
                 }
                 _ => {
                     let is_known = |(known, _): &(ListedThread, Hints)| {
@@ -555,6 +562,14 @@ impl DirectEngine {
     }
 }
 
+/// Notes what a thread at rest has spent before the last look, `since_ns` ago: since then it can
+/// have spent no more than has passed.
+fn note_early_cpu(sample: &mut ThreadSample, clock: Option<u64>, since_ns: u64) {
+    if let (Some(now), Some(before)) = (clock, sample.cpu_ns) {
+        sample.early_cpu_ns += now.saturating_sub(before).saturating_sub(since_ns);
+    }
+}
+
 /// What the kernel says of a thread.
 fn ask(
     activity: &mut Option<ThreadActivity>,
@@ -613,10 +628,16 @@ impl Engine for DirectEngine {
         snapshot.at_ns = monotonic_ns();
         let previous_ns = std::mem::replace(&mut self.looked_at_ns, snapshot.at_ns);
         let turn = GilTurn::read(*lasting, &layout.gil, gil);
-        let last_turn = std::mem::replace(&mut self.turn, turn);
-        let lone_runner = turn.filter(|_| turn == last_turn).map(|turn| turn.holder);
         if self.needs_census || self.roster.snapshot - self.last_census >= CENSUS_INTERVAL {
             self.take_census(snapshot)?;
+        }
+        let lone_runner = turn.filter(|_| turn == self.turn).map(|turn| turn.holder);
+        if lone_runner.is_none() {
+            self.turn = turn;
+            let holder = turn.map(|turn| turn.holder);
+            let mut tracks = self.roster.tracks.iter();
+            let runner = tracks.find(|track| Some(track.own.address) == holder);
+            self.runner_id = runner.map_or(0, |runner| runner.thread_id);
         }
         if self.cache.forget(&mut snapshot.functions) {
             self.roster.forget_stacks();
@@ -626,6 +647,7 @@ impl Engine for DirectEngine {
             let track = &mut self.roster.tracks[at];
             if track.own.rests_until_ns > snapshot.at_ns
                 && lone_runner.is_some_and(|runner| runner != track.own.address)
+                && track.thread_id != self.runner_id
                 && track.walked_at_cpu_ns.is_some()
             {
                 track.own.has_rested = true;
@@ -646,12 +668,9 @@ impl Engine for DirectEngine {
                 continue;
             }
             track.own.rests_until_ns = 0;
-            sample.early_cpu_ns = match (has_rested, clock, sample.cpu_ns) {
-                (true, Some(now), Some(before)) => now
-                    .saturating_sub(before)
-                    .saturating_sub(snapshot.at_ns - previous_ns),
-                _ => 0,
-            };
+            if has_rested {
+                note_early_cpu(sample, clock, snapshot.at_ns - previous_ns);
+            }
             if self.serve(at, clock, snapshot, &mut taken) {
                 at += 1;
             } else {
@@ -667,7 +686,17 @@ impl Engine for DirectEngine {
     }
 
     fn read_clocks(&mut self, snapshot: &mut Snapshot) {
+        let since_ns = monotonic_ns().saturating_sub(self.looked_at_ns);
+        for (track, sample) in self.roster.tracks.iter().zip(&mut snapshot.threads) {
+            if track.own.has_rested {
+                note_early_cpu(sample, thread_cpu_ns(track.thread_id), since_ns);
+            }
+        }
         read_clocks(snapshot);
+    }
+
+    fn end_rests(&mut self) {
+        self.turn = None;
     }
 
     fn now_ns(&self) -> u64 {

@@ -47,6 +47,10 @@ pub trait Engine: Send {
     /// Brings only the CPU clocks up to date, without looking at any stack.
     fn read_clocks(&mut self, snapshot: &mut Snapshot);
 
+    /// Has the next snapshot read every clock: what was not noticed until now is to be told from
+    /// what follows.
+    fn end_rests(&mut self) {}
+
     /// Monotonic time in ns.
     fn now_ns(&self) -> u64;
 

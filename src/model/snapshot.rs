@@ -67,7 +67,7 @@ pub struct ThreadSample {
     pub thread_id: u64,
     /// `threading.Thread.name`, or empty while unknown.
     pub name: Arc<str>,
-    /// The thread's CPU clock in ns; `None` where it cannot be read.
+    /// The thread's CPU clock in ns when it was read last; `None` where it cannot be read.
     pub cpu_ns: Option<u64>,
     /// What the thread was doing.
     pub state: ThreadState,
@@ -75,8 +75,8 @@ pub struct ThreadSample {
     pub on_cpu: bool,
     /// What the application said of it.
     pub labels: Option<Arc<ActiveLabels>>,
-    /// When its CPU clock was last seen to move, in ns; 0 if unknown. It stands there since, and
-    /// nothing else here has changed but the name.
+    /// When its CPU clock was last seen to move, in ns; 0 if unknown. It was not seen to move since,
+    /// and nothing else here has changed but the name.
     pub since_ns: u64,
     /// Where the thread was.
     pub stack: Stack,
@@ -87,8 +87,8 @@ pub struct ThreadSample {
     /// The CPU clock's value from which this thread is accounted: 0 if it was born after the tick
     /// before it was first seen, else what the clock showed when it was first seen.
     pub cpu_from_ns: u64,
-    /// CPU time in ns that it had already spent at the look before this one, under the stack it had,
-    /// and that was not noticed then because its clock was not read.
+    /// How much of its CPU time was found late, in ns since it is known: spent at the look before or
+    /// earlier, under the stack it had, while its clock was not read.
     pub early_cpu_ns: u64,
 }
 

@@ -28,6 +28,8 @@ const PUSHED_ASIDE_PART: u64 = 4;
 struct Seen {
     wall_ns: u64,
     cpu_ns: Option<u64>,
+    /// See [`ThreadSample::early_cpu_ns`].
+    early_cpu_ns: u64,
     stack_version: u64,
     node: NodeId,
     labels: LabelSetId,
@@ -66,6 +68,16 @@ impl Seen {
             let node = self.computing.unwrap_or(node);
             window.add(node, self.labels, &values[..width]);
         }
+    }
+
+    /// CPU time in ns that was found late and belongs to `node`, once.
+    fn take_early(&mut self, thread: &ThreadSample) -> u64 {
+        let before_ns = std::mem::replace(&mut self.early_cpu_ns, thread.early_cpu_ns);
+        let cpu_ns = match (thread.cpu_ns, self.cpu_ns) {
+            (Some(now), Some(before)) if self.stack_version != NEVER => now.saturating_sub(before),
+            _ => 0,
+        };
+        cpu_ns.min(thread.early_cpu_ns.saturating_sub(before_ns))
     }
 
     /// Credits the ticks until `observation`, at `wall_ns`, at which nothing was seen to change.
@@ -382,6 +394,7 @@ impl Recording {
                 Seen {
                     wall_ns,
                     cpu_ns: thread.cpu_ns,
+                    early_cpu_ns: thread.early_cpu_ns,
                     stack_version: thread.stack_version,
                     node,
                     labels,
@@ -404,7 +417,7 @@ impl Recording {
             (Some(now), Some(before)) => now.saturating_sub(before),
             _ => 0,
         };
-        let early_cpu_ns = thread.early_cpu_ns.min(cpu);
+        let early_cpu_ns = seen.take_early(thread);
         if same_window && early_cpu_ns > 0 {
             cpu -= early_cpu_ns;
             let values = values(0, 0, early_cpu_ns, seen.state);
@@ -494,6 +507,7 @@ impl Recording {
         let seen = self.threads.entry(thread.key).or_insert_with(|| Seen {
             wall_ns,
             cpu_ns: thread.cpu_ns,
+            early_cpu_ns: thread.early_cpu_ns,
             stack_version: NEVER,
             node: NodeId::ROOT,
             labels: LabelSetId(0),
@@ -509,7 +523,12 @@ impl Recording {
         });
         let last = self.observations - 1;
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
+        let early_cpu_ns = seen.take_early(thread);
         if seen.window == self.window_number {
+            if early_cpu_ns > 0 {
+                let values = values(0, 0, early_cpu_ns, seen.state);
+                self.window.add(seen.node, seen.labels, &values[..width]);
+            }
             seen.place_cpu(seen.node, &mut self.window, width);
         }
         seen.computing = None;

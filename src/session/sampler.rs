@@ -253,6 +253,7 @@ impl Sampler {
     /// Shows a recording where all threads are now, so that its first tick has something to
     /// measure from.
     fn baseline(&mut self, id: RecordingId) {
+        self.engine.end_rests();
         if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
             self.snapshot.is_overdue = false;
             self.count(taken);

@@ -139,9 +139,9 @@ fn cpu_time_is_not_charged_to_a_wait() {
 #[test]
 fn cpu_time_of_a_rest_goes_to_where_the_thread_rested() {
     use ThreadState::{Blocked, HoldsGil};
-    let early = ScriptedThread {
+    let early = |cpu| ScriptedThread {
         early_cpu_ns: 25 * MS,
-        ..doing(HoldsGil, 33 * MS, &["python"])
+        ..doing(HoldsGil, cpu * MS, &["python"])
     };
     let mut rig = rig([
         (100 * MS, vec![doing(Blocked, 0, &["write"])]),
@@ -149,22 +149,30 @@ fn cpu_time_of_a_rest_goes_to_where_the_thread_rested() {
         (110 * MS, vec![doing(Blocked, 0, &["write"])]),
         (120 * MS, vec![doing(Blocked, 0, &["write"])]),
         (130 * MS, vec![doing(Blocked, 0, &["write"])]),
-        (140 * MS, vec![early]),
-        // That is said once.
-        (150 * MS, vec![doing(HoldsGil, 43 * MS, &["python"])]),
+        (140 * MS, vec![early(33)]),
+        // The number counts once.
+        (150 * MS, vec![early(43)]),
+        (160 * MS, vec![early(53)]),
     ]);
     rig.start(1, config());
-    for _ in 0..5 {
+    let slow = RecordingConfig {
+        period_ns: 20 * MS,
+        ..config()
+    };
+    rig.start(2, slow);
+    for _ in 0..6 {
         rig.tick();
     }
     let profile = rig.stop(1);
-    assert_eq!(
-        collapsed(&profile, CPU, true).unwrap(),
-        format!("main;python {}\nmain;write {}\n", 18 * MS, 25 * MS)
-    );
+    for profile in [&profile, &rig.stop(2)] {
+        assert_eq!(
+            collapsed(profile, CPU, true).unwrap(),
+            format!("main;python {}\nmain;write {}\n", 28 * MS, 25 * MS)
+        );
+    }
     assert_eq!(
         collapsed(&profile, WALL, true).unwrap(),
-        format!("main;python {}\nmain;write {}\n", 20 * MS, 30 * MS)
+        format!("main;python {}\nmain;write {}\n", 30 * MS, 30 * MS)
     );
 }
 
