@@ -70,14 +70,18 @@ impl Seen {
         }
     }
 
-    /// CPU time in ns that was found late and belongs to `node`, once.
-    fn take_early(&mut self, thread: &ThreadSample) -> u64 {
-        let before_ns = std::mem::replace(&mut self.early_cpu_ns, thread.early_cpu_ns);
+    /// Gives the CPU time that was found late since the last look to `node`; returns it, in ns.
+    fn place_early_cpu(&mut self, thread: &ThreadSample, window: &mut Window, width: usize) -> u64 {
         let cpu_ns = match (thread.cpu_ns, self.cpu_ns) {
             (Some(now), Some(before)) if self.stack_version != NEVER => now.saturating_sub(before),
             _ => 0,
         };
-        cpu_ns.min(thread.early_cpu_ns.saturating_sub(before_ns))
+        let early_cpu_ns = cpu_ns.min(thread.early_cpu_ns.saturating_sub(self.early_cpu_ns));
+        if early_cpu_ns > 0 {
+            let values = values(0, 0, early_cpu_ns, self.state);
+            window.add(self.node, self.labels, &values[..width]);
+        }
+        early_cpu_ns
     }
 
     /// Credits the ticks until `observation`, at `wall_ns`, at which nothing was seen to change.
@@ -417,12 +421,10 @@ impl Recording {
             (Some(now), Some(before)) => now.saturating_sub(before),
             _ => 0,
         };
-        let early_cpu_ns = seen.take_early(thread);
-        if same_window && early_cpu_ns > 0 {
-            cpu -= early_cpu_ns;
-            let values = values(0, 0, early_cpu_ns, seen.state);
-            self.window.add(seen.node, seen.labels, &values[..width]);
+        if same_window {
+            cpu -= seen.place_early_cpu(thread, &mut self.window, width);
         }
+        seen.early_cpu_ns = thread.early_cpu_ns;
         let doubtful_cpu_ns = std::mem::take(&mut seen.doubtful_cpu_ns);
         if same_window && cpu > 0 && doubtful_cpu_ns > 0 {
             let values = values(0, 0, doubtful_cpu_ns, seen.state);
@@ -523,12 +525,8 @@ impl Recording {
         });
         let last = self.observations - 1;
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
-        let early_cpu_ns = seen.take_early(thread);
         if seen.window == self.window_number {
-            if early_cpu_ns > 0 {
-                let values = values(0, 0, early_cpu_ns, seen.state);
-                self.window.add(seen.node, seen.labels, &values[..width]);
-            }
+            seen.place_early_cpu(thread, &mut self.window, width);
             seen.place_cpu(seen.node, &mut self.window, width);
         }
         seen.computing = None;
@@ -537,6 +535,7 @@ impl Recording {
         seen.marks = (NEVER, false);
         seen.wall_ns = wall_ns;
         seen.cpu_ns = thread.cpu_ns;
+        seen.early_cpu_ns = thread.early_cpu_ns;
         seen.observation = self.observations;
     }
 
