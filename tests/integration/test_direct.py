@@ -197,6 +197,70 @@ def test_c_code_that_computes_after_a_long_wait_is_seen(programs):
     assert abs(sender.totals["cpu"] - used - 0.05e9) < 0.1 * used
 
 
+def test_a_recording_that_begins_and_ends_in_a_rest_has_what_was_spent_in_between(programs):
+    """Neither the CPU time before it, which is found late, nor less than there was."""
+    out = programs.check(
+        """
+        import os, subprocess, sys, threading, time, rprof
+        reads = (
+            "import os, sys\\n"
+            "for line in sys.stdin:\\n"
+            "    left = int(line)\\n"
+            "    while left:\\n"
+            "        left -= len(os.read(int(sys.argv[1]), min(left, 1 << 20)))\\n"
+        )
+        theirs, ours = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, "-c", reads, str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs]
+        )
+        os.close(theirs)
+        blob = bytes(1 << 30)
+        def send():
+            # Waits until somebody reads, and then computes in the kernel, without the GIL.
+            os.write(ours, blob)
+        options = {"rate": 500, "engine": "direct", "max_overhead": 1.0}
+        with rprof.profile("whole.pb.gz", **options):
+            thread = threading.Thread(target=send, name="sender")
+            thread.start()
+            clock = time.pthread_getcpuclockid(thread.ident)
+            def used():
+                return time.clock_gettime_ns(clock)
+            def wait_until_used(nanoseconds):
+                while used() < nanoseconds:
+                    time.sleep(0.001)
+            for part in range(4):
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    time.sleep(0.001)
+                marks = [used()]
+                child.stdin.write(b"200000000\\n")
+                child.stdin.flush()
+                wait_until_used(marks[0] + 10_000_000)
+                marks[0] = used()
+                with rprof.profile(f"part{part}.pb.gz", **options):
+                    marks.append(used())
+                    wait_until_used(marks[-1] + 10_000_000)
+                    marks.append(used())
+                marks.append(used())
+                print(f"part{part}", marks[2] - marks[1], marks[3] - marks[0])
+            last = used()
+        print("whole", last, used(), flush=True)
+        assert thread.is_alive()
+        child.kill()
+        # Not the end of the write, which nobody reads any more.
+        os._exit(0)
+        """
+    )
+    lines = [line.split() for line in out.splitlines()]
+    assert len(lines) == 5
+    for name, least, most in lines:
+        profile = rprof.load(programs.directory / f"{name}.pb.gz")
+        (sender,) = (thread for thread in profile.threads if thread.name == "sender")
+        assert int(least) <= sender.totals["cpu"] <= int(most), name
+        cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
+        assert cpu["program.send"] == sender.totals["cpu"]
+
+
 def test_who_takes_the_gil_after_a_long_wait_is_seen_at_once(programs):
     out = programs.check(
         """
