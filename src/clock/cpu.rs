@@ -15,12 +15,13 @@ pub fn unix_time_ns() -> i64 {
 
 #[cfg(target_os = "linux")]
 mod imp {
-    use crate::clock::kernel::{clock_by_library_ns, clock_ns};
+    use crate::clock::kernel::{self, clock_ns};
 
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
+    #[inline]
     pub fn monotonic_ns() -> u64 {
-        clock_by_library_ns(libc::CLOCK_MONOTONIC).unwrap_or(0)
+        kernel::monotonic_ns()
     }
 
     /// CPU time of the calling thread in ns.

@@ -1,14 +1,15 @@
-//! What a sampler asks of the kernel at every tick: the CPU clocks of others, and to be woken.
+//! What a sampler asks of the kernel at every tick: the time, the CPU clocks of others, and to be
+//! woken.
 //!
 //! Between two ticks the CPU forgets all there is of the sampler, so that each page of code or data
-//! it touches costs a good part of a microsecond. The C library's wrappers of these two calls are on
-//! six (the functions themselves, `errno`, the linker's table, the vDSO and its data): where the
-//! calls are known they are made without them.
+//! it touches costs a good part of a microsecond. The C library's wrappers of these calls are on
+//! six (the functions themselves, `errno`, two tables of the linker, the vDSO and its data): where
+//! the calls are known they are made without them.
 #![allow(unsafe_code)]
 
-pub use imp::Bell;
+pub use imp::{Bell, find_time};
 #[cfg(target_os = "linux")]
-pub(in crate::clock) use imp::clock_ns;
+pub(in crate::clock) use imp::{clock_ns, monotonic_ns};
 
 #[cfg(target_os = "linux")]
 const SECOND_NS: u64 = 1_000_000_000;
@@ -16,7 +17,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// What a clock shows, in ns; `None` if there is no such clock. The C library asks the kernel only
 /// for those that the vDSO does not know.
 #[cfg(target_os = "linux")]
-pub(in crate::clock) fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u64> {
+#[cold]
+fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u64> {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -33,11 +35,68 @@ pub(in crate::clock) fn clock_by_library_ns(clock: libc::clockid_t) -> Option<u6
     target_pointer_width = "64"
 ))]
 mod imp {
+    use std::ffi::CStr;
     use std::ptr;
-    use std::sync::atomic::AtomicU32;
-    use std::sync::atomic::Ordering::{Acquire, Release};
+    use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+    use std::sync::atomic::{AtomicPtr, AtomicU32};
 
-    use super::SECOND_NS;
+    use super::{SECOND_NS, clock_by_library_ns};
+
+    type ReadClock =
+        unsafe extern "C" fn(clock: libc::clockid_t, now: *mut libc::timespec) -> libc::c_int;
+
+    /// The kernel's [`ReadClock`] in the vDSO (`vdso(7)`), once it has been found.
+    static READ_CLOCK: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
+
+    /// Looks for the vDSO, so that the time need not be asked for by way of the C library. Not to be
+    /// called where the linker must not be waited for.
+    pub fn find_time() {
+        const NAME: &CStr = if cfg!(target_arch = "x86_64") {
+            c"__vdso_clock_gettime"
+        } else {
+            c"__kernel_clock_gettime"
+        };
+        // SAFETY: the names are C strings, and nothing is loaded: glibc lists the vDSO among the
+        // libraries that are there. It stays until the process ends. Elsewhere there is no handle,
+        // and dlsym is not called.
+        let found = unsafe {
+            let vdso = libc::dlopen(
+                c"linux-vdso.so.1".as_ptr(),
+                libc::RTLD_LAZY | libc::RTLD_NOLOAD,
+            );
+            if vdso.is_null() {
+                return;
+            }
+            libc::dlsym(vdso, NAME.as_ptr())
+        };
+        READ_CLOCK.store(found, Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows_time() -> bool {
+        !READ_CLOCK.load(Relaxed).is_null()
+    }
+
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    #[inline(always)]
+    pub(in crate::clock) fn monotonic_ns() -> u64 {
+        const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+        let found = READ_CLOCK.load(Relaxed);
+        if found.is_null() {
+            return clock_by_library_ns(CLOCK).unwrap_or(0);
+        }
+        let mut now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `found` is the kernel's function of this type, and `now` a valid, writable
+        // timespec. This clock is always there.
+        unsafe {
+            let read_clock = std::mem::transmute::<*mut libc::c_void, ReadClock>(found);
+            read_clock(CLOCK, &raw mut now);
+        }
+        now.tv_sec as u64 * SECOND_NS + now.tv_nsec as u64
+    }
 
     /// What the kernel answers; negative for an error.
     ///
@@ -111,10 +170,10 @@ mod imp {
             self.futex(libc::FUTEX_WAKE, 1, ptr::null());
         }
 
-        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that.
-        /// May end early.
+        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that;
+        /// may end early. Returns whether it was rung.
         #[inline(always)]
-        pub fn sleep_until(&self, deadline_ns: Option<u64>) {
+        pub fn sleep_until(&self, deadline_ns: Option<u64>) -> bool {
             let deadline = deadline_ns.map(|deadline_ns| libc::timespec {
                 tv_sec: (deadline_ns / SECOND_NS) as libc::time_t,
                 tv_nsec: (deadline_ns % SECOND_NS) as libc::c_long,
@@ -123,9 +182,7 @@ mod imp {
                 let deadline = deadline.as_ref().map_or(ptr::null(), ptr::from_ref);
                 self.futex(libc::FUTEX_WAIT_BITSET, 0, deadline);
             }
-            if self.rung.load(Acquire) != 0 {
-                self.rung.swap(0, Acquire);
-            }
+            self.rung.load(Acquire) != 0 && self.rung.swap(0, Acquire) != 0
         }
 
         /// `futex(2)`; `FUTEX_WAIT_BITSET` takes an absolute time of `CLOCK_MONOTONIC`.
@@ -162,6 +219,15 @@ mod imp {
     #[cfg(target_os = "linux")]
     pub(in crate::clock) use super::clock_by_library_ns as clock_ns;
 
+    /// There is nothing to look for.
+    pub fn find_time() {}
+
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    #[cfg(target_os = "linux")]
+    pub(in crate::clock) fn monotonic_ns() -> u64 {
+        clock_ns(libc::CLOCK_MONOTONIC).unwrap_or(0)
+    }
+
     /// One thread sleeps by it, others wake it.
     #[derive(Debug, Default)]
     pub struct Bell {
@@ -176,9 +242,9 @@ mod imp {
             self.ringing.notify_one();
         }
 
-        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that.
-        /// May end early.
-        pub fn sleep_until(&self, deadline_ns: Option<u64>) {
+        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that;
+        /// may end early. Returns whether it was rung.
+        pub fn sleep_until(&self, deadline_ns: Option<u64>) -> bool {
             let mut rung = self.rung.lock();
             if !*rung {
                 match deadline_ns {
@@ -190,7 +256,7 @@ mod imp {
                     }
                 }
             }
-            *rung = false;
+            std::mem::take(&mut *rung)
         }
     }
 }
@@ -200,25 +266,40 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::channel;
 
-    use super::Bell;
+    use super::{Bell, find_time};
     use crate::clock::cpu::monotonic_ns;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_time_is_the_same_wherever_it_is_asked_for() {
+        let by_library_ns = || super::clock_by_library_ns(libc::CLOCK_MONOTONIC).unwrap_or(0);
+        for _ in 0..2 {
+            let before_ns = by_library_ns();
+            let now_ns = monotonic_ns();
+            let after_ns = by_library_ns();
+            assert!(0 < before_ns && before_ns <= now_ns && now_ns <= after_ns);
+            find_time();
+        }
+        #[cfg(all(target_env = "gnu", target_arch = "x86_64"))]
+        assert!(super::imp::knows_time());
+    }
 
     #[test]
     fn a_sleep_ends_at_its_deadline() {
         let bell = Bell::default();
         let deadline_ns = monotonic_ns() + 2_000_000;
         while monotonic_ns() < deadline_ns {
-            bell.sleep_until(Some(deadline_ns));
+            assert!(!bell.sleep_until(Some(deadline_ns)));
         }
         // Long past.
-        bell.sleep_until(Some(1));
+        assert!(!bell.sleep_until(Some(1)));
     }
 
     #[test]
     fn whoever_is_rung_wakes_whenever_that_was() {
         let bell = Arc::new(Bell::default());
         bell.ring();
-        bell.sleep_until(None);
+        assert!(bell.sleep_until(None));
         let (sender, receiver) = channel();
         let sleeper = std::thread::spawn({
             let bell = bell.clone();
@@ -227,7 +308,7 @@ mod tests {
                     loop {
                         match receiver.try_recv() {
                             Ok(received) => break assert_eq!(received, message),
-                            Err(_) => bell.sleep_until(None),
+                            Err(_) => drop(bell.sleep_until(None)),
                         }
                     }
                 }

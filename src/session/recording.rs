@@ -222,6 +222,7 @@ impl Recording {
     }
 
     /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
+    #[inline]
     pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64) {
         self.counters.ticks += 1;
         self.next_due_ns = (self.next_due_ns + self.config.period_ns).max(wall_ns + 1);
@@ -312,21 +313,30 @@ impl Recording {
         comments
     }
 
+    #[inline]
     fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64) {
         self.observations += 1;
         let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
         // Most threads of most programs wait at most ticks, and are caught up with later. In a new
         // window all are looked at: it has nodes of its own.
-        let version = Some(snapshot.threads_version);
-        let is_whole = count == 0 || self.threads_version != version;
+        let is_whole = count == 0 || self.threads_version != Some(snapshot.threads_version);
+        if is_whole || Some(snapshot.moved_ns) > last_ns {
+            self.fold_threads(snapshot, wall_ns, count, last_ns, is_whole);
+        }
+        self.last_wall_ns = wall_ns;
+    }
+
+    #[inline(never)]
+    fn fold_threads(
+        &mut self,
+        snapshot: &Snapshot,
+        wall_ns: u64,
+        count: i64,
+        last_ns: Option<u64>,
+        is_whole: bool,
+    ) {
         let mut taken = 0;
-        let all_are_still = !is_whole && Some(snapshot.moved_ns) <= last_ns;
-        let threads: &[ThreadSample] = if all_are_still {
-            &[]
-        } else {
-            &snapshot.threads
-        };
-        for thread in threads {
+        for thread in &snapshot.threads {
             let is_still = thread.cpu_ns.is_some() && Some(thread.since_ns) <= last_ns;
             if is_still && !is_whole {
                 continue;
@@ -342,8 +352,7 @@ impl Recording {
             self.threads
                 .retain(|_, seen| seen.observation == observation);
         }
-        self.threads_version = version;
-        self.last_wall_ns = wall_ns;
+        self.threads_version = Some(snapshot.threads_version);
     }
 
     fn fold_thread(

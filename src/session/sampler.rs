@@ -33,7 +33,7 @@ const PAY_INTERVAL_NS: u64 = 200_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
-    /// The interpreter is going away.
+    /// It was told to quit, or the interpreter is going away.
     End,
 }
 
@@ -78,6 +78,25 @@ struct GilCount {
     marks: (u64, u64),
 }
 
+impl GilCount {
+    #[inline(never)]
+    fn of(snapshot: &Snapshot, marks: (u64, u64)) -> Self {
+        let (mut held, mut waiting) = (0, 0);
+        for thread in &snapshot.threads {
+            match thread.state {
+                ThreadState::HoldsGil => held = 1,
+                ThreadState::WaitsForGil => waiting += 1,
+                _ => {}
+            }
+        }
+        Self {
+            held,
+            waiting,
+            marks,
+        }
+    }
+}
+
 impl Sampler {
     /// A sampler without recordings.
     #[must_use]
@@ -119,6 +138,8 @@ impl Sampler {
         self.runs_soon = false;
         self.ticker = None;
         self.schedule();
+        // Something may have been said while there was no thread.
+        let mut is_called = true;
         loop {
             // A tick that is due comes before any message: it is what notices that the process
             // stood still, and a message must not have that time credited.
@@ -127,18 +148,27 @@ impl Sampler {
             {
                 return self;
             }
-            while let Ok(message) = self.control.try_recv() {
-                self.handle(message);
-            }
-            if self.quit.load(Acquire) {
-                self.settle();
-                self.publish();
-                self.engine.park();
+            if is_called && self.answer_call() == Flow::End {
                 return self;
             }
             let deadline_ns = self.ticker.as_ref().map(Ticker::deadline_ns);
-            self.bell.sleep_until(deadline_ns);
+            is_called = self.bell.sleep_until(deadline_ns);
         }
+    }
+
+    /// The bell was rung.
+    #[inline(never)]
+    fn answer_call(&mut self) -> Flow {
+        while let Ok(message) = self.control.try_recv() {
+            self.handle(message);
+        }
+        if !self.quit.load(Acquire) {
+            return Flow::Continue;
+        }
+        self.settle();
+        self.publish();
+        self.engine.park();
+        Flow::End
     }
 
     /// The time, if a tick is due.
@@ -190,9 +220,20 @@ impl Sampler {
                 recording.observe(&self.snapshot, wall_ns);
             }
         }
-        self.rotate_due(wall_ns);
-        self.spend(now_ns);
-        self.schedule();
+        for index in 0..self.recordings.len() {
+            if self.recordings[index].wants_rotation(wall_ns) {
+                self.rotate(index, wall_ns);
+            }
+        }
+        self.unpaid_ticks += 1;
+        // Now and then: to read the thread's clock at each tick would be part of the cost.
+        if now_ns.saturating_sub(self.paid_at_ns) < PAY_INTERVAL_NS {
+            self.ready_ns = self.engine.now_ns();
+        } else {
+            self.pay(now_ns);
+            self.publish();
+            self.schedule();
+        }
         Flow::Continue
     }
 
@@ -278,6 +319,7 @@ impl Sampler {
 
     /// Hands every open window over and ends the writer: nobody will ask for them any more, and a
     /// native thread that went on would keep the process from ending.
+    #[cold]
     fn end_with_interpreter(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         self.settle();
@@ -303,37 +345,35 @@ impl Sampler {
         Box::new(profile)
     }
 
-    fn rotate_due(&mut self, wall_ns: u64) {
-        for index in 0..self.recordings.len() {
-            if !self.recordings[index].wants_rotation(wall_ns) {
-                continue;
-            }
-            if let Some(ring) = self.recordings[index].config().ring.clone() {
-                ring.push(Arc::from(self.take_window(index)));
-                continue;
-            }
-            if self.windows.is_full() {
-                // The writer is behind: the window simply goes on growing, within its limits.
-                Health::add(&self.health.merged_windows, 1);
-                self.recordings[index].postpone_rotation(wall_ns);
-                continue;
-            }
-            let job = Job::Write {
-                recording: self.recordings[index].id(),
-                profile: Arc::from(self.take_window(index)),
-                reply: None,
-            };
-            if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                self.windows.try_send(job)
-            {
-                Health::add(&self.health.write_errors, 1);
-                self.health
-                    .set_error("a window was lost: the writer had ended");
-            }
+    /// Hands over the open window of a recording.
+    #[inline(never)]
+    fn rotate(&mut self, index: usize, wall_ns: u64) {
+        if let Some(ring) = self.recordings[index].config().ring.clone() {
+            ring.push(Arc::from(self.take_window(index)));
+            return;
+        }
+        if self.windows.is_full() {
+            // The writer is behind: the window simply goes on growing, within its limits.
+            Health::add(&self.health.merged_windows, 1);
+            self.recordings[index].postpone_rotation(wall_ns);
+            return;
+        }
+        let job = Job::Write {
+            recording: self.recordings[index].id(),
+            profile: Arc::from(self.take_window(index)),
+            reply: None,
+        };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.windows.try_send(job)
+        {
+            Health::add(&self.health.write_errors, 1);
+            self.health
+                .set_error("a window was lost: the writer had ended");
         }
     }
 
     /// Chooses the tick for the fastest active recording within the overhead it allows.
+    #[inline(never)]
     fn schedule(&mut self) {
         let active = || {
             self.recordings
@@ -375,19 +415,7 @@ impl Sampler {
         }
         let marks = (self.snapshot.moved_ns, self.snapshot.threads_version);
         if self.gil.marks != marks {
-            let (mut held, mut waiting) = (0, 0);
-            for thread in &self.snapshot.threads {
-                match thread.state {
-                    ThreadState::HoldsGil => held = 1,
-                    ThreadState::WaitsForGil => waiting += 1,
-                    _ => {}
-                }
-            }
-            self.gil = GilCount {
-                held,
-                waiting,
-                marks,
-            };
+            self.gil = GilCount::of(&self.snapshot, marks);
         }
         Health::add(&self.health.gil_held_ns, self.gil.held * passed_ns);
         Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
@@ -401,17 +429,8 @@ impl Sampler {
         Health::raise(&self.health.hold_max_ns, taken.hold_ns);
     }
 
-    /// Charges the thread's CPU time of the last ticks to the budget, now and then: to read the
-    /// clock at each of them would be part of the cost.
-    fn spend(&mut self, now_ns: u64) {
-        self.unpaid_ticks += 1;
-        if now_ns.saturating_sub(self.paid_at_ns) < PAY_INTERVAL_NS {
-            return;
-        }
-        self.pay(now_ns);
-        self.publish();
-    }
-
+    /// Charges the thread's CPU time of the last ticks to the budget.
+    #[inline(never)]
     fn pay(&mut self, now_ns: u64) {
         self.paid_at_ns = now_ns;
         let cpu_ns = own_cpu_ns();
@@ -424,6 +443,7 @@ impl Sampler {
         Health::add(&self.health.sampler_cpu_ns, cost_ns);
     }
 
+    #[inline(never)]
     fn publish(&self) {
         let trees: usize = self.recordings.iter().map(Recording::bytes).sum();
         let own = trees + self.engine.bytes();

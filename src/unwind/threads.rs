@@ -68,6 +68,7 @@ pub enum Change {
 impl Heads {
     /// Looks whether the heads of all lists are as they were in `census`; `lasting` is memory that
     /// need not be copied by the kernel.
+    #[inline]
     pub fn check(
         &mut self,
         memory: &mut (dyn ReadMemory + '_),
@@ -76,10 +77,20 @@ impl Heads {
         lasting: Lasting,
         census: &Census,
     ) -> Change {
+        self.check_lasting(layout, runtime, lasting, census)
+            .unwrap_or_else(|| self.check_copy(memory, layout, runtime, census))
+    }
+
+    /// As [`Self::check`], wherever the heads are.
+    #[inline(never)]
+    fn check_copy(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        runtime: usize,
+        census: &Census,
+    ) -> Change {
         const WORD: usize = size_of::<usize>();
-        if let Some(change) = self.check_lasting(layout, runtime, lasting, census) {
-            return change;
-        }
         self.ranges.clear();
         let heads = [layout.runtime.finalizing, layout.runtime.interpreters_head];
         self.ranges
@@ -106,6 +117,7 @@ impl Heads {
     }
 
     /// As [`Self::check`], if all heads are in `lasting`.
+    #[inline]
     fn check_lasting(
         &self,
         layout: &Layout,

@@ -13,6 +13,7 @@ use self::names::NameReader;
 use super::gil::engine::EngineOptions;
 use crate::capture::Engine;
 use crate::capture::direct::{DirectEngine, Interpreter, NameSource, ThreadName};
+use crate::clock::kernel;
 use crate::layout::LineFormat;
 use crate::memory::{ReadMemory, own};
 use crate::model::module_name::ImportRoots;
@@ -32,6 +33,7 @@ struct Kit {
 impl Kit {
     /// Finds everything and shows that an engine of it tells the truth.
     fn tested(py: Python<'_>, options: &EngineOptions) -> Result<Self, String> {
+        kernel::find_time();
         let mut memory = own::open(None)?;
         let (interpreter, code_type) = code_events::find_interpreter(py, memory.as_mut())?;
         let kit = Self {
