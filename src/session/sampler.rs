@@ -26,7 +26,7 @@ use crate::model::snapshot::{Snapshot, ThreadState};
 /// Of a longer time between two ticks nothing is known.
 const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
 
-/// How often the sampler looks at what it costs, at the most.
+/// How often the sampler looks at what it costs and chooses its rate by that, at the most.
 const PAY_INTERVAL_NS: u64 = 200_000_000;
 
 /// Whether the loop goes on.
@@ -156,7 +156,7 @@ impl Sampler {
         }
     }
 
-    /// The bell was rung.
+    /// Serves all messages, then looks whether it is to quit.
     #[inline(never)]
     fn answer_call(&mut self) -> Flow {
         while let Ok(message) = self.control.try_recv() {
@@ -259,6 +259,7 @@ impl Sampler {
                 if let Some(index) = self.position(id) {
                     self.settle();
                     drop(reply.send(self.take_window(index)));
+                    self.schedule();
                 }
             }
             Control::Pause(id, _paused) => {
