@@ -301,7 +301,9 @@ def test_who_takes_the_gil_after_a_long_wait_is_seen_at_once(programs):
     used = float(out) * 1e9
     profile = rprof.load(programs.directory / "x.pb.gz")
     cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
-    assert cpu["program.digest"] > 0.8 * used
+    # A tick is a fifteenth of it all, and on a busy machine some find the thread in its wait, just
+    # woken. Were it left alone for longer, less than half would be there.
+    assert cpu["program.digest"] > 0.6 * used
 
 
 def test_the_garbage_collector_has_a_frame(programs):
