@@ -40,6 +40,10 @@ const MAX_CFRAMES: usize = 4;
 const MAX_UNUSED: usize = 16;
 /// Places outside the data stack at all: the kernel takes 1,024 ranges.
 const MAX_PLACES: usize = 960;
+/// Copies in a row after which a stack of 3.10 may begin with another frame than before. A generator
+/// gets its caller when it is resumed and loses it when it is left (`gen_send_ex` of
+/// Objects/genobject.c): a copy of that moment may show one that runs and has no caller.
+const MIN_ROOTS: usize = 4;
 /// Copied beyond the newest known frame, for the calls made meanwhile.
 const SLACK: usize = 512;
 /// When more than this is copied in vain, less is copied.
@@ -78,9 +82,27 @@ pub struct Hints {
     chunks: Vec<Range>,
     /// Frames elsewhere; those used last come first.
     places: Vec<usize>,
+    /// The frame that the stack began with (3.10).
+    root: usize,
+    /// Another that it seemed to begin with, and in how many copies in a row.
+    other_root: (usize, usize),
 }
 
 impl Hints {
+    /// Whether the stack may begin with the frame at `address`.
+    fn takes_root(&mut self, address: usize) -> bool {
+        let (other, copies) = self.other_root;
+        self.other_root = match address {
+            _ if address == self.root => (0, 0),
+            _ if address == other => (other, copies + 1),
+            _ => (address, 1),
+        };
+        if self.other_root.1 == MIN_ROOTS {
+            self.root = address;
+        }
+        address == self.root
+    }
+
     /// Whether the chunks to copy hold this stretch.
     fn covers(&self, begin: usize, end: usize) -> bool {
         self.chunks
@@ -192,6 +214,13 @@ impl Walker {
                 if changed > MAX_CHANGED {
                     look = Look::Torn;
                 }
+            }
+            if let Look::Whole { is_cut: false } = look
+                && layout.thread.chunk.is_none()
+                && let Some(root) = self.chain.last()
+                && !hints.takes_root(*root)
+            {
+                continue;
             }
             match look {
                 Look::Whole { is_cut } => {
@@ -803,5 +832,29 @@ fn grow_chunks(memory: &mut (dyn ReadMemory + '_), address: usize, hints: &mut H
         hints.chunks.push(Range::new(previous, size));
         is_found |= (previous..previous + size).contains(&address);
         chunk = previous;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hints, MIN_ROOTS};
+
+    #[test]
+    fn a_stack_begins_with_another_frame_when_it_has_done_so_several_times_in_a_row() {
+        let mut hints = Hints::default();
+        let (root, generator) = (0x1000, 0x2000);
+        for copy in 1..=MIN_ROOTS {
+            assert_eq!(hints.takes_root(root), copy == MIN_ROOTS);
+        }
+        // Now and then a copy shows another, and is not believed.
+        for _ in 0..10 {
+            for _ in 1..MIN_ROOTS {
+                assert!(!hints.takes_root(generator));
+            }
+            assert!(hints.takes_root(root));
+        }
+        for copy in 1..=MIN_ROOTS {
+            assert_eq!(hints.takes_root(generator), copy == MIN_ROOTS);
+        }
     }
 }
