@@ -474,6 +474,12 @@ impl DirectEngine {
                 Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
                     ThreadState::WaitsForGil
                 }
+                // It was on a CPU when the look at it began, and has gone to wait since.
+                Some(Activity::Blocked { futex: 0 })
+                    if thread_cpu_ns(sample.thread_id) != clock =>
+                {
+                    ThreadState::Running
+                }
                 Some(Activity::Blocked { futex: 0 }) => ThreadState::Blocked,
                 Some(Activity::Blocked { .. }) => ThreadState::WaitsForLock,
                 None if thread_cpu_ns(sample.thread_id) == clock => ThreadState::Blocked,
