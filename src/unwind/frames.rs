@@ -20,11 +20,12 @@ const MAX_KNOWN: usize = 64;
 const MAX_STACK_BYTES: usize = 512 << 10;
 /// Copies until a stack is given up. A new stack takes two or three to become known, and a new
 /// generator one.
-const MAX_ROUNDS: usize = 40;
+const MAX_ROUNDS: usize = 80;
 /// Copies that may show a contradiction before the stack counts as incomplete. Generators that do
-/// next to nothing are entered and left several times while one copy is made. On 3.11 and 3.12 each
-/// call from C moves the frame that leads to the newest.
-const MAX_TORN: usize = 24;
+/// next to nothing are entered and left several times while one copy is made, and so are recursions
+/// as deep as a copy of hundreds of heap frames takes (3.10). On 3.11 and 3.12 each call from C moves
+/// the frame that leads to the newest.
+const MAX_TORN: usize = 48;
 /// Newest frames that may have changed while a stack was copied and are left out; were it more, the
 /// copy shows a contradiction.
 const MAX_CHANGED: usize = 3;
