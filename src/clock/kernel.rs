@@ -47,9 +47,12 @@ mod imp {
     /// The kernel's [`ReadClock`] in the vDSO (`vdso(7)`), once it has been found.
     static READ_CLOCK: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
 
-    /// Looks for the vDSO, so that the time need not be asked for by way of the C library. Not to be
-    /// called where the linker must not be waited for.
+    /// Looks for the vDSO, once, so that the time need not be asked for by way of the C library. Not
+    /// to be called where the linker must not be waited for.
     pub fn find_time() {
+        if !READ_CLOCK.load(Relaxed).is_null() {
+            return;
+        }
         const NAME: &CStr = if cfg!(target_arch = "x86_64") {
             c"__vdso_clock_gettime"
         } else {
