@@ -1,6 +1,6 @@
 """The native part of rprof; use the functions of ``rprof`` instead."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar, final
@@ -194,6 +194,25 @@ class request:
         """Another request that is the same but has not begun."""
     def _of(self, method: str, root: str, path: str, route: str) -> request:
         """A request with the same limits, called by its method and the two parts of its path."""
+
+@final
+class AsgiRequests:
+    """What makes an `rprof.request`, with the limits of `model`, of each scope."""
+
+    def __new__(
+        cls,
+        model: request,
+        make_route: Callable[[str], str],
+        unmatched: str,
+        watched: type[dict[str, Any]],
+        has_router: bool,
+        choose_route: Callable[[MutableMapping[str, Any], str, str | None], str] | None = None,
+    ) -> AsgiRequests: ...
+    def of(self, scope: MutableMapping[str, Any]) -> tuple[request, MutableMapping[str, Any]]:
+        """Returns the request of a scope, and the scope to pass on."""
+
+def make_scope_class() -> type[dict[str, Any]]:
+    """A class below `dict` for scopes: what is noted in one, its `_outer` one gets as well."""
 
 @final
 class WsgiServer:

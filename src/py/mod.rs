@@ -1,5 +1,6 @@
 //! The door: everything Python can call, each a conversion of arguments and one call inwards.
 
+mod asgi;
 mod captures;
 mod direct;
 mod dump;
@@ -13,12 +14,15 @@ mod requests;
 #[cfg(unix)]
 mod serve;
 mod watch;
+mod watched_scope;
 mod wsgi;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use super::asgi::AsgiRequests;
     #[pymodule_export]
     use super::captures::{Capture, capture_requests, route_figures};
     #[pymodule_export]
@@ -47,6 +51,8 @@ mod _native {
     use super::watch::{
         Heart, next_event, start_watch, stop_watch, wake_event, watch_limits, watch_loop,
     };
+    #[pymodule_export]
+    use super::watched_scope::make_scope_class;
     #[pymodule_export]
     use super::wsgi::{Answer, WsgiServer};
     use pyo3::prelude::*;

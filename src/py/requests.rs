@@ -18,6 +18,8 @@ use crate::model::label::ROUTE;
 use crate::session::fork::session;
 use crate::session::requests::SlowLimit;
 
+/// Where an application finds its `rprof.request` in an environ or a scope.
+pub(super) const KEY: &str = "rprof.request";
 /// Routes whose labels are kept ready, and the bytes of the longest.
 const MAX_READY: usize = 1_024;
 const MAX_READY_BYTES: usize = 1_024;
@@ -192,7 +194,7 @@ impl Request {
     }
 
     /// Say what kind of request it is, if that was not known when it began.
-    fn set_route(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(super) fn set_route(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let Some(known) = exact_text(route) else {
             return Err(

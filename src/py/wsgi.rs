@@ -11,10 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
-use super::requests::Request;
-
-/// Where an application finds its `rprof.request` in the environ.
-const KEY: &str = "rprof.request";
+use super::requests::{KEY, Request};
 
 /// An application, each of whose requests is an `rprof.request` with the limits of `model`.
 #[pyclass(frozen, module = "rprof._native")]

@@ -336,6 +336,78 @@ def test_the_scope_of_the_server_has_what_the_router_found(run, name):
     assert run(name, code) == ["3", True]
 
 
+def test_a_scope_that_is_watched_is_a_dict_like_any_other(programs):
+    programs.check(
+        """
+        import asyncio, copy, gc, weakref, rprof
+        from rprof.middleware.asgi import ASGIMiddleware
+        class Application: router = object()
+        class Route: path, path_regex = "/x/{n}", object()
+        seen = []
+        def change(scope):
+            assert isinstance(scope, dict) and scope == dict(scope) and scope["path"] == "/x/1"
+            assert "path" in scope and "missing" not in scope and scope.get("missing", 3) == 3
+            for wrong in (lambda: scope["missing"], lambda: scope.pop("missing"),
+                          lambda: scope.__delitem__("missing")):
+                try: wrong()
+                except KeyError as error: assert error.args == ("missing",)
+                else: raise AssertionError
+            for wrong in (lambda: scope.update(1), lambda: scope.update({}, {}),
+                          lambda: scope.__setitem__([], 1), lambda: scope.update([[1]])):
+                before = dict(scope)
+                try: wrong()
+                except (TypeError, ValueError): assert dict(scope) == before
+                else: raise AssertionError
+            scope["a"] = 1
+            scope.update({"b": 2}, c=3)
+            scope.update([("d", 4)])
+            scope.update(e=5)
+            scope.update()
+            scope |= {"f": 6}
+            assert scope.setdefault("g", 7) == 7 and scope.setdefault("a", 8) == 1
+            assert scope.pop("b") == 2 and scope.pop("b", None) is None
+            del scope["c"]
+            assert scope.popitem() == ("g", 7)
+            loose = copy.copy(scope)
+            assert dict(loose) == dict(scope)
+            assert {**scope, "z": 1}.keys() - scope.keys() == {"z"}
+            scope["route"] = Route
+            scope.update({"endpoint": None, "path_params": {"n": "1"}})
+            assert scope["rprof.request"].route == "/x/{n}"
+            seen.append((dict(scope), weakref.ref(scope["mark"])))
+        class Mark: pass
+        async def application(scope, receive, send): change(scope)
+        async def receive(): pass
+        async def send(message): pass
+        for wrapped in (ASGIMiddleware(application), ASGIMiddleware(ASGIMiddleware(application))):
+            mark = Mark()
+            scope = {"type": "http", "method": "GET", "path": "/x/1", "root_path": "",
+                     "app": Application, "mark": mark}
+            asyncio.run(wrapped(scope, receive, send))
+            found, gone = seen.pop()
+            assert found == scope
+            assert {key: found.get(key) for key in "abcdefg"} == {
+                "a": 1, "b": None, "c": None, "d": 4, "e": 5, "f": 6, "g": None}
+        # In a circle with itself it is found by the collector.
+        async def circle(scope, receive, send):
+            scope["itself"] = scope
+            mark = scope["mark"]
+        async def empty(scope, receive, send):
+            scope.clear()
+            assert not scope
+        for application in (circle, empty):
+            mark = Mark()
+            gone = weakref.ref(mark)
+            scope = {"type": "http", "method": "GET", "path": "/", "app": Application, "mark": mark}
+            asyncio.run(ASGIMiddleware(application)(scope, receive, send))
+            assert application is circle or not scope
+            del scope, mark
+            gc.collect()
+            assert gone() is None
+        """
+    )
+
+
 @pytest.mark.parametrize("name", [needs("django")])
 def test_files_are_left_to_the_server(run, name):
     code = """

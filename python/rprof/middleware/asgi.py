@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from .. import _session
 from ._options import UNMATCHED, Options, capture_only, generic_route, page
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[Any]]
 _Send = Callable[[Any], Awaitable[None]]
 _Application = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+
+_ScopeBase: type[dict[str, Any]] = _session.native().make_scope_class()
 
 
 class ASGIMiddleware:
@@ -37,23 +41,23 @@ class ASGIMiddleware:
 
     def __init__(self, app: _Application, **options: Any) -> None:
         self._app = app
-        self._options = Options(**options)
-        self._has_router = hasattr(app, "router")
+        self._options = chosen = Options(**options)
+        self._requests = _session.native().AsgiRequests(
+            chosen.model,
+            generic_route,
+            UNMATCHED,
+            _WatchedScope,
+            hasattr(app, "router"),
+            choose_route=chosen.choose_route if chosen.route is not None else None,
+        )
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        begun, scope = self._requests.of(scope)
         options = self._options
-        has_router = self._has_router or hasattr(scope.get("app"), "router")
-        known = UNMATCHED if has_router else None
-        scope[KEY] = begun = options.request(scope["method"], scope["path"], scope, known)
-        if known is not None and begun.route == known:
-            watched = _WatchedScope(scope)
-            watched._begun, watched._outer = begun, scope
-            watched._root = scope.get("root_path", "")
-            scope = watched
         if options.on_demand is not None and options.wants_page(
             scope.get("query_string", b"").decode("latin-1"), scope
         ):
@@ -81,7 +85,7 @@ class ASGIMiddleware:
         await send({"type": "http.response.body", "body": body})
 
 
-class _WatchedScope(dict[str, Any]):
+class _WatchedScope(_ScopeBase):
     """A scope in which Starlette's router notes what it has found; the server's gets it all too."""
 
     __slots__ = ("_begun", "_outer", "_root")
@@ -89,24 +93,6 @@ class _WatchedScope(dict[str, Any]):
     _begun: request
     _outer: _Scope
     _root: str
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        is_one = len(args) == 1 and not kwargs and isinstance(args[0], dict)
-        more = args[0] if is_one else dict(*args, **kwargs)
-        super().update(more)
-        self._outer.update(more)
-        if "endpoint" in more:
-            # Below a mount the one below it is next, if it is of Starlette too.
-            below = "/{path}" if "root_path" in more else ""
-            self._begun.set_route(_pattern(self, self._root, below))
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._outer[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        super().__delitem__(key)
-        self._outer.pop(key, None)
 
     def __ior__(self, other: Any) -> _WatchedScope:  # type: ignore[override,misc]
         self.update(other)
@@ -130,35 +116,32 @@ class _WatchedScope(dict[str, Any]):
         super().clear()
         self._outer.clear()
 
+    def _pattern(self, root: str, below: str) -> str:
+        """Return the pattern of the path of a request that has been routed.
 
-def _pattern(scope: _Scope, root: str, below: str) -> str:
-    """Return the pattern of the path of a request that has been routed.
-
-    The route itself knows the part below what it is mounted at, or included with by FastAPI. In the
-    part above, what parameters have matched is replaced by their names.
-    """
-    route = scope.get("route")
-    regex = getattr(route, "path_regex", None)
-    mounted_at: str = scope.get("root_path", "")
-    if regex is not None and mounted_at == root and "fastapi" not in scope:
-        whole: str = route.path  # type: ignore[union-attr]
-        return whole
-    path: str = scope["path"]
-    start = len(mounted_at) - len(root)
-    if root and path.startswith(root):
-        path = path[len(root) :]
-    params = scope.get("path_params") or {}
-    if below:
-        return _named(path[:start], params) + below
-    while regex is not None and 0 <= start < len(path):
-        if regex.match(path[start:]):
-            pattern: str = route.path  # type: ignore[union-attr]
-            if not start:
-                return pattern
-            above = {name: value for name, value in params.items() if f"{{{name}" not in pattern}
-            return _named(path[:start], above) + pattern
-        start = path.find("/", start + 1)
-    return _named(path, params)
+        The route itself knows the part below what it is mounted at, or included with by FastAPI. In
+        the part above, what parameters have matched is replaced by their names.
+        """
+        route = self.get("route")
+        regex = getattr(route, "path_regex", None)
+        path: str = self["path"]
+        start = len(self.get("root_path", "")) - len(root)
+        if root and path.startswith(root):
+            path = path[len(root) :]
+        params = self.get("path_params") or {}
+        if below:
+            return _named(path[:start], params) + below
+        while regex is not None and 0 <= start < len(path):
+            if regex.match(path[start:]):
+                pattern: str = route.path  # type: ignore[union-attr]
+                if not start:
+                    return pattern
+                above = {
+                    name: value for name, value in params.items() if f"{{{name}" not in pattern
+                }
+                return _named(path[:start], above) + pattern
+            start = path.find("/", start + 1)
+        return _named(path, params)
 
 
 def _named(path: str, params: dict[str, Any]) -> str:
