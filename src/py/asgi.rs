@@ -7,10 +7,9 @@
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 use super::requests::{KEY, Request};
-use super::watched_scope::{get, root_path};
 
 /// What makes an `rprof.request`, with the limits of `model`, of each scope.
 #[pyclass(frozen, module = "rprof._native")]
@@ -73,7 +72,8 @@ impl AsgiRequests {
         }
         let watched = self.watched.bind(py).call1((&scope,))?;
         watched.setattr(intern!(py, "_begun"), &begun)?;
-        watched.setattr(intern!(py, "_root"), root_path(&scope)?)?;
+        let root = get(&scope, intern!(py, "root_path"), intern!(py, "").as_any())?;
+        watched.setattr(intern!(py, "_root"), root)?;
         watched.setattr(intern!(py, "_outer"), scope)?;
         Ok((begun, watched))
     }
@@ -86,8 +86,18 @@ impl AsgiRequests {
 
 fn has_router(scope: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = scope.py();
-    match get(scope, intern!(py, "app"))? {
-        Some(application) => application.hasattr(intern!(py, "router")),
-        None => Ok(false),
+    let application = get(scope, intern!(py, "app"), py.None().bind(py))?;
+    application.hasattr(intern!(py, "router"))
+}
+
+/// `scope.get(name, default)`
+fn get<'py>(
+    scope: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    default: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    match scope.cast_exact::<PyDict>() {
+        Ok(scope) => Ok(scope.get_item(name)?.unwrap_or_else(|| default.clone())),
+        Err(_) => scope.call_method1(intern!(scope.py(), "get"), (name, default)),
     }
 }

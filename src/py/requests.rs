@@ -196,20 +196,22 @@ impl Request {
     /// Say what kind of request it is, if that was not known when it began.
     pub(super) fn set_route(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let Some(known) = exact_text(route) else {
+        let Ok(known) = route.cast_exact::<PyString>() else {
             return Err(
                 Error::argument(format!("route must be text, not {}", route.repr()?)).into(),
             );
         };
-        let running = {
+        let (earlier, running) = {
             let mut state = this.state.lock();
-            state.route = known.clone_ref(py);
-            state.running.clone()
+            let earlier = std::mem::replace(&mut state.route, known.clone().unbind());
+            (earlier, state.running.clone())
         };
+        // Called by a scope PyO3 does not know that the GIL is held, and would put it off.
+        earlier.drop_ref(py);
         let Some(running) = running else {
             return Ok(());
         };
-        let text = known.bind(py).to_string_lossy();
+        let text = known.to_string_lossy();
         let content = this.content(py, &text)?;
         let allowed = captures::allowed(slf)?;
         let begun = session().requests().rename(running.number, &text, allowed);

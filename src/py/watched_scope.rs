@@ -12,7 +12,7 @@ use pyo3::exceptions::PySystemError;
 use pyo3::ffi::{self, PyObject};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 
 use super::requests::Request;
 
@@ -33,13 +33,17 @@ pub(crate) fn make_scope_class(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
         },
         ffi::PyMethodDef::zeroed(),
     ]));
-    // SAFETY: the GIL is held, and dict is there for ever.
-    let look_up = unsafe { ffi::PyType_GetSlot(&raw mut ffi::PyDict_Type, ffi::Py_mp_subscript) };
     let slot = |slot, pfunc| ffi::PyType_Slot { slot, pfunc };
+    // As slots of this class they are those of the classes below it as well.
+    let of_dict = |name| {
+        // SAFETY: the GIL is held, and dict is there for ever.
+        let function = unsafe { ffi::PyType_GetSlot(&raw mut ffi::PyDict_Type, name) };
+        slot(name, function)
+    };
     let mut slots = [
         slot(ffi::Py_tp_base, (&raw mut ffi::PyDict_Type).cast()),
-        // As a slot of this class it is one of those below it as well.
-        slot(ffi::Py_mp_subscript, look_up),
+        of_dict(ffi::Py_mp_subscript),
+        of_dict(ffi::Py_sq_contains),
         slot(
             ffi::Py_mp_ass_subscript,
             assign as ffi::objobjargproc as *mut c_void,
@@ -155,8 +159,8 @@ fn update_with(
     keywords: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<()> {
     let py = scope.py();
-    let only = arguments.get_item(0).ok();
-    let only = only.filter(|_| arguments.len() == 1 && keywords.is_none());
+    let is_one = arguments.len() == 1 && keywords.is_none();
+    let only = is_one.then(|| arguments.get_item(0)).transpose()?;
     let more = match only.map(Bound::cast_into::<PyDict>) {
         Some(Ok(more)) => more,
         // What may be taken once only, for example.
@@ -204,7 +208,9 @@ fn plain_pattern<'py>(
     let Some(route) = scope.get_item(intern!(py, "route"))? else {
         return Ok(None);
     };
-    if scope.contains(intern!(py, "fastapi"))? || !root_path(scope.as_any())?.eq(root)? {
+    let mounted_at = scope.get_item(intern!(py, "root_path"))?;
+    let mounted_at = mounted_at.unwrap_or_else(|| intern!(py, "").clone().into_any());
+    if scope.contains(intern!(py, "fastapi"))? || !mounted_at.eq(root)? {
         return Ok(None);
     }
     let regex = route.getattr_opt(intern!(py, "path_regex"))?;
@@ -212,23 +218,4 @@ fn plain_pattern<'py>(
         return Ok(None);
     }
     route.getattr(intern!(py, "path")).map(Some)
-}
-
-/// What an application is mounted at, as its scope says.
-pub(super) fn root_path<'py>(scope: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let py = scope.py();
-    let found = get(scope, intern!(py, "root_path"))?;
-    Ok(found.unwrap_or_else(|| intern!(py, "").clone().into_any()))
-}
-
-/// What a scope has under a name.
-pub(super) fn get<'py>(
-    scope: &Bound<'py, PyAny>,
-    name: &Bound<'py, PyString>,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    if let Ok(scope) = scope.cast::<PyDict>() {
-        return scope.get_item(name);
-    }
-    let found = scope.call_method1(intern!(scope.py(), "get"), (name,))?;
-    Ok((!found.is_none()).then_some(found))
 }

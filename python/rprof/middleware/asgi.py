@@ -11,6 +11,10 @@ from ._options import UNMATCHED, Options, capture_only, generic_route, page
 if TYPE_CHECKING:
     from .._requests import request
 
+    _ScopeBase = dict[str, Any]
+else:
+    _ScopeBase = _session.native().make_scope_class()
+
 __all__ = ["KEY", "ASGIMiddleware"]
 
 KEY = "rprof.request"
@@ -20,9 +24,6 @@ _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[Any]]
 _Send = Callable[[Any], Awaitable[None]]
 _Application = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
-
-
-_ScopeBase: type[dict[str, Any]] = _session.native().make_scope_class()
 
 
 class ASGIMiddleware:
