@@ -25,8 +25,10 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Ticks that brought a snapshot.
+    /// Ticks that brought a snapshot, and idle ones.
     ticks,
+    /// Ticks that were not served, and of which is known all the same that nothing had happened.
+    idle_ticks,
     /// Deadlines that passed unserved.
     late,
     /// Ticks at which no snapshot could be taken.

@@ -5,6 +5,7 @@ pub mod control;
 pub mod flight;
 pub mod fork;
 pub mod health;
+pub mod idle;
 pub mod manager;
 pub mod native_thread;
 pub mod recording;

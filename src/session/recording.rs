@@ -107,8 +107,10 @@ impl Seen {
 /// Counters over one window, for its comments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowCounters {
-    /// Ticks observed.
+    /// Ticks observed, or known without.
     pub ticks: u64,
+    /// Those known without.
+    pub idle: u64,
     /// Deadlines missed.
     pub late: u64,
     /// Incomplete stacks.
@@ -134,6 +136,8 @@ pub struct Recording {
     /// Where threads were seen waiting for something other than a CPU or the GIL, in this window.
     waits: FxHashSet<NodeId>,
     observations: u64,
+    /// How many of them were left out before the last one.
+    skipped: u64,
     last_observed_ns: Option<u64>,
     last_wall_ns: u64,
     /// See [`Snapshot::threads_version`]; `None` where all threads have to be folded.
@@ -165,6 +169,7 @@ impl Recording {
             threads: FxHashMap::default(),
             waits: FxHashSet::default(),
             observations: 0,
+            skipped: 0,
             last_observed_ns: None,
             last_wall_ns: 0,
             threads_version: None,
@@ -193,10 +198,14 @@ impl Recording {
         !self.paused
     }
 
-    /// Whether a tick at `wall_ns` is one of this recording's; ticks come every `tick_ns`.
+    /// How many ticks of this recording are due at `wall_ns`; ticks come every `tick_ns`.
     #[must_use]
-    pub fn is_due(&self, wall_ns: u64, tick_ns: u64) -> bool {
-        !self.paused && wall_ns + tick_ns / 2 >= self.next_due_ns
+    pub fn due_ticks(&self, wall_ns: u64, tick_ns: u64) -> u64 {
+        let past_ns = (wall_ns + tick_ns / 2).checked_sub(self.next_due_ns);
+        let is_active = !self.paused;
+        past_ns
+            .filter(|_| is_active)
+            .map_or(0, |past_ns| past_ns / self.config.period_ns.max(1) + 1)
     }
 
     /// Whether the open window has reached its length.
@@ -222,17 +231,26 @@ impl Recording {
     }
 
     /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
+    /// `skipped` of this recording's ticks before were left out on purpose: threads that have not
+    /// moved since are credited with those as well.
     #[inline]
-    pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64) {
+    pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64, skipped: u64) {
+        if skipped > 0 && Some(snapshot.moved_ns) <= self.last_observed_ns {
+            self.counters.ticks += skipped;
+            self.counters.idle += skipped;
+        }
         self.counters.ticks += 1;
-        self.next_due_ns = (self.next_due_ns + self.config.period_ns).max(wall_ns + 1);
-        self.fold(snapshot, wall_ns, 1);
+        let periods_ns = (skipped + 1) * self.config.period_ns;
+        self.next_due_ns = (self.next_due_ns + periods_ns).max(wall_ns + 1);
+        self.fold(snapshot, wall_ns, 1, skipped);
     }
 
     /// Credits the time since the last tick to the stacks seen then; `snapshot` has new clocks.
-    pub fn settle(&mut self, snapshot: &Snapshot, wall_ns: u64) {
+    /// `skipped` as for [`Self::observe`].
+    pub fn settle(&mut self, snapshot: &Snapshot, wall_ns: u64, skipped: u64) {
         if !self.paused && self.last_observed_ns.is_some() {
-            self.fold(snapshot, wall_ns, 0);
+            self.next_due_ns += skipped * self.config.period_ns;
+            self.fold(snapshot, wall_ns, 0, skipped);
         }
     }
 
@@ -295,6 +313,12 @@ impl Recording {
             format!("late ticks: {}", self.counters.late),
             format!("incomplete stacks: {}", self.counters.incomplete),
         ];
+        if self.counters.idle > 0 {
+            comments.push(format!(
+                "idle ticks: {}, at which nothing had happened",
+                self.counters.idle
+            ));
+        }
         if self.counters.skipped > 0 {
             comments.push(format!("skipped ticks: {}", self.counters.skipped));
         }
@@ -314,8 +338,9 @@ impl Recording {
     }
 
     #[inline]
-    fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64) {
-        self.observations += 1;
+    fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64, skipped: u64) {
+        self.skipped = skipped;
+        self.observations += skipped + 1;
         let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
         // Most threads of most programs wait at most ticks, and are caught up with later. In a new
         // window all are looked at: it has nodes of its own.
@@ -348,7 +373,8 @@ impl Recording {
         }
         if is_whole && self.threads.len() != taken {
             let observation = self.observations;
-            self.close(observation - 1, |seen| seen.observation != observation);
+            let last = observation - 1 - self.skipped;
+            self.close(last, |seen| seen.observation != observation);
             self.threads
                 .retain(|_, seen| seen.observation == observation);
         }
@@ -424,7 +450,12 @@ impl Recording {
             );
             return;
         };
-        seen.catch_up(observation - 1, self.last_wall_ns, &mut self.window, width);
+        let last = observation - 1 - self.skipped;
+        let is_still =
+            (thread.cpu_ns, thread.stack_version) == (seen.cpu_ns, seen.stack_version);
+        let skipped = if is_still { self.skipped } else { 0 };
+        let count = count.saturating_add(i64::try_from(skipped).unwrap_or(i64::MAX));
+        seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
         let mut cpu = match (thread.cpu_ns, seen.cpu_ns) {
             (Some(now), Some(before)) => now.saturating_sub(before),
@@ -532,7 +563,7 @@ impl Recording {
             window: self.window_number,
             observation: self.observations,
         });
-        let last = self.observations - 1;
+        let last = self.observations - 1 - self.skipped;
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         if seen.window == self.window_number {
             seen.place_early_cpu(thread, &mut self.window, width);

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::control::{Control, RecordingId, Standing};
 use super::health::Health;
+use super::idle::IdleBackoff;
 use super::native_thread::{LEAST_SLEEP_NS, run_soon};
 use super::recording::{Recording, WindowCounters};
 use super::writer::Job;
@@ -45,6 +46,7 @@ pub struct Sampler {
     recordings: Vec<Recording>,
     ticker: Option<Ticker>,
     budget: Budget,
+    idle: IdleBackoff,
     /// Time in which the process stood still; wall time is the monotonic clock less this.
     excluded_ns: u64,
     control: Receiver<Control>,
@@ -114,6 +116,7 @@ impl Sampler {
             recordings: Vec::new(),
             ticker: None,
             budget: Budget::default(),
+            idle: IdleBackoff::default(),
             excluded_ns: 0,
             control,
             quit,
@@ -199,6 +202,10 @@ impl Sampler {
         let taken = self.engine.snapshot(&mut self.snapshot);
         self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
+        if tick.skipped > 0 {
+            let is_idle = taken.is_ok() && self.snapshot.moved_ns < self.snapshot.at_ns;
+            counters.late += self.count_skipped(tick.skipped, is_idle);
+        }
         match taken {
             Ok(taken) => {
                 self.count(taken);
@@ -216,8 +223,9 @@ impl Sampler {
         }
         for recording in &mut self.recordings {
             recording.count(counters);
-            if taken.is_ok() && recording.is_due(wall_ns, tick_ns) {
-                recording.observe(&self.snapshot, wall_ns);
+            let due = recording.due_ticks(wall_ns, tick_ns);
+            if taken.is_ok() && due > 0 {
+                recording.observe(&self.snapshot, wall_ns, tick.skipped.min(due - 1));
             }
         }
         for index in 0..self.recordings.len() {
@@ -233,6 +241,12 @@ impl Sampler {
             self.pay(now_ns);
             self.publish();
             self.schedule();
+        }
+        if taken.is_ok()
+            && let Some(ticker) = &mut self.ticker
+        {
+            let still_ns = self.snapshot.at_ns.saturating_sub(self.snapshot.moved_ns);
+            ticker.skip(self.ready_ns, self.idle.ticks_to_skip(still_ns));
         }
         Flow::Continue
     }
@@ -296,12 +310,15 @@ impl Sampler {
     /// measure from.
     fn baseline(&mut self, id: RecordingId) {
         self.engine.end_rests();
+        if let Some(ticker) = &mut self.ticker {
+            ticker.end_skip(self.engine.now_ns());
+        }
         if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
             self.snapshot.is_overdue = false;
             self.count(taken);
             let wall_ns = self.wall_ns(self.snapshot.at_ns);
             if let Some(index) = self.position(id) {
-                self.recordings[index].observe(&self.snapshot, wall_ns);
+                self.recordings[index].observe(&self.snapshot, wall_ns, 0);
             }
         }
         self.publish();
@@ -313,8 +330,17 @@ impl Sampler {
         self.snapshot.is_overdue = false;
         self.pay(self.snapshot.at_ns);
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
+        let (skipped, tick_ns) = self.ticker.as_mut().map_or((0, 0), |ticker| {
+            let skipped = ticker.take_skipped(self.snapshot.at_ns);
+            (skipped, ticker.period_ns())
+        });
         for recording in &mut self.recordings {
-            recording.settle(&self.snapshot, wall_ns);
+            let skipped = skipped.min(recording.due_ticks(wall_ns, tick_ns));
+            recording.settle(&self.snapshot, wall_ns, skipped);
+        }
+        if skipped > 0 {
+            // Whoever brought the message has moved.
+            self.count_skipped(skipped, false);
         }
     }
 
@@ -420,6 +446,19 @@ impl Sampler {
         }
         Health::add(&self.health.gil_held_ns, self.gil.held * passed_ns);
         Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
+    }
+
+    /// Counts ticks that were not served on purpose: they are known if nothing has happened since
+    /// the last one, else late. Returns how many are late.
+    #[inline(never)]
+    fn count_skipped(&self, skipped: u64, is_idle: bool) -> u64 {
+        if is_idle {
+            Health::add(&self.health.ticks, skipped);
+            Health::add(&self.health.idle_ticks, skipped);
+            return 0;
+        }
+        Health::add(&self.health.late, skipped);
+        skipped
     }
 
     fn count(&self, taken: Taken) {

@@ -420,6 +420,66 @@ fn paused_recordings_see_nothing_and_need_no_tick() {
     );
 }
 
+/// The baseline, 50 ticks in which nothing happens, and one after each of `spans`, in ticks: then
+/// the first thread's clock shows what is said, in ms.
+fn a_rest(spans: &[(u64, u64)]) -> Rig {
+    let threads = |cpu_ms| vec![thread(1, cpu_ms * MS, &["a"]), thread(2, 0, &["b"])];
+    let mut script: Vec<ScriptedTick> =
+        (0..=50).map(|tick| (tick * 10 * MS, threads(0))).collect();
+    let mut now_ns = 500 * MS;
+    for (ticks, cpu_ms) in spans {
+        now_ns += ticks * 10 * MS;
+        script.push((now_ns, threads(*cpu_ms)));
+    }
+    let mut rig = rig(script);
+    rig.start(1, config());
+    for _ in 0..50 {
+        rig.tick();
+    }
+    rig
+}
+
+fn by_thread(profile: &Profile, value: usize) -> String {
+    collapsed(profile, value, true).unwrap().replace('\n', " ")
+}
+
+impl Rig {
+    fn counter(&self, name: &str) -> u64 {
+        let counters = self.health.counters();
+        counters.iter().find(|(known, _)| *known == name).unwrap().1
+    }
+}
+
+#[test]
+fn ticks_at_which_nothing_can_have_happened_are_credited_unserved() {
+    let mut rig = a_rest(&[(4, 0), (4, 0)]);
+    for _ in 0..2 {
+        rig.tick();
+    }
+    let ticks = 1 + 50 + 2 * 4;
+    assert_eq!((rig.counter("ticks"), rig.counter("idle_ticks")), (ticks, 6));
+    assert_eq!(rig.counter("late"), 0);
+}
+
+#[test]
+fn whoever_moved_in_a_rest_is_not_said_to_have_stood_still() {
+    let mut rig = a_rest(&[(4, 7), (1, 17)]);
+    rig.tick();
+    assert_eq!((rig.counter("idle_ticks"), rig.counter("late")), (0, 3));
+    // From now on every tick is served.
+    let deadline_ns = rig.sampler.ticker.as_ref().unwrap().deadline_ns();
+    assert!(deadline_ns < 560 * MS, "{deadline_ns}");
+    rig.tick();
+    let profile = rig.stop(1);
+    assert_eq!(by_thread(&profile, SAMPLES), "main;a 52 worker;b 55 ");
+    let wall_ns = 550 * MS;
+    assert_eq!(
+        by_thread(&profile, WALL),
+        format!("main;a {wall_ns} worker;b {wall_ns} ")
+    );
+    assert_eq!(by_thread(&profile, CPU), format!("main;a {} ", 17 * MS));
+}
+
 #[test]
 fn a_missed_snapshot_is_counted() {
     let mut rig = rig([(100 * MS, vec![thread(1, 0, &["a"])])]);
