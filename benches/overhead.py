@@ -11,7 +11,8 @@ and that of a recorder process, in percent of one core, while the recording goes
 the writing at the end are not in it). Samples are counted per thread and second (ideal: eleven
 threads x rate), by the samples of the main thread, which is in one function all that time. The
 waking native thread does nothing but sleep to its next tick: it is the least that any sampler can
-cost on this machine. The waking thread is a Python thread that does nothing but usleep(), so it
+cost on this machine if it wakes up for each of its ticks; rprof's direct engine does not while all
+threads stay blocked. The waking thread is a Python thread that does nothing but usleep(), so it
 takes the GIL back each time: it is the least a sampler written in Python can cost.
 
 Pauses: a loop in the main thread, beside ten blocked threads, measures how long each of its equal

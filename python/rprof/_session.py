@@ -63,7 +63,8 @@ class Status(NamedTuple):
     achieved_rate: float
     """Ticks per second (Hz) since continuous profiling began."""
     late: int
-    """Ticks that were missed; their time went to the next one."""
+    """Ticks that were missed; their time went to the next one. Those are among them that were left
+    out while nothing happened, if something had happened by the next look."""
     skipped: int
     """Ticks at which no snapshot could be taken."""
     incomplete: int

@@ -639,6 +639,8 @@ impl Engine for DirectEngine {
         }
         let lone_runner = turn.filter(|_| turn == self.turn).map(|turn| turn.holder);
         if lone_runner.is_none() {
+            // Not if it went to who reads names for this engine.
+            taken.has_turned = turn.is_some_and(|turn| turn.holder != self.names.thread_state());
             self.turn = turn;
             let holder = turn.map(|turn| turn.holder);
             let mut tracks = self.roster.tracks.iter();

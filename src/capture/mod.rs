@@ -26,6 +26,8 @@ pub struct Taken {
     pub incomplete: u32,
     /// How long the engine held the GIL, in ns.
     pub hold_ns: u64,
+    /// Whether the GIL was seen to have gone from one thread to another since the look before.
+    pub has_turned: bool,
 }
 
 /// Takes snapshots of all threads.

@@ -52,6 +52,15 @@ impl Scripted {
         }
     }
 
+    /// The same from `now_ns` on.
+    #[must_use]
+    pub fn at(now_ns: u64, ticks: impl IntoIterator<Item = ScriptedTick>) -> Self {
+        Self {
+            now_ns,
+            ..Self::new(ticks)
+        }
+    }
+
     fn serial(&mut self, name: &'static str) -> FunctionSerial {
         let index = self.names.iter().position(|known| *known == name);
         let index = index.unwrap_or_else(|| {
@@ -151,6 +160,16 @@ impl Engine for Scripted {
 
     fn read_clocks(&mut self, snapshot: &mut Snapshot) {
         snapshot.at_ns = self.now_ns;
+        let due = self
+            .ticks
+            .front()
+            .filter(|(at_ns, _)| *at_ns <= self.now_ns);
+        for thread in due.iter().flat_map(|(_, threads)| threads) {
+            let mut known = snapshot.threads.iter_mut();
+            if let Some(known) = known.find(|known| known.key == ThreadKey(thread.id)) {
+                known.cpu_ns = Some(thread.cpu_ns);
+            }
+        }
     }
 
     fn now_ns(&self) -> u64 {

@@ -20,8 +20,8 @@ const USUAL_STEP: u64 = 32;
 pub struct Tick {
     /// Deadlines that passed unserved before this one.
     pub late: u64,
-    /// Deadlines before this one that were skipped on purpose.
-    pub skipped: u64,
+    /// Deadlines before this one that were left unserved on purpose.
+    pub unserved: u64,
     /// Time in ns in which the process stood still; counted, but credited to no stack.
     pub gap_ns: u64,
     /// Whether it was kept waiting for a CPU longer than most are.
@@ -35,8 +35,8 @@ pub struct Ticker {
     /// The regular beat; deadlines are this plus jitter.
     beat_ns: u64,
     deadline_ns: u64,
-    /// Beats before this one that are skipped.
-    skipped: u64,
+    /// Beats before this one that are left unserved.
+    unserved: u64,
     random: u64,
     /// How long after the deadline wake-ups come: about the median of the last ones.
     usual_ns: u64,
@@ -50,7 +50,7 @@ impl Ticker {
             period_ns: period_ns.max(1),
             beat_ns: now_ns,
             deadline_ns: now_ns,
-            skipped: 0,
+            unserved: 0,
             random: seed | 1,
             usual_ns: USUAL_NS,
         };
@@ -75,37 +75,43 @@ impl Ticker {
         if period_ns != self.period_ns {
             self.period_ns = period_ns.max(1);
             self.beat_ns = now_ns;
-            self.skipped = 0;
+            self.unserved = 0;
             self.schedule(now_ns);
         }
     }
 
     /// Puts the next deadline off by this many periods.
-    pub fn skip(&mut self, now_ns: u64, periods: u64) {
+    pub fn rest(&mut self, now_ns: u64, periods: u64) {
         if periods > 0 {
-            self.skipped += periods;
+            self.unserved += periods;
             self.beat_ns += (periods - 1) * self.period_ns;
             self.schedule(now_ns);
         }
     }
 
-    /// Skips no deadline any more that is yet to come.
-    pub fn end_skip(&mut self, now_ns: u64) {
+    /// Whether deadlines are left unserved at present.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.unserved > 0
+    }
+
+    /// The next deadline is again the next one by the period.
+    pub fn end_rest(&mut self, now_ns: u64) {
         let ahead = self.beat_ns.saturating_sub(now_ns) / self.period_ns;
-        let back = ahead.min(self.skipped);
+        let back = ahead.min(self.unserved);
         if back > 0 {
-            self.skipped -= back;
+            self.unserved -= back;
             self.beat_ns -= (back + 1) * self.period_ns;
             self.schedule(now_ns);
         }
     }
 
-    /// How many deadlines were skipped since the last one served, and have passed. Tells of each
-    /// once.
-    pub fn take_skipped(&mut self, now_ns: u64) -> u64 {
+    /// How many deadlines have passed since the last one served, and were left unserved on purpose.
+    /// Tells of each once.
+    pub fn take_unserved(&mut self, now_ns: u64) -> u64 {
         let ahead = self.beat_ns.saturating_sub(now_ns).div_ceil(self.period_ns);
-        let passed = (self.skipped + 1).saturating_sub(ahead).min(self.skipped);
-        self.skipped -= passed;
+        let passed = (self.unserved + 1).saturating_sub(ahead).min(self.unserved);
+        self.unserved -= passed;
         passed
     }
 
@@ -131,11 +137,11 @@ impl Ticker {
         }
         let late = now_ns.saturating_sub(self.beat_ns) / self.period_ns;
         self.beat_ns += late * self.period_ns;
-        let skipped = std::mem::take(&mut self.skipped);
+        let unserved = std::mem::take(&mut self.unserved);
         self.schedule(now_ns);
         Tick {
             late,
-            skipped,
+            unserved,
             gap_ns,
             is_overdue,
         }
@@ -183,28 +189,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_is_told_once() {
+    fn what_is_left_unserved_is_told_once() {
         let mut ticker = Ticker::new(0, PERIOD, 7);
         ticker.fire(0, PERIOD);
-        ticker.skip(PERIOD, 3);
+        ticker.rest(PERIOD, 3);
         assert!(ticker.deadline_ns().abs_diff(5 * PERIOD) <= PERIOD / 4);
         let tick = ticker.fire(0, ticker.deadline_ns());
-        assert_eq!((tick.late, tick.skipped), (0, 3));
+        assert_eq!((tick.late, tick.unserved), (0, 3));
         assert!(ticker.deadline_ns().abs_diff(6 * PERIOD) <= PERIOD / 4);
-        assert_eq!(ticker.fire(0, ticker.deadline_ns()).skipped, 0);
+        assert_eq!(ticker.fire(0, ticker.deadline_ns()).unserved, 0);
         // The next beat is the seventh. Of 7, 8 and 9, two have passed at 8.5.
-        ticker.skip(6 * PERIOD, 3);
+        ticker.rest(6 * PERIOD, 3);
         let now = 8 * PERIOD + PERIOD / 2;
-        assert_eq!(ticker.clone().take_skipped(6 * PERIOD + 1), 0);
-        assert_eq!(ticker.take_skipped(now), 2);
-        assert_eq!(ticker.take_skipped(now), 0);
-        assert_eq!(ticker.clone().fire(0, ticker.deadline_ns()).skipped, 1);
-        ticker.end_skip(now);
+        assert_eq!(ticker.clone().take_unserved(6 * PERIOD + 1), 0);
+        assert_eq!(ticker.take_unserved(now), 2);
+        assert_eq!(ticker.take_unserved(now), 0);
+        assert_eq!(ticker.clone().fire(0, ticker.deadline_ns()).unserved, 1);
+        ticker.end_rest(now);
         assert!(ticker.deadline_ns().abs_diff(9 * PERIOD) <= PERIOD / 4);
-        assert_eq!(ticker.fire(0, ticker.deadline_ns()).skipped, 0);
+        assert_eq!(ticker.fire(0, ticker.deadline_ns()).unserved, 0);
         // Nothing is left to hurry for.
         let deadline = ticker.deadline_ns();
-        ticker.end_skip(9 * PERIOD);
+        ticker.end_rest(9 * PERIOD);
         assert_eq!(ticker.deadline_ns(), deadline);
     }
 

@@ -29,7 +29,7 @@ counters! {
     ticks,
     /// Ticks that were not served, and of which is known all the same that nothing had happened.
     idle_ticks,
-    /// Deadlines that passed unserved.
+    /// Deadlines that passed unserved, without its being known that nothing had happened.
     late,
     /// Ticks at which no snapshot could be taken.
     skipped,

@@ -121,6 +121,27 @@ pub struct WindowCounters {
     pub gap_ns: u64,
 }
 
+/// Ticks that were left out on purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unserved {
+    /// How many.
+    pub ticks: u64,
+    /// Whether nothing has happened since the last one that was served: then they are known all the
+    /// same, else late.
+    pub is_idle: bool,
+}
+
+impl Unserved {
+    /// So many of them at the most.
+    #[must_use]
+    pub fn at_most(self, ticks: u64) -> Self {
+        Self {
+            ticks: self.ticks.min(ticks),
+            ..self
+        }
+    }
+}
+
 /// An active consumer of snapshots.
 #[derive(Debug)]
 pub struct Recording {
@@ -136,8 +157,8 @@ pub struct Recording {
     /// Where threads were seen waiting for something other than a CPU or the GIL, in this window.
     waits: FxHashSet<NodeId>,
     observations: u64,
-    /// How many of them were left out before the last one.
-    skipped: u64,
+    /// How many of them, before the last one, were not served.
+    unserved: u64,
     last_observed_ns: Option<u64>,
     last_wall_ns: u64,
     /// See [`Snapshot::threads_version`]; `None` where all threads have to be folded.
@@ -169,7 +190,7 @@ impl Recording {
             threads: FxHashMap::default(),
             waits: FxHashSet::default(),
             observations: 0,
-            skipped: 0,
+            unserved: 0,
             last_observed_ns: None,
             last_wall_ns: 0,
             threads_version: None,
@@ -230,28 +251,35 @@ impl Recording {
         self.counters.gap_ns += counters.gap_ns;
     }
 
-    /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
-    /// `skipped` of this recording's ticks before were left out on purpose: threads that have not
-    /// moved since are credited with those as well.
+    /// Folds a tick: each thread's time since its previous sample goes to the stack it has now. Of
+    /// this recording's ticks since the last one, all but `unserved` were served or are late: with
+    /// those, threads that have not moved since are credited as well.
     #[inline]
-    pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64, skipped: u64) {
-        if skipped > 0 && Some(snapshot.moved_ns) <= self.last_observed_ns {
-            self.counters.ticks += skipped;
-            self.counters.idle += skipped;
-        }
+    pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64, unserved: Unserved) {
         self.counters.ticks += 1;
-        let periods_ns = (skipped + 1) * self.config.period_ns;
+        let periods_ns = self.config.period_ns + self.pass(unserved);
         self.next_due_ns = (self.next_due_ns + periods_ns).max(wall_ns + 1);
-        self.fold(snapshot, wall_ns, 1, skipped);
+        self.fold(snapshot, wall_ns, 1, unserved.ticks);
     }
 
     /// Credits the time since the last tick to the stacks seen then; `snapshot` has new clocks.
-    /// `skipped` as for [`Self::observe`].
-    pub fn settle(&mut self, snapshot: &Snapshot, wall_ns: u64, skipped: u64) {
+    /// `unserved` as for [`Self::observe`].
+    pub fn settle(&mut self, snapshot: &Snapshot, wall_ns: u64, unserved: Unserved) {
         if !self.paused && self.last_observed_ns.is_some() {
-            self.next_due_ns += skipped * self.config.period_ns;
-            self.fold(snapshot, wall_ns, 0, skipped);
+            self.next_due_ns += self.pass(unserved);
+            self.fold(snapshot, wall_ns, 0, unserved.ticks);
         }
+    }
+
+    /// Counts ticks that were not served; returns how long they took, in ns.
+    fn pass(&mut self, unserved: Unserved) -> u64 {
+        if unserved.is_idle {
+            self.counters.ticks += unserved.ticks;
+            self.counters.idle += unserved.ticks;
+        } else {
+            self.counters.late += unserved.ticks;
+        }
+        unserved.ticks * self.config.period_ns
     }
 
     /// Stops recording for a while; call [`Self::settle`] first.
@@ -338,9 +366,9 @@ impl Recording {
     }
 
     #[inline]
-    fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64, skipped: u64) {
-        self.skipped = skipped;
-        self.observations += skipped + 1;
+    fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64, unserved: u64) {
+        self.unserved = unserved;
+        self.observations += unserved + 1;
         let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
         // Most threads of most programs wait at most ticks, and are caught up with later. In a new
         // window all are looked at: it has nodes of its own.
@@ -373,7 +401,7 @@ impl Recording {
         }
         if is_whole && self.threads.len() != taken {
             let observation = self.observations;
-            let last = observation - 1 - self.skipped;
+            let last = observation - 1 - self.unserved;
             self.close(last, |seen| seen.observation != observation);
             self.threads
                 .retain(|_, seen| seen.observation == observation);
@@ -450,11 +478,10 @@ impl Recording {
             );
             return;
         };
-        let last = observation - 1 - self.skipped;
-        let is_still =
-            (thread.cpu_ns, thread.stack_version) == (seen.cpu_ns, seen.stack_version);
-        let skipped = if is_still { self.skipped } else { 0 };
-        let count = count.saturating_add(i64::try_from(skipped).unwrap_or(i64::MAX));
+        let last = observation - 1 - self.unserved;
+        let is_still = (thread.cpu_ns, thread.stack_version) == (seen.cpu_ns, seen.stack_version);
+        let unserved = if is_still { self.unserved } else { 0 };
+        let count = count.saturating_add(i64::try_from(unserved).unwrap_or(i64::MAX));
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
         let mut cpu = match (thread.cpu_ns, seen.cpu_ns) {
@@ -563,7 +590,7 @@ impl Recording {
             window: self.window_number,
             observation: self.observations,
         });
-        let last = self.observations - 1 - self.skipped;
+        let last = self.observations - 1 - self.unserved;
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         if seen.window == self.window_number {
             seen.place_early_cpu(thread, &mut self.window, width);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::Recording;
+use super::{Recording, Unserved};
 use crate::capture::Engine;
 use crate::capture::scripted::{Scripted, ScriptedThread, ScriptedTick};
 use crate::fold::profile::Profile;
@@ -137,26 +137,26 @@ proptest! {
         let mut engine = Scripted::new(script(&events));
         let mut snapshot = Snapshot::default();
         let (mut lazy, mut eager, mut idle) = (recording(), recording(), recording());
-        let mut skipped = 0;
+        let (none, mut left_out) = (Unserved::default(), 0);
         for (at, event) in events.iter().enumerate() {
             prop_assert!(engine.snapshot(&mut snapshot).is_ok());
             let now_ns = snapshot.at_ns;
             let mut folded = Vec::new();
             if let (Event::Nothing, Some(Event::Nothing)) = (event, events.get(at + 1))
                 && idle.last_observed_ns.is_some()
-                && skipped < 3
+                && left_out < 3
             {
-                skipped += 1;
+                left_out += 1;
             } else {
-                let skipped = std::mem::take(&mut skipped);
+                let unserved = Unserved { ticks: std::mem::take(&mut left_out), is_idle: true };
                 match event {
                     Event::PausesForATick => {
-                        idle.settle(&snapshot, now_ns, 0);
+                        idle.settle(&snapshot, now_ns, none);
                         idle.pause();
                         idle.resume(now_ns);
                     }
-                    Event::SettlesAndEndsWindow => idle.settle(&snapshot, now_ns, 0),
-                    _ => idle.observe(&snapshot, now_ns, skipped),
+                    Event::SettlesAndEndsWindow => idle.settle(&snapshot, now_ns, none),
+                    _ => idle.observe(&snapshot, now_ns, unserved),
                 }
                 if matches!(event, Event::WindowEnds | Event::SettlesAndEndsWindow) {
                     folded.push(text(&idle.take_window(now_ns, 0, "scripted").0));
@@ -171,25 +171,25 @@ proptest! {
                 };
                 match event {
                     Event::PausesForATick => {
-                        recording.settle(&snapshot, now_ns, 0);
+                        recording.settle(&snapshot, now_ns, none);
                         recording.pause();
                         recording.resume(now_ns);
                     }
                     Event::SettlesAndEndsWindow => {
-                        recording.settle(&snapshot, now_ns, 0);
+                        recording.settle(&snapshot, now_ns, none);
                         take(recording);
                     }
                     Event::WindowEnds => {
-                        recording.observe(&snapshot, now_ns, 0);
+                        recording.observe(&snapshot, now_ns, none);
                         take(recording);
                     }
-                    _ => recording.observe(&snapshot, now_ns, 0),
+                    _ => recording.observe(&snapshot, now_ns, none),
                 }
             }
             prop_assert!(folded.windows(2).all(|two| two[0] == two[1]), "{:?}", folded);
         }
         for recording in [&mut lazy, &mut eager, &mut idle] {
-            recording.settle(&snapshot, snapshot.at_ns + MS, 0);
+            recording.settle(&snapshot, snapshot.at_ns + MS, none);
         }
         let (lazy, _) = lazy.take_window(snapshot.at_ns + MS, 0, "scripted");
         let (eager, _) = eager.take_window(snapshot.at_ns + MS, 0, "scripted");

@@ -14,7 +14,7 @@ use super::control::{Control, RecordingId, Standing};
 use super::health::Health;
 use super::idle::IdleBackoff;
 use super::native_thread::{LEAST_SLEEP_NS, run_soon};
-use super::recording::{Recording, WindowCounters};
+use super::recording::{Recording, Unserved, WindowCounters};
 use super::writer::Job;
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::budget::Budget;
@@ -47,6 +47,8 @@ pub struct Sampler {
     ticker: Option<Ticker>,
     budget: Budget,
     idle: IdleBackoff,
+    /// [`Snapshot::threads_version`] at the last tick.
+    threads_version: u64,
     /// Time in which the process stood still; wall time is the monotonic clock less this.
     excluded_ns: u64,
     control: Receiver<Control>,
@@ -117,6 +119,7 @@ impl Sampler {
             ticker: None,
             budget: Budget::default(),
             idle: IdleBackoff::default(),
+            threads_version: 0,
             excluded_ns: 0,
             control,
             quit,
@@ -140,6 +143,7 @@ impl Sampler {
         self.cpu_mark_ns = own_cpu_ns();
         self.runs_soon = false;
         self.ticker = None;
+        self.idle.begin(self.engine.now_ns());
         self.schedule();
         // Something may have been said while there was no thread.
         let mut is_called = true;
@@ -202,10 +206,12 @@ impl Sampler {
         let taken = self.engine.snapshot(&mut self.snapshot);
         self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
-        if tick.skipped > 0 {
-            let is_idle = taken.is_ok() && self.snapshot.moved_ns < self.snapshot.at_ns;
-            counters.late += self.count_skipped(tick.skipped, is_idle);
-        }
+        let has_happened = taken.is_ok_and(|taken| self.has_happened(taken));
+        let unserved = Unserved {
+            ticks: tick.unserved,
+            is_idle: taken.is_ok() && !has_happened,
+        };
+        self.count_unserved(unserved);
         match taken {
             Ok(taken) => {
                 self.count(taken);
@@ -225,7 +231,7 @@ impl Sampler {
             recording.count(counters);
             let due = recording.due_ticks(wall_ns, tick_ns);
             if taken.is_ok() && due > 0 {
-                recording.observe(&self.snapshot, wall_ns, tick.skipped.min(due - 1));
+                recording.observe(&self.snapshot, wall_ns, unserved.at_most(due - 1));
             }
         }
         for index in 0..self.recordings.len() {
@@ -242,13 +248,24 @@ impl Sampler {
             self.publish();
             self.schedule();
         }
+        if tick.gap_ns > 0 {
+            self.idle.begin(self.snapshot.at_ns);
+        }
         if taken.is_ok()
             && let Some(ticker) = &mut self.ticker
         {
-            let still_ns = self.snapshot.at_ns.saturating_sub(self.snapshot.moved_ns);
-            ticker.skip(self.ready_ns, self.idle.ticks_to_skip(still_ns));
+            let idle = &mut self.idle;
+            let ticks = idle.ticks_to_leave(self.snapshot.at_ns, has_happened, ticker.period_ns());
+            ticker.rest(self.ready_ns, ticks);
         }
         Flow::Continue
+    }
+
+    /// Whether anything has changed since the last tick.
+    fn has_happened(&mut self, taken: Taken) -> bool {
+        let version = self.snapshot.threads_version;
+        let is_other = std::mem::replace(&mut self.threads_version, version) != version;
+        is_other || taken.has_turned || self.snapshot.moved_ns >= self.snapshot.at_ns
     }
 
     fn handle(&mut self, message: Control) {
@@ -309,16 +326,16 @@ impl Sampler {
     /// Shows a recording where all threads are now, so that its first tick has something to
     /// measure from.
     fn baseline(&mut self, id: RecordingId) {
-        self.engine.end_rests();
-        if let Some(ticker) = &mut self.ticker {
-            ticker.end_skip(self.engine.now_ns());
+        if self.ticker.as_ref().is_some_and(Ticker::is_at_rest) {
+            self.settle();
         }
+        self.engine.end_rests();
         if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
             self.snapshot.is_overdue = false;
             self.count(taken);
             let wall_ns = self.wall_ns(self.snapshot.at_ns);
             if let Some(index) = self.position(id) {
-                self.recordings[index].observe(&self.snapshot, wall_ns, 0);
+                self.recordings[index].observe(&self.snapshot, wall_ns, Unserved::default());
             }
         }
         self.publish();
@@ -326,21 +343,30 @@ impl Sampler {
 
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
+        let clocks = |snapshot: &Snapshot| -> u64 {
+            let threads = snapshot.threads.iter();
+            threads.filter_map(|thread| thread.cpu_ns).sum()
+        };
+        let before = clocks(&self.snapshot);
         self.engine.read_clocks(&mut self.snapshot);
         self.snapshot.is_overdue = false;
         self.pay(self.snapshot.at_ns);
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
-        let (skipped, tick_ns) = self.ticker.as_mut().map_or((0, 0), |ticker| {
-            let skipped = ticker.take_skipped(self.snapshot.at_ns);
-            (skipped, ticker.period_ns())
-        });
-        for recording in &mut self.recordings {
-            let skipped = skipped.min(recording.due_ticks(wall_ns, tick_ns));
-            recording.settle(&self.snapshot, wall_ns, skipped);
+        let mut unserved = Unserved {
+            ticks: 0,
+            is_idle: clocks(&self.snapshot) == before,
+        };
+        let mut tick_ns = 0;
+        if let Some(ticker) = &mut self.ticker {
+            tick_ns = ticker.period_ns();
+            unserved.ticks = ticker.take_unserved(self.snapshot.at_ns);
+            // Something is about to happen.
+            ticker.end_rest(self.snapshot.at_ns);
         }
-        if skipped > 0 {
-            // Whoever brought the message has moved.
-            self.count_skipped(skipped, false);
+        self.count_unserved(unserved);
+        for recording in &mut self.recordings {
+            let due = recording.due_ticks(wall_ns, tick_ns);
+            recording.settle(&self.snapshot, wall_ns, unserved.at_most(due));
         }
     }
 
@@ -448,17 +474,18 @@ impl Sampler {
         Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
     }
 
-    /// Counts ticks that were not served on purpose: they are known if nothing has happened since
-    /// the last one, else late. Returns how many are late.
-    #[inline(never)]
-    fn count_skipped(&self, skipped: u64, is_idle: bool) -> u64 {
-        if is_idle {
-            Health::add(&self.health.ticks, skipped);
-            Health::add(&self.health.idle_ticks, skipped);
-            return 0;
+    /// Counts ticks that were not served on purpose.
+    #[inline]
+    fn count_unserved(&self, unserved: Unserved) {
+        if unserved.ticks == 0 {
+            return;
         }
-        Health::add(&self.health.late, skipped);
-        skipped
+        if unserved.is_idle {
+            Health::add(&self.health.ticks, unserved.ticks);
+            Health::add(&self.health.idle_ticks, unserved.ticks);
+        } else {
+            Health::add(&self.health.late, unserved.ticks);
+        }
     }
 
     fn count(&self, taken: Taken) {

@@ -420,20 +420,19 @@ fn paused_recordings_see_nothing_and_need_no_tick() {
     );
 }
 
-/// The baseline, 50 ticks in which nothing happens, and one after each of `spans`, in ticks: then
+/// The baseline, 51 ticks in which nothing happens, and one after each of `spans`, in ticks: then
 /// the first thread's clock shows what is said, in ms.
 fn a_rest(spans: &[(u64, u64)]) -> Rig {
     let threads = |cpu_ms| vec![thread(1, cpu_ms * MS, &["a"]), thread(2, 0, &["b"])];
-    let mut script: Vec<ScriptedTick> =
-        (0..=50).map(|tick| (tick * 10 * MS, threads(0))).collect();
-    let mut now_ns = 500 * MS;
+    let mut script: Vec<ScriptedTick> = (0..=51).map(|tick| (tick * 10 * MS, threads(0))).collect();
+    let mut now_ns = 510 * MS;
     for (ticks, cpu_ms) in spans {
         now_ns += ticks * 10 * MS;
         script.push((now_ns, threads(*cpu_ms)));
     }
     let mut rig = rig(script);
     rig.start(1, config());
-    for _ in 0..50 {
+    for _ in 0..51 {
         rig.tick();
     }
     rig
@@ -456,8 +455,11 @@ fn ticks_at_which_nothing_can_have_happened_are_credited_unserved() {
     for _ in 0..2 {
         rig.tick();
     }
-    let ticks = 1 + 50 + 2 * 4;
-    assert_eq!((rig.counter("ticks"), rig.counter("idle_ticks")), (ticks, 6));
+    let ticks = 1 + 51 + 2 * 4;
+    assert_eq!(
+        (rig.counter("ticks"), rig.counter("idle_ticks")),
+        (ticks, 6)
+    );
     assert_eq!(rig.counter("late"), 0);
 }
 
@@ -468,16 +470,69 @@ fn whoever_moved_in_a_rest_is_not_said_to_have_stood_still() {
     assert_eq!((rig.counter("idle_ticks"), rig.counter("late")), (0, 3));
     // From now on every tick is served.
     let deadline_ns = rig.sampler.ticker.as_ref().unwrap().deadline_ns();
-    assert!(deadline_ns < 560 * MS, "{deadline_ns}");
+    assert!(deadline_ns < 570 * MS, "{deadline_ns}");
     rig.tick();
     let profile = rig.stop(1);
-    assert_eq!(by_thread(&profile, SAMPLES), "main;a 52 worker;b 55 ");
-    let wall_ns = 550 * MS;
+    assert_eq!(by_thread(&profile, SAMPLES), "main;a 53 worker;b 56 ");
+    let wall_ns = 560 * MS;
     assert_eq!(
         by_thread(&profile, WALL),
         format!("main;a {wall_ns} worker;b {wall_ns} ")
     );
     assert_eq!(by_thread(&profile, CPU), format!("main;a {} ", 17 * MS));
+}
+
+#[test]
+fn what_a_rest_has_left_out_is_told_whoever_ends_it() {
+    // Two of three ticks have passed when somebody asks for another recording, or for its end.
+    for is_idle in [true, false] {
+        let cpu_ms = if is_idle { 0 } else { 5 };
+        let mut rig = a_rest(&[]);
+        let now_ns = 535 * MS;
+        rig.sampler.engine = Box::new(Scripted::at(
+            now_ns,
+            [(
+                now_ns,
+                vec![thread(1, cpu_ms * MS, &["a"]), thread(2, 0, &["b"])],
+            )],
+        ));
+        let faster = RecordingConfig {
+            period_ns: 5 * MS,
+            ..config()
+        };
+        rig.start(2, faster);
+        let known = if is_idle { (2, 0) } else { (0, 2) };
+        assert_eq!((rig.counter("idle_ticks"), rig.counter("late")), known);
+        let deadline_ns = rig.sampler.ticker.as_ref().unwrap().deadline_ns();
+        assert!(deadline_ns < now_ns + 10 * MS);
+        let profile = rig.stop(1);
+        let told = if is_idle {
+            "idle ticks: 2"
+        } else {
+            "late ticks: 2"
+        };
+        let comments = &profile.meta.comments;
+        assert!(
+            comments.iter().any(|line| line.starts_with(told)),
+            "{comments:?}"
+        );
+        assert!(by_thread(&profile, SAMPLES).ends_with("worker;b 53 "));
+        assert_eq!(rig.stop(2).totals()[SAMPLES], 0);
+    }
+}
+
+#[test]
+fn a_process_that_was_stopped_has_not_stood_still() {
+    let mut rig = rig([
+        (0, vec![thread(1, 0, &["a"])]),
+        (10 * MS, vec![thread(1, MS, &["a"])]),
+        (3_000 * MS, vec![thread(1, MS, &["a"])]),
+    ]);
+    rig.start(1, config());
+    rig.tick();
+    assert_eq!(rig.sampler.tick(3_000 * MS), Flow::Continue);
+    let deadline_ns = rig.sampler.ticker.as_ref().unwrap().deadline_ns();
+    assert!(deadline_ns < 3_020 * MS, "{deadline_ns}");
 }
 
 #[test]

@@ -306,6 +306,45 @@ def test_who_takes_the_gil_after_a_long_wait_is_seen_at_once(programs):
     assert cpu["program.digest"] > 0.6 * used
 
 
+def test_an_idle_program_is_shown_whole_and_what_it_does_next_as_well(programs):
+    out = programs.check(
+        """
+        import threading, time, rprof
+        from burning import burn
+        def wait(event):
+            event.wait()
+        done = threading.Event()
+        with rprof.profile("x.pb.gz", rate=200, engine="direct", max_overhead=1.0):
+            thread = threading.Thread(target=wait, args=(done,), name="waiter")
+            thread.start()
+            began = time.monotonic()
+            time.sleep(1.5)
+            slept = time.monotonic() - began
+            before = time.thread_time()
+            burn(0.5)
+            print(slept, time.thread_time() - before)
+            done.set()
+            thread.join()
+        """
+    )
+    slept, burned = (float(number) * 1e9 for number in out.split())
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    (idle,) = (line for line in profile.comments if line.startswith("idle ticks"))
+    idle_ticks = int(idle.split()[2].strip(","))
+    # Three of four, once half a second has passed.
+    assert 30 < idle_ticks <= 0.75 * 200 * slept / 1e9, idle
+    totals = {thread.name: thread.totals for thread in profile.threads}
+    assert totals["waiter"]["wall"] >= slept + 0.9 * burned
+    # The main thread moved at the end of it, and is known at all ticks but the last three.
+    for name in ("MainThread", "waiter"):
+        assert totals[name]["samples"] >= idle_ticks
+    cpu = {row.name: row.total_value for row in profile.top(100, by="cpu")}
+    assert cpu["burning.burn"] > 0.9 * burned
+    main = profile.only_threads(lambda thread: thread.name == "MainThread")
+    wall = {row.name: row.total_value for row in main.top(100, by="wall")}
+    assert 0.8 * slept < wall["program.<module>"] - wall["burning.burn"] < slept + 0.1 * burned
+
+
 def test_the_garbage_collector_has_a_frame(programs):
     programs.check(
         """
