@@ -521,7 +521,9 @@ class Austin(Recorder):
         if program is None:
             return "not installed"
         tried = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-        return f"does not run here: {_complaint(tried.stderr)}" if tried.returncode else None
+        # Where it is installed is nobody's business.
+        complaint = _complaint(tried.stderr).replace(program, self.executable)
+        return f"does not run here: {complaint}" if tried.returncode else None
 
     def arguments(self, rate: int, kinds: tuple[str, ...], file: Path) -> list[str]:
         command = [_find(self.executable), "--interval", f"{1_000_000 // rate}us"]

@@ -77,6 +77,8 @@ def cost_columns(figures: Figures) -> list[Column]:
         (100, 0, "100 Hz"),
         (1_000, 0, "1 kHz"),
         (10_000, 0, "10 kHz"),
+        (100, 1, "100 Hz, 1 busy"),
+        (1_000, 1, "1 kHz, 1 busy"),
         (100, 10, "100 Hz, 10 busy"),
     ):
         cells, values = {}, {}
@@ -137,9 +139,11 @@ COLUMNS: dict[str, Callable[[Figures], list[Column]]] = {
 TEXT = {
     "overhead": (
         "**Cost**: CPU time in % of one core for 10 threads of 30 frames, all blocked but for the"
-        " column with all 10 busy, and in brackets the part of the asked samples that came; how"
-        " much longer than usual the slowest pieces of work took in a loop at 100 Hz; what is"
+        " columns with 1 or all 10 busy, and in brackets the part of the asked samples that came;"
+        " how much longer than usual the slowest pieces of work took in a loop at 100 Hz; what is"
         " written at 100 Hz. Where fewer than 95 % of the samples came, the cost is not compared."
+        " While all are blocked, rprof's direct engine serves every fourth tick: those between,"
+        " at which nobody can have moved, count among its samples."
     ),
     "accuracy": (
         "**Accuracy** at {rate} Hz for {seconds:g} s: % of wall or CPU time charged to a wrong"
