@@ -251,9 +251,9 @@ impl Recording {
         self.counters.gap_ns += counters.gap_ns;
     }
 
-    /// Folds a tick: each thread's time since its previous sample goes to the stack it has now. Of
-    /// this recording's ticks since the last one, all but `unserved` were served or are late: with
-    /// those, threads that have not moved since are credited as well.
+    /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
+    /// `unserved` are those of this recording's ticks that were left out since the last one: threads
+    /// that have not moved since then are credited with them as well.
     #[inline]
     pub fn observe(&mut self, snapshot: &Snapshot, wall_ns: u64, unserved: Unserved) {
         self.counters.ticks += 1;
