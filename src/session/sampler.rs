@@ -148,14 +148,7 @@ impl Sampler {
         // Something may have been said while there was no thread.
         let mut is_called = true;
         loop {
-            // A tick that is due comes before any message: it is what notices that the process
-            // stood still, and a message must not have that time credited.
-            if let Some(now_ns) = self.due()
-                && self.tick(now_ns) == Flow::End
-            {
-                return self;
-            }
-            if is_called && self.answer_call() == Flow::End {
+            if self.serve_due() == Flow::End || is_called && self.answer_call() == Flow::End {
                 return self;
             }
             let deadline_ns = self.ticker.as_ref().map(Ticker::deadline_ns);
@@ -167,6 +160,11 @@ impl Sampler {
     #[inline(never)]
     fn answer_call(&mut self) -> Flow {
         while let Ok(message) = self.control.try_recv() {
+            // A tick that is due comes before any message: it is what notices that the process
+            // stood still, or this thread, and a message must not have that time credited.
+            if self.serve_due() == Flow::End {
+                return Flow::End;
+            }
             self.handle(message);
         }
         if !self.quit.load(Acquire) {
@@ -176,6 +174,12 @@ impl Sampler {
         self.publish();
         self.engine.park();
         Flow::End
+    }
+
+    #[inline]
+    fn serve_due(&mut self) -> Flow {
+        self.due()
+            .map_or(Flow::Continue, |now_ns| self.tick(now_ns))
     }
 
     /// The time, if a tick is due.

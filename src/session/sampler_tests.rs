@@ -24,7 +24,7 @@ struct Rig {
     sampler: Sampler,
     health: Arc<Health>,
     jobs: Receiver<Job>,
-    _control: Sender<Control>,
+    control: Sender<Control>,
 }
 
 /// A sampler that plays `ticks`; the first of them is the baseline of the first recording.
@@ -44,7 +44,7 @@ fn rig(ticks: impl IntoIterator<Item = ScriptedTick>) -> Rig {
         ),
         health,
         jobs,
-        _control: control,
+        control,
     }
 }
 
@@ -61,12 +61,15 @@ fn config() -> RecordingConfig {
     }
 }
 
+fn start_message(id: u64, config: RecordingConfig) -> Control {
+    let (started, _) = bounded(1);
+    let recording = Recording::new(RecordingId(id), config, false, 0, 0);
+    Control::Start(Box::new(recording), started)
+}
+
 impl Rig {
     fn start(&mut self, id: u64, config: RecordingConfig) {
-        let (started, _) = bounded(1);
-        let recording = Recording::new(RecordingId(id), config, false, 0, 0);
-        let message = Control::Start(Box::new(recording), started);
-        self.sampler.handle(message);
+        self.sampler.handle(start_message(id, config));
     }
 
     fn tick(&mut self) {
@@ -533,6 +536,31 @@ fn a_process_that_was_stopped_has_not_stood_still() {
     assert_eq!(rig.sampler.tick(3_000 * MS), Flow::Continue);
     let deadline_ns = rig.sampler.ticker.as_ref().unwrap().deadline_ns();
     assert!(deadline_ns < 3_020 * MS, "{deadline_ns}");
+}
+
+#[test]
+fn a_tick_that_is_due_comes_before_each_message() {
+    // The second recording's first look has taken long, and the first one's end is in the queue.
+    let mut rig = rig([
+        (100 * MS, vec![thread(1, 0, &["start"])]),
+        (130 * MS, vec![thread(1, 10 * MS, &["work"])]),
+        (135 * MS, vec![thread(1, 12 * MS, &["stop"])]),
+    ]);
+    let (reply, answer) = bounded(1);
+    for message in [
+        start_message(1, config()),
+        start_message(2, config()),
+        Control::Stop(RecordingId(1), reply),
+    ] {
+        rig.control.send(message).unwrap();
+    }
+    assert_eq!(rig.sampler.answer_call(), Flow::Continue);
+    let profile = answer.try_recv().unwrap();
+    assert_eq!(
+        collapsed(&profile, WALL, true).unwrap(),
+        format!("main;stop {}\n", 35 * MS)
+    );
+    assert!(profile.meta.comments.contains(&"late ticks: 2".to_owned()));
 }
 
 #[test]

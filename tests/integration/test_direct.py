@@ -215,7 +215,9 @@ def test_a_recording_that_begins_and_ends_in_a_rest_has_what_was_spent_in_betwee
         )
         os.close(theirs)
         blob = bytes(1 << 30)
+        begun = []
         def send():
+            begun.append(time.thread_time_ns())
             # Waits until somebody reads, and then computes in the kernel, without the GIL.
             os.write(ours, blob)
         options = {"rate": 500, "engine": "direct", "max_overhead": 1.0}
@@ -242,9 +244,9 @@ def test_a_recording_that_begins_and_ends_in_a_rest_has_what_was_spent_in_betwee
                     wait_until_used(marks[-1] + 10_000_000)
                     marks.append(used())
                 marks.append(used())
-                print(f"part{part}", marks[2] - marks[1], marks[3] - marks[0])
+                print(f"part{part}", marks[2] - marks[1], marks[3] - marks[0], 0)
             last = used()
-        print("whole", last, used(), flush=True)
+        print("whole", last, used(), begun[0], flush=True)
         assert thread.is_alive()
         child.kill()
         # Not the end of the write, which nobody reads any more.
@@ -253,12 +255,13 @@ def test_a_recording_that_begins_and_ends_in_a_rest_has_what_was_spent_in_betwee
     )
     lines = [line.split() for line in out.splitlines()]
     assert len(lines) == 5
-    for name, least, most in lines:
+    for name, least, most, before in lines:
         profile = rprof.load(programs.directory / f"{name}.pb.gz")
-        (sender,) = (thread for thread in profile.threads if thread.name == "sender")
+        sender = profile.only_threads(lambda thread: thread.name == "sender")
         assert int(least) <= sender.totals["cpu"] <= int(most), name
-        cpu = {row.name: row.self_value for row in profile.top(100, by="cpu")}
-        assert cpu["program.send"] == sender.totals["cpu"]
+        cpu = {row.name: row.self_value for row in sender.top(100, by="cpu")}
+        # A look may find the thread on its way to what it does.
+        assert sender.totals["cpu"] - int(before) <= cpu["program.send"], name
 
 
 def test_who_takes_the_gil_after_a_long_wait_is_seen_at_once(programs):
