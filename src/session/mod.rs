@@ -11,5 +11,6 @@ pub mod native_thread;
 pub mod recording;
 pub mod requests;
 pub mod sampler;
+pub mod seen;
 pub mod watcher;
 pub mod writer;

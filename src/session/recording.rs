@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::config::RecordingConfig;
 use super::control::RecordingId;
+use super::seen::{Computing, NEVER, Seen, values};
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::{ThreadLabels, Window};
@@ -22,87 +23,6 @@ const MAX_UNPLACED_TICKS: u64 = 16;
 /// A thread that is ready for a CPU, and has had less than this part of one since the last tick, was
 /// not computing.
 const PUSHED_ASIDE_PART: u64 = 4;
-
-/// A thread as this recording last saw it.
-#[derive(Debug)]
-struct Seen {
-    wall_ns: u64,
-    cpu_ns: Option<u64>,
-    /// See [`ThreadSample::early_cpu_ns`].
-    early_cpu_ns: u64,
-    stack_version: u64,
-    node: NodeId,
-    labels: LabelSetId,
-    /// Where it was last seen computing in this window.
-    computing: Option<NodeId>,
-    /// CPU time that no stack was seen spending yet, in ns.
-    unplaced_cpu_ns: u64,
-    name: Arc<str>,
-    /// The labels' serial, and whether threads have classes.
-    marks: (u64, bool),
-    /// CPU time, in ns and part of the above, that was spent at `node` if the thread was pushed
-    /// aside by the sampler alone and goes on at once. Whom others push aside is left where it asks
-    /// the kernel for something, for there the kernel finds that its turn is over.
-    doubtful_cpu_ns: u64,
-    /// Where it was at the look before this one.
-    before: NodeId,
-    /// What it did.
-    state: ThreadState,
-    /// The window that `node` and `labels` belong to.
-    window: u64,
-    /// The observation that folded it last; it has not changed at the later ones.
-    observation: u64,
-}
-
-/// No stack's version and no labels' serial.
-const NEVER: u64 = u64::MAX;
-
-impl Seen {
-    /// Gives the CPU time that no stack was seen spending yet to where the thread was seen computing
-    /// last, or else to `node`.
-    fn place_cpu(&mut self, node: NodeId, window: &mut Window, width: usize) {
-        self.doubtful_cpu_ns = 0;
-        if self.unplaced_cpu_ns > 0 {
-            let mut values = [0; sample_type::MAX_SAMPLED];
-            values[sample_type::CPU] = as_value(std::mem::take(&mut self.unplaced_cpu_ns));
-            let node = self.computing.unwrap_or(node);
-            window.add(node, self.labels, &values[..width]);
-        }
-    }
-
-    /// Gives the CPU time that was found late since the last look to `node`; returns it, in ns.
-    fn place_early_cpu(&mut self, thread: &ThreadSample, window: &mut Window, width: usize) -> u64 {
-        let cpu_ns = match (thread.cpu_ns, self.cpu_ns) {
-            (Some(now), Some(before)) if self.stack_version != NEVER => now.saturating_sub(before),
-            _ => 0,
-        };
-        let early_cpu_ns = cpu_ns.min(thread.early_cpu_ns.saturating_sub(self.early_cpu_ns));
-        if early_cpu_ns > 0 {
-            let values = values(0, 0, early_cpu_ns, self.state);
-            window.add(self.node, self.labels, &values[..width]);
-        }
-        early_cpu_ns
-    }
-
-    /// Credits the ticks until `observation`, at `wall_ns`, at which nothing was seen to change.
-    fn catch_up(&mut self, observation: u64, wall_ns: u64, window: &mut Window, width: usize) {
-        let ticks = observation.saturating_sub(self.observation);
-        if ticks == 0 {
-            return;
-        }
-        let wall = wall_ns.saturating_sub(self.wall_ns);
-        self.wall_ns = wall_ns;
-        self.observation = observation;
-        self.doubtful_cpu_ns = 0;
-        if self.stack_version == NEVER {
-            return;
-        }
-        let count = i64::try_from(ticks).unwrap_or(i64::MAX);
-        let values = values(count, wall, 0, self.state);
-        window.add(self.node, self.labels, &values[..width]);
-        self.before = self.node;
-    }
-}
 
 /// Counters over one window, for its comments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -466,7 +386,7 @@ impl Recording {
                     node,
                     labels,
                     before: node,
-                    computing: thread.state.uses_cpu().then_some(node),
+                    computing: thread.state.uses_cpu().then_some(node).into(),
                     unplaced_cpu_ns: 0,
                     doubtful_cpu_ns: 0,
                     name: thread.name.clone(),
@@ -497,7 +417,7 @@ impl Recording {
             let values = values(0, 0, doubtful_cpu_ns, seen.state);
             self.window.add(seen.node, seen.labels, &values[..width]);
             seen.unplaced_cpu_ns -= doubtful_cpu_ns;
-            seen.computing = Some(seen.node);
+            seen.computing.push(seen.node);
         }
         seen.before = seen.node;
         if !same_window || seen.stack_version != thread.stack_version {
@@ -507,8 +427,8 @@ impl Recording {
         if !same_window {
             seen.labels = self.window.thread(&thread_labels);
         } else if seen.marks != marks {
-            seen.place_cpu(seen.before, &mut self.window, width);
-            seen.computing = None;
+            seen.place_cpu(0, seen.before, &mut self.window, width);
+            seen.computing = Computing::default();
             seen.labels = self.window.thread(&thread_labels);
         } else if seen.name.is_empty() && !thread.name.is_empty() {
             seen.labels = self.window.name_thread(seen.labels, &thread_labels);
@@ -520,7 +440,7 @@ impl Recording {
             seen.name = thread.name.clone();
         }
         if !same_window {
-            seen.computing = None;
+            seen.computing = Computing::default();
         }
         let wall = wall_ns.saturating_sub(seen.wall_ns);
         seen.wall_ns = wall_ns;
@@ -543,7 +463,7 @@ impl Recording {
             ThreadState::HoldsGil => thread.on_cpu,
             ThreadState::Ready => {
                 cpu >= wall / PUSHED_ASIDE_PART
-                    && (seen.computing == Some(node) && seen.before == node
+                    && (seen.computing.last() == Some(node) && seen.before == node
                         || !self.waits.contains(&node))
             }
             state => state.uses_cpu(),
@@ -555,12 +475,10 @@ impl Recording {
         seen.unplaced_cpu_ns += cpu;
         let mut cpu_here = 0;
         if is_computing {
-            seen.computing = Some(node);
-            let beyond = seen
-                .unplaced_cpu_ns
-                .saturating_sub(MAX_UNPLACED_TICKS * wall);
-            cpu_here = seen.unplaced_cpu_ns.min(wall).max(beyond);
+            seen.computing.push(node);
+            cpu_here = seen.unplaced_cpu_ns.min(wall);
             seen.unplaced_cpu_ns -= cpu_here;
+            seen.place_cpu(MAX_UNPLACED_TICKS * wall, node, &mut self.window, width);
         }
         let is_pushed_aside = thread.state == ThreadState::HoldsGil && !thread.on_cpu;
         if cpu > 0 && is_pushed_aside && !snapshot.is_overdue {
@@ -581,7 +499,7 @@ impl Recording {
             node: NodeId::ROOT,
             labels: LabelSetId(0),
             before: NodeId::ROOT,
-            computing: None,
+            computing: Computing::default(),
             unplaced_cpu_ns: 0,
             doubtful_cpu_ns: 0,
             name: Arc::from(""),
@@ -594,9 +512,9 @@ impl Recording {
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         if seen.window == self.window_number {
             seen.place_early_cpu(thread, &mut self.window, width);
-            seen.place_cpu(seen.node, &mut self.window, width);
+            seen.place_cpu(0, seen.node, &mut self.window, width);
         }
-        seen.computing = None;
+        seen.computing = Computing::default();
         // Both are found anew when it is recorded again.
         seen.stack_version = NEVER;
         seen.marks = (NEVER, false);
@@ -615,7 +533,7 @@ impl Recording {
         for seen in self.threads.values_mut() {
             if seen.window == self.window_number && is_chosen(seen) {
                 seen.catch_up(observation, self.last_wall_ns, &mut self.window, width);
-                seen.place_cpu(seen.node, &mut self.window, width);
+                seen.place_cpu(0, seen.node, &mut self.window, width);
             }
         }
     }
@@ -627,29 +545,6 @@ impl Recording {
             sample_type::GIL
         }
     }
-}
-
-fn as_value(nanoseconds: u64) -> i64 {
-    i64::try_from(nanoseconds).unwrap_or(i64::MAX)
-}
-
-/// One sample's values, in all columns.
-fn values(
-    count: i64,
-    wall_ns: u64,
-    cpu_ns: u64,
-    state: ThreadState,
-) -> [i64; sample_type::MAX_SAMPLED] {
-    let mut values = [0; sample_type::MAX_SAMPLED];
-    values[sample_type::SAMPLES] = count;
-    values[sample_type::WALL] = as_value(wall_ns);
-    values[sample_type::CPU] = as_value(cpu_ns);
-    match state {
-        ThreadState::HoldsGil => values[sample_type::GIL] = as_value(wall_ns),
-        ThreadState::WaitsForGil => values[sample_type::GIL_WAIT] = as_value(wall_ns),
-        _ => {}
-    }
-    values
 }
 
 #[cfg(test)]

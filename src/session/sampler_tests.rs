@@ -125,7 +125,8 @@ fn cpu_time_is_not_charged_to_a_wait() {
         (130 * MS, vec![doing(Blocked, 15 * MS, &["sleep"])]),
         (140 * MS, vec![doing(HoldsGil, 19 * MS, &["other"])]),
         (150 * MS, vec![doing(Blocked, 19 * MS, &["sleep"])]),
-        // The last burst is seen by nobody, and counted all the same.
+        // The last burst is seen by nobody, and counted all the same: in parts, one for each look
+        // that has found it computing.
         (160 * MS, vec![doing(Blocked, 20 * MS, &["sleep"])]),
     ]);
     rig.start(1, config());
@@ -135,7 +136,33 @@ fn cpu_time_is_not_charged_to_a_wait() {
     let profile = rig.stop(1);
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
-        format!("main;compute {}\nmain;other {}\n", 10 * MS, 10 * MS)
+        "main;compute 10666666\nmain;other 9333334\n"
+    );
+}
+
+#[test]
+fn what_has_gathered_is_not_given_to_whatever_is_seen_next() {
+    use ThreadState::{Blocked, HoldsGil, Running};
+    let computing = (0..8).map(|tick| (HoldsGil, tick * 10, "compute"));
+    // Where others want the CPUs too, it may be looked at only while it does not run.
+    let waiting = (8..28).map(|tick| (Blocked, tick * 10, "wait"));
+    let waking = [(Running, 280, "wait")];
+    let looks = computing.chain(waiting).chain(waking);
+    let mut rig = rig(looks.map(|(state, cpu_ms, name)| {
+        let at_ns = (100 + cpu_ms) * MS;
+        (at_ns, vec![doing(state, cpu_ms * MS, &[name])])
+    }));
+    rig.start(1, config());
+    for _ in 0..28 {
+        rig.tick();
+    }
+    let profile = rig.stop(1);
+    let gathered = 200 * MS;
+    // The last look and its part of what it was not paid.
+    let waking = 10 * MS + gathered / 8;
+    assert_eq!(
+        collapsed(&profile, CPU, true).unwrap(),
+        format!("main;compute {}\nmain;wait {waking}\n", 280 * MS - waking)
     );
 }
 
