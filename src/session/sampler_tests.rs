@@ -143,26 +143,26 @@ fn cpu_time_is_not_charged_to_a_wait() {
 #[test]
 fn what_has_gathered_is_not_given_to_whatever_is_seen_next() {
     use ThreadState::{Blocked, HoldsGil, Running};
-    let computing = (0..8).map(|tick| (HoldsGil, tick * 10, "compute"));
+    let computing = (0..16).map(|tick| (HoldsGil, tick * 10, "compute"));
     // Where others want the CPUs too, it may be looked at only while it does not run.
-    let waiting = (8..28).map(|tick| (Blocked, tick * 10, "wait"));
-    let waking = [(Running, 280, "wait")];
+    let waiting = (16..36).map(|tick| (Blocked, tick * 10, "wait"));
+    let waking = [(Running, 360, "wait")];
     let looks = computing.chain(waiting).chain(waking);
     let mut rig = rig(looks.map(|(state, cpu_ms, name)| {
         let at_ns = (100 + cpu_ms) * MS;
         (at_ns, vec![doing(state, cpu_ms * MS, &[name])])
     }));
     rig.start(1, config());
-    for _ in 0..28 {
+    for _ in 0..36 {
         rig.tick();
     }
     let profile = rig.stop(1);
     let gathered = 200 * MS;
     // The last look and its part of what it was not paid.
-    let waking = 10 * MS + gathered / 8;
+    let waking = 10 * MS + gathered / 16;
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
-        format!("main;compute {}\nmain;wait {waking}\n", 280 * MS - waking)
+        format!("main;compute {}\nmain;wait {waking}\n", 360 * MS - waking)
     );
 }
 

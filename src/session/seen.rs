@@ -10,7 +10,7 @@ use crate::model::sample_type;
 use crate::model::snapshot::{ThreadSample, ThreadState};
 
 /// In how many parts CPU time that no stack was seen spending is placed.
-const MAX_COMPUTING: usize = 8;
+const MAX_COMPUTING: usize = 16;
 
 /// No stack's version and no labels' serial.
 pub const NEVER: u64 = u64::MAX;
