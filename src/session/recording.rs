@@ -417,7 +417,7 @@ impl Recording {
             let values = values(0, 0, doubtful_cpu_ns, seen.state);
             self.window.add(seen.node, seen.labels, &values[..width]);
             seen.unplaced_cpu_ns -= doubtful_cpu_ns;
-            seen.computing.push(seen.node);
+            seen.computing.push(seen.node, doubtful_cpu_ns);
         }
         seen.before = seen.node;
         if !same_window || seen.stack_version != thread.stack_version {
@@ -475,8 +475,8 @@ impl Recording {
         seen.unplaced_cpu_ns += cpu;
         let mut cpu_here = 0;
         if is_computing {
-            seen.computing.push(node);
             cpu_here = seen.unplaced_cpu_ns.min(wall);
+            seen.computing.push(node, cpu_here);
             seen.unplaced_cpu_ns -= cpu_here;
             seen.place_cpu(MAX_UNPLACED_TICKS * wall, node, &mut self.window, width);
         }

@@ -125,8 +125,8 @@ fn cpu_time_is_not_charged_to_a_wait() {
         (130 * MS, vec![doing(Blocked, 15 * MS, &["sleep"])]),
         (140 * MS, vec![doing(HoldsGil, 19 * MS, &["other"])]),
         (150 * MS, vec![doing(Blocked, 19 * MS, &["sleep"])]),
-        // The last burst is seen by nobody, and counted all the same: in parts, one for each look
-        // that has found it computing.
+        // The last burst is seen by nobody, and counted all the same: in parts, as the looks that
+        // have found it computing were paid.
         (160 * MS, vec![doing(Blocked, 20 * MS, &["sleep"])]),
     ]);
     rig.start(1, config());
@@ -136,7 +136,7 @@ fn cpu_time_is_not_charged_to_a_wait() {
     let profile = rig.stop(1);
     assert_eq!(
         collapsed(&profile, CPU, true).unwrap(),
-        "main;compute 10666666\nmain;other 9333334\n"
+        "main;compute 10526315\nmain;other 9473685\n"
     );
 }
 

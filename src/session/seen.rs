@@ -9,7 +9,7 @@ use crate::model::label::LabelSetId;
 use crate::model::sample_type;
 use crate::model::snapshot::{ThreadSample, ThreadState};
 
-/// In how many parts CPU time that no stack was seen spending is placed.
+/// In how many parts, at the most, CPU time that no stack was seen spending is placed.
 const MAX_COMPUTING: usize = 16;
 
 /// No stack's version and no labels' serial.
@@ -54,23 +54,25 @@ pub struct Seen {
 
 impl Seen {
     /// Gives the CPU time that no stack was seen spending yet, but for `kept_ns` of it, to where the
-    /// thread was seen computing last, or else to `node`. In parts: it is worth many samples, and
-    /// one place for them all would be chance.
+    /// thread was seen computing last, or else to `node`. In parts, as each of those places was
+    /// paid: it is worth many samples, and one place for them all would be chance.
     pub fn place_cpu(&mut self, kept_ns: u64, node: NodeId, window: &mut Window, width: usize) {
         self.doubtful_cpu_ns = 0;
         let mut left = self.unplaced_cpu_ns.saturating_sub(kept_ns);
-        if left == 0 {
-            return;
-        }
         self.unplaced_cpu_ns -= left;
-        let nodes = self.computing.nodes();
-        let nodes = if nodes.is_empty() { &[node] } else { nodes };
-        for (parts, &node) in (1..=nodes.len() as u64).rev().zip(nodes) {
-            let cpu_ns = left / parts;
-            left -= cpu_ns;
-            let mut values = [0; sample_type::MAX_SAMPLED];
-            values[sample_type::CPU] = as_value(cpu_ns);
-            window.add(node, self.labels, &values[..width]);
+        let mut add = |node, cpu_ns| {
+            if cpu_ns > 0 {
+                let mut values = [0; sample_type::MAX_SAMPLED];
+                values[sample_type::CPU] = as_value(cpu_ns);
+                window.add(node, self.labels, &values[..width]);
+            }
+        };
+        if left > 0 {
+            for (node, part) in self.computing.parts(left) {
+                add(node, part);
+                left -= part;
+            }
+            add(self.computing.last().unwrap_or(node), left);
         }
     }
 
@@ -113,18 +115,18 @@ impl Seen {
     }
 }
 
-/// The nodes at which a thread was seen computing last.
+/// The nodes at which a thread was seen computing last, and the CPU time that each look was paid.
 #[derive(Clone, Copy, Debug)]
 pub struct Computing {
-    nodes: [NodeId; MAX_COMPUTING],
-    /// How often it was.
+    looks: [(NodeId, u32); MAX_COMPUTING],
+    /// How many looks there were.
     count: usize,
 }
 
 impl Default for Computing {
     fn default() -> Self {
         Self {
-            nodes: [NodeId::ROOT; MAX_COMPUTING],
+            looks: [(NodeId::ROOT, 0); MAX_COMPUTING],
             count: 0,
         }
     }
@@ -134,28 +136,34 @@ impl From<Option<NodeId>> for Computing {
     fn from(node: Option<NodeId>) -> Self {
         let mut computing = Self::default();
         if let Some(node) = node {
-            computing.push(node);
+            computing.push(node, 0);
         }
         computing
     }
 }
 
 impl Computing {
-    /// It was seen computing at `node` as well.
-    pub fn push(&mut self, node: NodeId) {
-        self.nodes[self.count % MAX_COMPUTING] = node;
+    /// It was seen computing at `node` as well, and that was worth `cpu_ns`.
+    pub fn push(&mut self, node: NodeId, cpu_ns: u64) {
+        let weight = u32::try_from(cpu_ns).unwrap_or(u32::MAX);
+        self.looks[self.count % MAX_COMPUTING] = (node, weight);
         self.count += 1;
     }
 
     /// The last of them.
     pub fn last(&self) -> Option<NodeId> {
         let last = self.count.checked_sub(1)?;
-        Some(self.nodes[last % MAX_COMPUTING])
+        Some(self.looks[last % MAX_COMPUTING].0)
     }
 
-    /// All of them, in no order, one as often as the thread was seen there.
-    fn nodes(&self) -> &[NodeId] {
-        &self.nodes[..self.count.min(MAX_COMPUTING)]
+    /// Divides `cpu_ns` among them; what cannot be divided is left.
+    fn parts(&self, cpu_ns: u64) -> impl Iterator<Item = (NodeId, u64)> {
+        let looks = &self.looks[..self.count.min(MAX_COMPUTING)];
+        let paid_ns: u64 = looks.iter().map(|&(_, paid_ns)| u64::from(paid_ns)).sum();
+        looks.iter().map(move |&(node, weight)| {
+            let part = u128::from(cpu_ns) * u128::from(weight) / u128::from(paid_ns.max(1));
+            (node, u64::try_from(part).unwrap_or(0))
+        })
     }
 }
 
