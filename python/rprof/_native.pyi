@@ -204,15 +204,23 @@ class AsgiRequests:
         model: request,
         make_route: Callable[[str], str],
         unmatched: str,
-        watched: type[dict[str, Any]],
         has_router: bool,
         choose_route: Callable[[MutableMapping[str, Any], str, str | None], str] | None = None,
     ) -> AsgiRequests: ...
-    def of(self, scope: MutableMapping[str, Any]) -> tuple[request, MutableMapping[str, Any]]:
-        """Returns the request of a scope, and the scope to pass on."""
+    def of(self, scope: MutableMapping[str, Any]) -> request:
+        """Returns the request of a scope, which has it from now on."""
 
-def make_scope_class() -> type[dict[str, Any]]:
-    """A class below `dict` for scopes: what is noted in one, its `_outer` one gets as well."""
+def note_route(
+    route: Any,
+    scope: MutableMapping[str, Any],
+    is_leaf: bool,
+    make_pattern: Callable[[Any, MutableMapping[str, Any], str], str],
+) -> None:
+    """Tells the request of a scope, and those around it, which route a router has chosen.
+
+    A leaf's own `path` is its pattern if nothing is above it. Else `make_pattern` is asked, with route,
+    scope and what the whole application is mounted at.
+    """
 
 @final
 class WsgiServer:

@@ -7,20 +7,18 @@
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::{PyDict, PyString};
 
-use super::requests::{KEY, Request};
+use super::requests::{KEY, Request, Routing};
 
 /// What makes an `rprof.request`, with the limits of `model`, of each scope.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct AsgiRequests {
     model: Py<Request>,
-    /// The route of a request whose router has not found it yet.
+    /// The route of a request whose router has not chosen it yet.
     unmatched: Py<PyString>,
     /// Whether there is a router, though the scope says nothing of its application.
     has_router: bool,
-    /// The class of scopes that are watched.
-    watched: Py<PyType>,
     choose_route: Option<Py<PyAny>>,
     make_route: Py<PyAny>,
 }
@@ -28,12 +26,11 @@ pub(crate) struct AsgiRequests {
 #[pymethods]
 impl AsgiRequests {
     #[new]
-    #[pyo3(signature = (model, make_route, unmatched, watched, has_router, choose_route=None))]
+    #[pyo3(signature = (model, make_route, unmatched, has_router, choose_route=None))]
     fn new(
         model: Py<Request>,
         make_route: Py<PyAny>,
         unmatched: Py<PyString>,
-        watched: Py<PyType>,
         has_router: bool,
         choose_route: Option<Py<PyAny>>,
     ) -> Self {
@@ -41,41 +38,40 @@ impl AsgiRequests {
             model,
             unmatched,
             has_router,
-            watched,
             choose_route,
             make_route,
         }
     }
 
-    /// Returns the request of a scope, and the scope to pass on.
-    fn of<'py>(
-        &self,
-        scope: Bound<'py, PyAny>,
-    ) -> PyResult<(Bound<'py, Request>, Bound<'py, PyAny>)> {
+    /// Returns the request of a scope, which has it from now on.
+    fn of<'py>(&self, scope: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Request>> {
         let py = scope.py();
         let path = scope.get_item(intern!(py, "path"))?;
-        let has_router = self.has_router || has_router(&scope)?;
+        let has_router = self.has_router || has_router(scope)?;
         let known = has_router.then_some(&self.unmatched);
         let route = match (&self.choose_route, known) {
-            (Some(choose_route), _) => choose_route.bind(py).call1((&scope, &path, known))?,
+            (Some(choose_route), _) => choose_route.bind(py).call1((scope, &path, known))?,
             (None, Some(known)) => known.bind(py).clone().into_any(),
             (None, None) => self.make_route.bind(py).call1((&path,))?,
         };
-        let is_to_be_found = has_router && route.eq(&self.unmatched)?;
+        let is_awaited = has_router && route.eq(&self.unmatched)?;
+        let root = is_awaited
+            .then(|| get(scope, intern!(py, "root_path")))
+            .transpose()?;
+        let root = root.map(|root| root.unwrap_or_else(|| intern!(py, "").clone().into_any()));
+        let outer = get(scope, intern!(py, KEY))?;
+        let routing = Routing {
+            root: root.map(Bound::unbind),
+            outer: outer.and_then(|outer| Some(outer.cast_into::<Request>().ok()?.unbind())),
+        };
         let method = scope.get_item(intern!(py, "method"))?.unbind();
-        let root = intern!(py, "").clone().into_any().unbind();
+        let empty = intern!(py, "").clone().into_any().unbind();
         let route = route.cast_into::<PyString>()?.unbind();
-        let begun = Bound::new(py, self.model.get()._of(method, root, path.unbind(), route))?;
+        let model = self.model.get();
+        let begun = model.routed(routing, [method, empty, path.unbind()], route);
+        let begun = Bound::new(py, begun)?;
         scope.set_item(intern!(py, KEY), &begun)?;
-        if !is_to_be_found {
-            return Ok((begun, scope));
-        }
-        let watched = self.watched.bind(py).call1((&scope,))?;
-        watched.setattr(intern!(py, "_begun"), &begun)?;
-        let root = get(&scope, intern!(py, "root_path"), intern!(py, "").as_any())?;
-        watched.setattr(intern!(py, "_root"), root)?;
-        watched.setattr(intern!(py, "_outer"), scope)?;
-        Ok((begun, watched))
+        Ok(begun)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -84,20 +80,70 @@ impl AsgiRequests {
     }
 }
 
-fn has_router(scope: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = scope.py();
-    let application = get(scope, intern!(py, "app"), py.None().bind(py))?;
-    application.hasattr(intern!(py, "router"))
+/// Tells the request of a scope, and those around it, which route a router has chosen.
+///
+/// A leaf's own `path` is its pattern if nothing is above it. Else `make_pattern` is asked, with route,
+/// scope and what the whole application is mounted at.
+#[pyfunction]
+pub(crate) fn note_route(
+    route: &Bound<'_, PyAny>,
+    scope: &Bound<'_, PyAny>,
+    is_leaf: bool,
+    make_pattern: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = route.py();
+    let mut next = get(scope, intern!(py, KEY))?;
+    while let Some(begun) = next {
+        let Ok(begun) = begun.cast_into::<Request>() else {
+            break;
+        };
+        let Some(routing) = begun.get().routing() else {
+            break;
+        };
+        if let Some(root) = &routing.root {
+            let root = root.bind(py);
+            let pattern = match is_leaf && is_plain(scope, root)? {
+                true => route.getattr(intern!(py, "path"))?,
+                false => make_pattern.call1((route, scope, root))?,
+            };
+            Request::set_route(&begun, &pattern)?;
+        }
+        next = routing
+            .outer
+            .as_ref()
+            .map(|outer| outer.bind(py).clone().into_any());
+    }
+    Ok(())
 }
 
-/// `scope.get(name, default)`
+/// Whether nothing is mounted, or included by FastAPI, above the route that was chosen.
+fn is_plain(scope: &Bound<'_, PyAny>, root: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = scope.py();
+    if get(scope, intern!(py, "fastapi"))?.is_some() {
+        return Ok(false);
+    }
+    get(scope, intern!(py, "root_path"))?.map_or_else(
+        || root.eq(intern!(py, "")),
+        |mounted_at| mounted_at.eq(root),
+    )
+}
+
+fn has_router(scope: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = scope.py();
+    match get(scope, intern!(py, "app"))? {
+        Some(application) => application.hasattr(intern!(py, "router")),
+        None => Ok(false),
+    }
+}
+
+/// `scope.get(name)`
 fn get<'py>(
     scope: &Bound<'py, PyAny>,
     name: &Bound<'py, PyString>,
-    default: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    match scope.cast_exact::<PyDict>() {
-        Ok(scope) => Ok(scope.get_item(name)?.unwrap_or_else(|| default.clone())),
-        Err(_) => scope.call_method1(intern!(scope.py(), "get"), (name, default)),
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if let Ok(scope) = scope.cast_exact::<PyDict>() {
+        return scope.get_item(name);
     }
+    let found = scope.call_method1(intern!(scope.py(), "get"), (name,))?;
+    Ok((!found.is_none()).then_some(found))
 }

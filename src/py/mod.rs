@@ -14,7 +14,6 @@ mod requests;
 #[cfg(unix)]
 mod serve;
 mod watch;
-mod watched_scope;
 mod wsgi;
 
 use pyo3::prelude::*;
@@ -22,7 +21,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::asgi::AsgiRequests;
+    use super::asgi::{AsgiRequests, note_route};
     #[pymodule_export]
     use super::captures::{Capture, capture_requests, route_figures};
     #[pymodule_export]
@@ -52,7 +51,6 @@ mod _native {
         Heart, next_event, start_watch, stop_watch, wake_event, watch_limits, watch_loop,
     };
     #[pymodule_export]
-    use super::watched_scope::make_scope_class;
     #[pymodule_export]
     use super::wsgi::{Answer, WsgiServer};
     use pyo3::prelude::*;

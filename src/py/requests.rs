@@ -56,6 +56,14 @@ impl<'py> FromPyObject<'_, 'py> for Repeat<'py> {
     }
 }
 
+/// Where a request stands among the routers of ASGI applications.
+pub(super) struct Routing {
+    /// What the whole application is mounted at, if a router is to choose the route.
+    pub(super) root: Option<Py<PyAny>>,
+    /// The request of another middleware around this one's.
+    pub(super) outer: Option<Py<Request>>,
+}
+
 struct State {
     /// What else is said about it, once anybody has said or asked.
     info: Option<Py<PyDict>>,
@@ -94,6 +102,7 @@ pub(crate) struct Request {
     name: Name,
     labels: Option<Py<PyDict>>,
     slow: Option<SlowLimit>,
+    routing: Option<Routing>,
     /// Never locked while code of the application may run.
     state: Mutex<State>,
 }
@@ -133,6 +142,7 @@ impl Request {
             name: Name::Whole(text),
             labels,
             slow: slow.transpose()?,
+            routing: None,
             state: Mutex::new(State {
                 info,
                 route,
@@ -203,11 +213,13 @@ impl Request {
         };
         let (earlier, running) = {
             let mut state = this.state.lock();
+            if state.route.is(known) {
+                return Ok(());
+            }
             let earlier = std::mem::replace(&mut state.route, known.clone().unbind());
             (earlier, state.running.clone())
         };
-        // Called by a scope PyO3 does not know that the GIL is held, and would put it off.
-        earlier.drop_ref(py);
+        drop(earlier);
         let Some(running) = running else {
             return Ok(());
         };
@@ -280,6 +292,10 @@ impl Request {
             }
         }
         visit.call(&self.labels)?;
+        if let Some(routing) = &self.routing {
+            visit.call(&routing.root)?;
+            visit.call(&routing.outer)?;
+        }
         // Whoever has it locked keeps it alive.
         if let Some(state) = self.state.try_lock() {
             visit.call(&state.info)?;
@@ -295,6 +311,7 @@ impl Request {
             name,
             labels: None,
             slow: self.slow,
+            routing: None,
             state: Mutex::new(State {
                 info: None,
                 route,
@@ -302,6 +319,18 @@ impl Request {
                 task: None,
             }),
         }
+    }
+
+    /// As `_of`, for what is to be routed.
+    pub(super) fn routed(&self, routing: Routing, parts: [Py<PyAny>; 3], route: Py<PyString>) -> Self {
+        Self {
+            routing: Some(routing),
+            ..self.of(Name::Of(parts), route)
+        }
+    }
+
+    pub(super) fn routing(&self) -> Option<&Routing> {
+        self.routing.as_ref()
     }
 
     fn running(&self) -> Option<Arc<Running>> {

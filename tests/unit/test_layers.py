@@ -52,7 +52,6 @@ SEAMS = (
     "py/dump.rs",
     "py/labels.rs",
     "py/hooks.rs",
-    "py/watched_scope.rs",
 )
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
 SAFETY_REACH = 3
