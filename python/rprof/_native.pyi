@@ -190,6 +190,8 @@ class request:
         """The generator goes on."""
     def __call__(self, function: _F) -> _F:
         """Decorate a function: each call is a request."""
+    def _routed(self, route: str) -> None:
+        """Say which route a router has chosen, if it was to."""
     def _again(self) -> request:
         """Another request that is the same but has not begun."""
     def _of(self, method: str, root: str, path: str, route: str) -> request:
@@ -207,6 +209,8 @@ class AsgiRequests:
         has_router: bool,
         choose_route: Callable[[MutableMapping[str, Any], str, str | None], str] | None = None,
     ) -> AsgiRequests: ...
+    def begin(self, scope: MutableMapping[str, Any]) -> request:
+        """Begins the request of a scope, and returns it."""
     def of(self, scope: MutableMapping[str, Any]) -> request:
         """Returns the request of a scope, which has it from now on."""
 

@@ -4,6 +4,8 @@
 //! time: whatever code it runs is cold.
 #![forbid(unsafe_code)]
 
+use std::sync::OnceLock;
+
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -19,6 +21,8 @@ pub(crate) struct AsgiRequests {
     unmatched: Py<PyString>,
     /// Whether there is a router, though the scope says nothing of its application.
     has_router: bool,
+    /// The application of the scopes, once one has been found that has a router.
+    routed: OnceLock<Py<PyAny>>,
     choose_route: Option<Py<PyAny>>,
     make_route: Py<PyAny>,
 }
@@ -38,16 +42,24 @@ impl AsgiRequests {
             model,
             unmatched,
             has_router,
+            routed: OnceLock::new(),
             choose_route,
             make_route,
         }
+    }
+
+    /// Begins the request of a scope, and returns it.
+    fn begin<'py>(&self, scope: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Request>> {
+        let begun = self.of(scope)?;
+        Request::begin(&begun)?;
+        Ok(begun)
     }
 
     /// Returns the request of a scope, which has it from now on.
     fn of<'py>(&self, scope: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Request>> {
         let py = scope.py();
         let path = scope.get_item(intern!(py, "path"))?;
-        let has_router = self.has_router || has_router(scope)?;
+        let has_router = self.has_router || self.is_routed(scope)?;
         let known = has_router.then_some(&self.unmatched);
         let route = match (&self.choose_route, known) {
             (Some(choose_route), _) => choose_route.bind(py).call1((scope, &path, known))?,
@@ -75,8 +87,30 @@ impl AsgiRequests {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.routed.get())?;
         visit.call(&self.choose_route)?;
         visit.call(&self.make_route)
+    }
+}
+
+impl AsgiRequests {
+    /// Whether the application of the scope has a router.
+    fn is_routed(&self, scope: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = scope.py();
+        let Some(application) = get(scope, intern!(py, "app"))? else {
+            return Ok(false);
+        };
+        if let Some(known) = self.routed.get()
+            && application.is(known)
+        {
+            return Ok(true);
+        }
+        let is_routed = application.hasattr(intern!(py, "router"))?;
+        if is_routed {
+            // Of several the first is as good as any.
+            drop(self.routed.set(application.unbind()));
+        }
+        Ok(is_routed)
     }
 }
 
@@ -126,14 +160,6 @@ fn is_plain(scope: &Bound<'_, PyAny>, root: &Bound<'_, PyAny>) -> PyResult<bool>
         || root.eq(intern!(py, "")),
         |mounted_at| mounted_at.eq(root),
     )
-}
-
-fn has_router(scope: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = scope.py();
-    match get(scope, intern!(py, "app"))? {
-        Some(application) => application.hasattr(intern!(py, "router")),
-        None => Ok(false),
-    }
 }
 
 /// `scope.get(name)`

@@ -34,7 +34,10 @@ const MAX_VALUE: usize = 200;
 /// Bytes of a thread state that are searched for its context.
 const THREAD_STATE_BYTES: usize = 4_096;
 
-static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+fn next_serial() -> usize {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) as usize
+}
 
 /// The functions of `Include/cpython/context.h`, which are not in the limited API.
 struct Contexts {
@@ -95,18 +98,14 @@ impl Entered {
         }
     }
 
-    fn content(&self) -> Arc<Content> {
+    /// The labels; of a request its number and captures as well.
+    fn content(&self) -> (Arc<Content>, Option<(u64, u64)>) {
         match self {
-            Self::Labels(labels) => labels.get().content.lock().clone(),
-            Self::Request(running) => running.shown.lock().0.clone(),
-        }
-    }
-
-    /// A request's number and captures.
-    fn request(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Labels(_) => None,
-            Self::Request(running) => Some((running.number, running.shown.lock().1)),
+            Self::Labels(labels) => (labels.get().content.lock().clone(), None),
+            Self::Request(running) => {
+                let (content, captures) = running.shown.lock().clone();
+                (content, Some((running.number, captures)))
+            }
         }
     }
 
@@ -166,23 +165,24 @@ impl Labels {
         outer: Option<Py<Labels>>,
         entered: Option<Entered>,
     ) -> Self {
-        let labels = Self {
-            shown: Shown::default(),
+        let shown = Shown::default();
+        let (request, captures) = request.unwrap_or_default();
+        shown.show(next_serial(), &content.bytes, request, captures);
+        shown.magic.store(contexts.magic, Ordering::Relaxed);
+        Self {
+            shown,
             depth: outer.as_ref().map_or(0, |outer| outer.get().depth + 1),
-            content: Mutex::new(content.clone()),
+            content: Mutex::new(content),
             again: AtomicU32::new(0),
             outer,
             entered,
-        };
-        labels.show(content, request.unwrap_or_default());
-        labels.shown.magic.store(contexts.magic, Ordering::Relaxed);
-        labels
+        }
     }
 
     fn show(&self, content: Arc<Content>, (request, captures): (u64, u64)) {
         let mut kept = self.content.lock();
-        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed) as usize;
-        self.shown.show(serial, &content.bytes, request, captures);
+        self.shown
+            .show(next_serial(), &content.bytes, request, captures);
         *kept = content;
     }
 
@@ -199,7 +199,8 @@ impl Labels {
     /// The union of `outer` and what is entered, whose values count.
     fn below(contexts: &Contexts, outer: Bound<'_, Labels>, entered: Entered) -> Self {
         let mut union = outer.get().content.lock().items.clone();
-        for (key, value) in &entered.content().items {
+        let (content, request) = entered.content();
+        for (key, value) in &content.items {
             if let Some((_, known)) = union.iter_mut().find(|(known, _)| known == key) {
                 known.clone_from(value);
             } else if union.len() < MAX_LABELS {
@@ -208,7 +209,7 @@ impl Labels {
         }
         union.sort_unstable();
         let shown = &outer.get().shown;
-        let request = entered.request().unwrap_or((
+        let request = request.unwrap_or((
             shown.request.load(Ordering::Relaxed) as u64,
             shown.captures.load(Ordering::Relaxed) as u64,
         ));
@@ -301,7 +302,7 @@ pub(super) fn enter(py: Python<'_>, entered: Entered) -> PyResult<()> {
         None => match entered {
             Entered::Labels(labels) => return set(py, contexts, labels.bind(py).as_any()),
             Entered::Request(_) => {
-                let (content, request) = (entered.content(), entered.request());
+                let (content, request) = entered.content();
                 Labels::make(contexts, content, request, None, Some(entered))
             }
         },
@@ -317,13 +318,17 @@ pub(super) fn leave(py: Python<'_>, entered: &Entered) -> PyResult<bool> {
     let mut next = current(py, contexts)?;
     while let Some(labels) = next {
         let known = labels.get();
-        let own = match &known.entered {
-            Some(own) => own.clone_ref(py),
-            None => Entered::Labels(labels.clone().unbind()),
+        let is_own = match (&known.entered, entered) {
+            (Some(own), _) => own.is(entered),
+            (None, Entered::Labels(entered)) => labels.is(entered),
+            (None, Entered::Request(_)) => false,
         };
-        next = known.outer.as_ref().map(|outer| outer.bind(py).clone());
-        if !own.is(entered) {
-            inner.push(own);
+        if !is_own {
+            inner.push(match &known.entered {
+                Some(own) => own.clone_ref(py),
+                None => Entered::Labels(labels.clone().unbind()),
+            });
+            next = known.outer.as_ref().map(|outer| outer.bind(py).clone());
             continue;
         }
         let left = known
@@ -347,12 +352,18 @@ pub(super) fn leave(py: Python<'_>, entered: &Entered) -> PyResult<bool> {
 }
 
 /// Has a request that is in force show what it has become, wherever its context was taken to.
-pub(super) fn show_again(py: Python<'_>, running: &Arc<Running>) -> PyResult<()> {
-    let entered = Entered::Request(running.clone());
+pub(super) fn show_again(
+    py: Python<'_>,
+    running: &Arc<Running>,
+    content: Arc<Content>,
+    captures: u64,
+) -> PyResult<()> {
+    *running.shown.lock() = (content.clone(), captures);
     if let Some(labels) = current(py, contexts(py)?)? {
         let known = labels.get();
-        if known.outer.is_none() && known.entered.as_ref().is_some_and(|own| own.is(&entered)) {
-            let (content, captures) = running.shown.lock().clone();
+        let is_own =
+            |own: &Entered| matches!(own, Entered::Request(own) if Arc::ptr_eq(own, running));
+        if known.outer.is_none() && known.entered.as_ref().is_some_and(is_own) {
             // Before and after: a sampler compares what it finds before and after a stack.
             note_own_set();
             known.show(content, (running.number, captures));
@@ -360,6 +371,7 @@ pub(super) fn show_again(py: Python<'_>, running: &Arc<Running>) -> PyResult<()>
             return Ok(());
         }
     }
+    let entered = Entered::Request(running.clone());
     if leave(py, &entered)? {
         enter(py, entered)?;
     }

@@ -56,9 +56,9 @@ impl<'py> FromPyObject<'_, 'py> for Repeat<'py> {
     }
 }
 
-/// Where a request stands among the routers of ASGI applications.
+/// Where a request stands among the routers of applications.
 pub(super) struct Routing {
-    /// What the whole application is mounted at, if a router is to choose the route.
+    /// What the whole application is mounted at in ASGI, if a router is to choose the route.
     pub(super) root: Option<Py<PyAny>>,
     /// The request of another middleware around this one's.
     pub(super) outer: Option<Py<Request>>,
@@ -227,8 +227,7 @@ impl Request {
         let content = this.content(py, &text)?;
         let allowed = captures::allowed(slf)?;
         let begun = session().requests().rename(running.number, &text, allowed);
-        *running.shown.lock() = (content, begun.captures);
-        labels::show_again(py, &running)
+        labels::show_again(py, &running, content, begun.captures)
     }
 
     /// A generator has yielded: what follows is its caller's.
@@ -257,6 +256,14 @@ impl Request {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let (name, route) = (self.name(py)?.repr()?, self.route(py).repr()?);
         Ok(format!("<rprof.request {name}, route {route}>"))
+    }
+
+    /// Say which route a router has chosen, if it was to.
+    fn _routed(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
+        match slf.get().routing {
+            Some(Routing { root: Some(_), .. }) => Self::set_route(slf, route),
+            _ => Ok(()),
+        }
     }
 
     /// Another request that is the same but has not begun.
@@ -322,7 +329,12 @@ impl Request {
     }
 
     /// As `_of`, for what is to be routed.
-    pub(super) fn routed(&self, routing: Routing, parts: [Py<PyAny>; 3], route: Py<PyString>) -> Self {
+    pub(super) fn routed(
+        &self,
+        routing: Routing,
+        parts: [Py<PyAny>; 3],
+        route: Py<PyString>,
+    ) -> Self {
         Self {
             routing: Some(routing),
             ..self.of(Name::Of(parts), route)

@@ -11,15 +11,16 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
-use super::requests::{KEY, Request};
+use super::requests::{KEY, Request, Routing};
 
 /// An application, each of whose requests is an `rprof.request` with the limits of `model`.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct WsgiServer {
     application: Py<PyAny>,
     model: Py<Request>,
-    /// The route to begin with, or else a function of environ and path, or else one of the path.
+    /// The route until a router has chosen one.
     known_route: Option<Py<PyString>>,
+    /// A function of environ and path, or else the route is that or made of the path.
     choose_route: Option<Py<PyAny>>,
     make_route: Py<PyAny>,
     /// Called with request, environ and `start_response` for an answer in place of the
@@ -65,17 +66,29 @@ impl WsgiServer {
         let py = environ.py();
         let root = text_of(environ, intern!(py, "SCRIPT_NAME"))?;
         let path = text_of(environ, intern!(py, "PATH_INFO"))?;
-        let route = match (&self.known_route, &self.choose_route) {
-            (Some(route), _) => route.clone_ref(py),
-            (_, Some(choose_route)) => {
+        let route = match (&self.choose_route, &self.known_route) {
+            (Some(choose_route), _) => {
                 let arguments = (environ, root.add(&path)?);
                 text_from(choose_route.bind(py).call1(arguments)?)?
             }
-            _ => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
+            (None, Some(route)) => route.clone_ref(py),
+            (None, None) => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
         };
         let method = text_of(environ, intern!(py, "REQUEST_METHOD"))?;
         let (method, root, path) = (method.unbind(), root.unbind(), path.unbind());
-        let begun = Bound::new(py, self.model.get()._of(method, root, path, route))?;
+        let is_awaited = match &self.known_route {
+            Some(known) => route.bind(py).as_any().eq(known)?,
+            None => false,
+        };
+        let routing = Routing {
+            root: is_awaited.then(|| root.clone_ref(py)),
+            outer: None,
+        };
+        let begun = self
+            .model
+            .get()
+            .routed(routing, [method, root, path], route);
+        let begun = Bound::new(py, begun)?;
         environ.set_item(intern!(py, KEY), &begun)?;
         if let Some(answer_instead) = &self.answer_instead {
             let answer = answer_instead
@@ -151,9 +164,11 @@ struct State {
     error: Option<Py<PyBaseException>>,
 }
 
-/// The parts of an answer, each made as part of the request; what a server does between them is not.
+/// The parts of an answer, each made as part of the request; what a server does between them is not,
+/// but for the first.
 ///
-/// Its first part is made at once: the server would ask for it next, and most answers have no other.
+/// That is made at once, as the server would ask for it next. Most answers have no other, and leaving
+/// the labels only to enter them again for the end would cost as much as all else here.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct Answer {
     answer: Py<PyAny>,
@@ -263,10 +278,7 @@ impl Answer {
         match first {
             // Of an answer without any part only the end is to come.
             Ok(None) => {}
-            Ok(Some(first)) => {
-                made.state.lock().first = Some(first.unbind());
-                made.pause(py)?;
-            }
+            Ok(Some(first)) => made.state.lock().first = Some(first.unbind()),
             Err(error) => {
                 made.state.lock().error = Some(error.value(py).clone().unbind());
                 made.close(py)?;

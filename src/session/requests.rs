@@ -4,7 +4,7 @@
 //! Durations come from the clock at the begin and the end of a request, never from samples.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -180,11 +180,12 @@ struct CaptureState {
 
 #[derive(Debug, Default)]
 struct State {
+    last_number: u64,
     under_way: FxHashMap<u64, UnderWay>,
     /// When which slow request is to be looked at.
     due: BTreeSet<(u64, u64)>,
     routes: Vec<RouteFigures>,
-    places: HashMap<Arc<str>, usize>,
+    places: FxHashMap<Arc<str>, usize>,
     captures: Vec<CaptureState>,
     /// The shortest limit there ever was, in ns: so long nothing new can become due.
     shortest_ns: Option<u64>,
@@ -202,7 +203,6 @@ struct State {
 pub struct Requests {
     state: Mutex<State>,
     wake: Condvar,
-    next: AtomicU64,
     /// Requests beyond [`MAX_UNDER_WAY`], which nobody watches.
     pub unwatched: AtomicU64,
 }
@@ -229,7 +229,8 @@ impl Requests {
             self.unwatched.fetch_add(1, Relaxed);
             return Begun::default();
         }
-        let number = self.next.fetch_add(1, Relaxed) + 1;
+        state.last_number += 1;
+        let number = state.last_number;
         let captures = state.claim(route, allowed);
         let route = state.place(route);
         state.routes[route].under_way += 1;

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use rustc_hash::FxHashMap;
@@ -48,17 +48,22 @@ pub struct Shown {
 impl Shown {
     /// Shows other labels. Whoever looks meanwhile finds none, and looks again.
     pub fn show(&self, serial: usize, bytes: &[u8], request: u64, captures: u64) {
-        self.serial.store(0, Ordering::SeqCst);
-        self.bytes.store(bytes.as_ptr() as usize, Ordering::SeqCst);
-        self.length.store(bytes.len(), Ordering::SeqCst);
-        self.request.store(request as usize, Ordering::SeqCst);
-        self.captures.store(captures as usize, Ordering::SeqCst);
-        self.serial.store(serial, Ordering::SeqCst);
+        self.serial.store(0, Ordering::Relaxed);
+        // Before what follows, as the last store is behind it; stronger ones would each wait for the
+        // caches.
+        fence(Ordering::Release);
+        self.bytes.store(bytes.as_ptr() as usize, Ordering::Relaxed);
+        self.length.store(bytes.len(), Ordering::Relaxed);
+        self.request.store(request as usize, Ordering::Relaxed);
+        self.captures.store(captures as usize, Ordering::Relaxed);
+        self.serial.store(serial, Ordering::Release);
     }
 
     /// Shows nothing any more.
     pub fn hide(&self) {
-        self.magic.store(0, Ordering::SeqCst);
+        self.magic.store(0, Ordering::Relaxed);
+        // Before the memory is used again.
+        fence(Ordering::Release);
     }
 }
 

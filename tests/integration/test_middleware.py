@@ -186,7 +186,11 @@ print(json.dumps([steps, between, closed, row.ended, row.under_way]))
 def test_an_answer_that_streams_belongs_to_its_request(run, name):
     steps, between, closed, ended, under_way = run(name, STREAM.replace("PATH", "'/stream'"))
     assert steps == ["/stream"] * 6
-    # The route is not the server's; what a generator leaves in force between its steps is.
+    if name in ("wsgi", "flask"):
+        # What the server does with the first part of each answer is part of the request.
+        assert [labels["route"] for labels in between[::3]] == ["/stream"] * 2
+        del between[::3]
+    # Else the route is not the server's; what a generator leaves in force between its steps is.
     assert not any("route" in labels for labels in between), between
     assert set(closed) <= {"/stream"}
     assert (ended, under_way) == (2, 0)
@@ -440,11 +444,12 @@ def test_what_a_wsgi_server_gets(programs):
         late = Late()
         answer = WSGIMiddleware(lambda *_: late)({}, None)
         parts = iter(answer)
-        assert next(parts) == b"a" and rprof.current_labels() == {}
+        assert next(parts) == b"a"
         try:
             next(parts)
         except ZeroDivisionError:
             pass
+        assert rprof.current_labels() == {}
         answer.close()
         answer.close()
         assert late.closed == 1

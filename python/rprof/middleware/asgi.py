@@ -47,6 +47,8 @@ class ASGIMiddleware:
             hasattr(app, "router"),
             choose_route=chosen.choose_route if chosen.route is not None else None,
         )
+        self._begin = self._requests.begin
+        self._is_on_demand = chosen.on_demand is not None
         watch_routers()
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -54,15 +56,19 @@ class ASGIMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = self._requests.of(scope)
-        options = self._options
-        if options.on_demand is not None and options.wants_page(
+        if self._is_on_demand and self._options.wants_page(
             scope.get("query_string", b"").decode("latin-1"), scope
         ):
-            await self._profiled(begun, scope, receive, send)
+            await self._profiled(self._requests.of(scope), scope, receive, send)
             return
-        with begun:
+        # As `with` does, in fewer steps.
+        begun = self._begin(scope)
+        try:
             await self._app(scope, receive, send)
+        except BaseException as error:
+            begun.__exit__(None, error)
+            raise
+        begun.__exit__()
 
     async def _profiled(
         self, begun: request, scope: _Scope, receive: _Receive, send: _Send
