@@ -222,8 +222,8 @@ def note_route(
 ) -> None:
     """Tells the request of a scope, and those around it, which route a router has chosen.
 
-    A leaf's own `path` is its pattern if nothing is above it. Else `make_pattern` is asked, with route,
-    scope and what the whole application is mounted at.
+    A leaf's own `path` is its pattern if nothing is above it. Else `make_pattern` is asked, with
+    route, scope and what the whole application is mounted at.
     """
 
 @final
