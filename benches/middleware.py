@@ -73,15 +73,14 @@ def starlette_application(options: dict[str, Any] | None) -> Any:
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
-    class PlainRoute(Route):
-        # The middleware has wrapped it for all applications of the program.
-        handle = getattr(Route.handle, "__wrapped__", Route.handle)
-
     async def items(_: Any) -> PlainTextResponse:
         return PlainTextResponse("done")
 
-    kind = PlainRoute if options is None else Route
-    app = Starlette(routes=[kind("/items/{number:int}", items)])
+    route: Any = Route("/items/{number:int}", items)
+    if options is None:
+        # The middleware wraps that of the class, for all applications of the program.
+        route.handle = getattr(Route.handle, "__wrapped__", Route.handle).__get__(route)
+    app = Starlette(routes=[route])
     if options is not None:
         app.add_middleware(ASGIMiddleware, **options)
     return app

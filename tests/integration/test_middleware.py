@@ -355,6 +355,8 @@ def test_a_router_is_served_the_scope_of_the_server(run, name):
     class Scope(dict): pass
     class Odd(Route):
         path = property(lambda self: 1 / 0 if served else "/odd", lambda self, value: None)
+    class Own(Route):
+        async def handle(self, scope, receive, send): await self.app(scope, receive, send)
     async def view(request):
         served.append(request.scope)
         return PlainTextResponse("done")
@@ -362,7 +364,7 @@ def test_a_router_is_served_the_scope_of_the_server(run, name):
     inner.add_middleware(ASGIMiddleware)
     outer = Starlette(routes=[
         Host("other", app=inner), Route("/x/{n}", view), Mount("/of/{tenant}", app=inner),
-        Odd("/odd", view),
+        Odd("/odd", view), Own("/own/{n}", view),
     ])
     outer.add_middleware(ASGIMiddleware, route=lambda scope: "mine" if "mine" in scope else None)
     outer.add_middleware(ASGIMiddleware)
@@ -377,7 +379,9 @@ def test_a_router_is_served_the_scope_of_the_server(run, name):
     routes = lambda: {row.route: row.ended for row in rprof.routes() if row.ended}
     found = []
     gc.disable()
-    for path, host in (("/x/1", b""), ("/of/acme/x/3", b""), ("/x/4", b"other")):
+    for path, host in (
+        ("/x/1", b""), ("/of/acme/x/3", b""), ("/x/4", b"other"), ("/own/5", b""),
+    ):
         before = routes()
         # Nothing of ours is in a circle with it.
         assert call(path, host)() is None
@@ -391,7 +395,12 @@ def test_a_router_is_served_the_scope_of_the_server(run, name):
     print(json.dumps([found, told]))
     """
     assert run(name, code) == [
-        [{"/x/{n}": 2}, {"/of/{tenant}/x/{n:int}": 2, "/x/{n:int}": 1}, {"/x/{n:int}": 3}],
+        [
+            {"/x/{n}": 2},
+            {"/of/{tenant}/x/{n:int}": 2, "/x/{n:int}": 1},
+            {"/x/{n:int}": 3},
+            {"/own/{n}": 2},
+        ],
         ["the route of a request cannot be told"],
     ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 from .. import _session
@@ -17,11 +18,20 @@ _MARK = "__rprof_notes__"
 
 def watch_routers() -> None:
     """Have the routes of the frameworks that are loaded tell the request that they serve."""
-    for module, name, is_leaf, pattern in _CLASSES:
-        found = getattr(sys.modules.get(module), name, None)
-        handle = vars(found).get("handle") if isinstance(found, type) else None
-        if callable(handle) and not hasattr(handle, _MARK):
-            found.handle = _noting(handle, is_leaf, pattern)  # type: ignore[union-attr]
+    routing = sys.modules.get("starlette.routing")
+    for name, is_leaf, pattern in _CLASSES:
+        found = getattr(routing, name, None)
+        for kind in _with_subclasses(found) if isinstance(found, type) else ():
+            handle = vars(kind).get("handle")
+            if isinstance(handle, FunctionType) and not hasattr(handle, _MARK):
+                kind.handle = _noting(handle, is_leaf, pattern)
+
+
+def _with_subclasses(kind: type) -> Iterator[Any]:
+    yield kind
+    subclasses: list[type] = kind.__subclasses__()
+    for subclass in subclasses:
+        yield from _with_subclasses(subclass)
 
 
 def _noting(
@@ -79,11 +89,10 @@ def _named(path: str, params: dict[str, Any]) -> str:
     return generic_route("/".join(names.get(part, part) for part in path.split("/")))
 
 
-# What a router calls of the route that it has chosen: module, class, whether nothing is chosen
-# below, and the pattern. FastAPI's own may call Starlette's, or not.
+# Of what a router calls `handle`: the class, whether nothing is chosen below, and the pattern. The
+# `handle` of a subclass, as of FastAPI's, may call that of the class, or not.
 _CLASSES = (
-    ("starlette.routing", "Route", True, _leaf_pattern),
-    ("starlette.routing", "Mount", False, _mount_pattern),
-    ("starlette.routing", "Host", False, _leaf_pattern),
-    ("fastapi.routing", "APIRoute", True, _leaf_pattern),
+    ("Route", True, _leaf_pattern),
+    ("Mount", False, _mount_pattern),
+    ("Host", False, _leaf_pattern),
 )
