@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyBaseException, PyStopIteration};
+use pyo3::exceptions::PyBaseException;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -182,25 +182,25 @@ impl Answer {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let parts = {
             let mut state = self.state.lock();
             if let Some(first) = state.first.take() {
-                return Ok(first);
+                return Ok(Some(first));
             }
             match (&state.begun, &state.parts) {
                 (Some(_), Some(parts)) => parts.clone_ref(py),
-                _ => return Err(PyStopIteration::new_err(())),
+                _ => return Ok(None),
             }
         };
         self.resume(py)?;
-        match parts.bind(py).clone().next() {
+        match parts.into_bound(py).next() {
             Some(Ok(part)) => {
                 self.pause(py)?;
-                Ok(part.unbind())
+                Ok(Some(part.unbind()))
             }
             // The server calls close() now, which belongs to the request as well.
-            None => Err(PyStopIteration::new_err(())),
+            None => Ok(None),
             Some(Err(error)) => {
                 let raised = error.value(py).clone().unbind();
                 let earlier = self.state.lock().error.replace(raised);
@@ -263,27 +263,33 @@ impl Answer {
     /// Makes the first part of an answer to a request that is under way.
     fn begin<'py>(begun: Py<Request>, answer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         let py = answer.py();
-        let made = Self {
-            answer: answer.clone().unbind(),
-            state: Mutex::new(State {
-                begun: Some(begun),
-                ..State::default()
-            }),
+        let mut state = State {
+            begun: Some(begun),
+            ..State::default()
         };
         let first = answer.try_iter().and_then(|mut parts| {
             let first = parts.next().transpose();
-            made.state.lock().parts = Some(parts.unbind());
+            state.parts = Some(parts.unbind());
             first
         });
-        match first {
+        let error = match first {
             // Of an answer without any part only the end is to come.
-            Ok(None) => {}
-            Ok(Some(first)) => made.state.lock().first = Some(first.unbind()),
-            Err(error) => {
-                made.state.lock().error = Some(error.value(py).clone().unbind());
-                made.close(py)?;
-                return Err(error);
+            Ok(first) => {
+                state.first = first.map(Bound::unbind);
+                None
             }
+            Err(error) => {
+                state.error = Some(error.value(py).clone().unbind());
+                Some(error)
+            }
+        };
+        let made = Self {
+            answer: answer.clone().unbind(),
+            state: Mutex::new(state),
+        };
+        if let Some(error) = error {
+            made.close(py)?;
+            return Err(error);
         }
         Bound::new(py, made)
     }
