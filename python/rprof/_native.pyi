@@ -190,8 +190,6 @@ class request:
         """The generator goes on."""
     def __call__(self, function: _F) -> _F:
         """Decorate a function: each call is a request."""
-    def _routed(self, route: str) -> None:
-        """Say which route a router has chosen, if it was to."""
     def _again(self) -> request:
         """Another request that is the same but has not begun."""
     def _of(self, method: str, root: str, path: str, route: str) -> request:

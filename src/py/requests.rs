@@ -56,9 +56,9 @@ impl<'py> FromPyObject<'_, 'py> for Repeat<'py> {
     }
 }
 
-/// Where a request stands among the routers of applications.
+/// Where a request stands among the routers of ASGI applications.
 pub(super) struct Routing {
-    /// What the whole application is mounted at in ASGI, if a router is to choose the route.
+    /// What the whole application is mounted at, if a router is to choose the route.
     pub(super) root: Option<Py<PyAny>>,
     /// The request of another middleware around this one's.
     pub(super) outer: Option<Py<Request>>,
@@ -256,14 +256,6 @@ impl Request {
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let (name, route) = (self.name(py)?.repr()?, self.route(py).repr()?);
         Ok(format!("<rprof.request {name}, route {route}>"))
-    }
-
-    /// Say which route a router has chosen, if it was to.
-    fn _routed(slf: &Bound<'_, Self>, route: &Bound<'_, PyAny>) -> PyResult<()> {
-        match slf.get().routing {
-            Some(Routing { root: Some(_), .. }) => Self::set_route(slf, route),
-            _ => Ok(()),
-        }
     }
 
     /// Another request that is the same but has not begun.

@@ -11,16 +11,15 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
-use super::requests::{KEY, Request, Routing};
+use super::requests::{KEY, Request};
 
 /// An application, each of whose requests is an `rprof.request` with the limits of `model`.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct WsgiServer {
     application: Py<PyAny>,
     model: Py<Request>,
-    /// The route until a router has chosen one.
+    /// The route to begin with, or else a function of environ and path, or else one of the path.
     known_route: Option<Py<PyString>>,
-    /// A function of environ and path, or else the route is that or made of the path.
     choose_route: Option<Py<PyAny>>,
     make_route: Py<PyAny>,
     /// Called with request, environ and `start_response` for an answer in place of the
@@ -66,29 +65,17 @@ impl WsgiServer {
         let py = environ.py();
         let root = text_of(environ, intern!(py, "SCRIPT_NAME"))?;
         let path = text_of(environ, intern!(py, "PATH_INFO"))?;
-        let route = match (&self.choose_route, &self.known_route) {
-            (Some(choose_route), _) => {
+        let route = match (&self.known_route, &self.choose_route) {
+            (Some(route), _) => route.clone_ref(py),
+            (_, Some(choose_route)) => {
                 let arguments = (environ, root.add(&path)?);
                 text_from(choose_route.bind(py).call1(arguments)?)?
             }
-            (None, Some(route)) => route.clone_ref(py),
-            (None, None) => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
+            _ => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
         };
         let method = text_of(environ, intern!(py, "REQUEST_METHOD"))?;
         let (method, root, path) = (method.unbind(), root.unbind(), path.unbind());
-        let is_awaited = match &self.known_route {
-            Some(known) => route.bind(py).as_any().eq(known)?,
-            None => false,
-        };
-        let routing = Routing {
-            root: is_awaited.then(|| root.clone_ref(py)),
-            outer: None,
-        };
-        let begun = self
-            .model
-            .get()
-            .routed(routing, [method, root, path], route);
-        let begun = Bound::new(py, begun)?;
+        let begun = Bound::new(py, self.model.get()._of(method, root, path, route))?;
         environ.set_item(intern!(py, KEY), &begun)?;
         if let Some(answer_instead) = &self.answer_instead {
             let answer = answer_instead

@@ -36,8 +36,8 @@ def init_app(app: Any, **options: Any) -> None:
         rule = served.url_rule
         # No request is there in the application's own tests that make none, or where it is renamed.
         begun = served.environ.get(KEY) if rule is not None else None
-        if begun is not None:
-            begun._routed(rule.rule)
+        if begun is not None and begun.route == UNMATCHED:
+            begun.set_route(rule.rule)
         if own is not None:
             return own(*context)
         # Looked up anew: others may have put their own into the class meanwhile.

@@ -42,7 +42,7 @@ class WSGIMiddleware:
             application,
             chosen.model,
             generic_route,
-            known_route=self.known_route,
+            known_route=self.known_route if chosen.route is None else None,
             choose_route=self._choose_route if chosen.route is not None else None,
             answer_instead=self._page_instead if chosen.on_demand is not None else None,
         )
