@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Protocol
 
@@ -26,6 +25,9 @@ class Call(Protocol):
 
 def decorate(function: Callable[..., Any], call: Callable[[], Call]) -> Any:
     """Return `function` wrapped in a context manager of its own for each call."""
+    # Costs more than all else here, and most programs decorate nothing.
+    import inspect
+
     wrapper: Any
     if inspect.isasyncgenfunction(function):
 

@@ -251,8 +251,11 @@ class Answer:
     def close(self) -> None:
         """Ends the request, after the application has been told."""
 
-def route_figures(parts: list[float]) -> list[tuple[str, int, int, int, int, list[int]]]:
-    """Of each route: name, requests ended and under way, sum, maximum and quantiles in ns."""
+def route_figures(
+    parts: list[float],
+) -> list[tuple[str, int, int, int, int, tuple[int, int], list[int]]]:
+    """Of each route: name, requests ended and under way, sum and maximum in ns, CPU time in ns and of
+    how many requests, quantiles in ns."""
 
 @final
 class Capture:

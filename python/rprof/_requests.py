@@ -49,6 +49,13 @@ class RouteFigures(NamedTuple):
     """The same for 99 %."""
     max: float
     """The longest."""
+    cpu: float
+    """CPU seconds of the requests that have ended, by the clocks of the threads that worked on them,
+    not by samples. What a request spends in other threads and tasks counts if they have its labels
+    and the interpreter tells of that (3.14 and later)."""
+    cpu_known: int
+    """Of how many of these requests that is known. Before CPython 3.14 it is not of one that gave way
+    to other tasks of its event loop, for nobody tells when they took turns."""
 
 
 def routes() -> list[RouteFigures]:
@@ -56,11 +63,11 @@ def routes() -> list[RouteFigures]:
     rows = _session.native().route_figures(list(_QUANTILES))
     rows.sort(key=lambda row: -row[3])
     found = []
-    for route, ended, under_way, sum_ns, max_ns, quantiles in rows:
+    for route, ended, under_way, sum_ns, max_ns, (cpu_ns, cpu_known), quantiles in rows:
         mean = sum_ns / ended / 1e9 if ended else 0.0
         p50, p90, p99 = (quantile / 1e9 for quantile in quantiles)
-        figures = RouteFigures(route, ended, under_way, mean, p50, p90, p99, max_ns / 1e9)
-        found.append(figures)
+        times = (mean, p50, p90, p99, max_ns / 1e9, cpu_ns / 1e9)
+        found.append(RouteFigures(route, ended, under_way, *times, cpu_known))
     return found
 
 

@@ -35,7 +35,7 @@ _COMMON_PART = 0.9
 
 watched: dict[int, request] = {}
 """Requests under way that may become slow, by number."""
-_pending: deque[tuple[request, int, float, str]] = deque(maxlen=_MAX_PENDING)
+_pending: deque[tuple[request, int, float, float | None, str]] = deque(maxlen=_MAX_PENDING)
 _files: deque[str] = deque()
 
 Place = tuple[int, str, str, list[tuple[str, str, int]]]
@@ -153,10 +153,13 @@ class _Reporter:
             },
         )
 
-    def _finish(self, slow: request, number: int, seconds: float, outcome: str) -> None:
+    def _finish(
+        self, slow: request, number: int, seconds: float, cpu: float | None, outcome: str
+    ) -> None:
         self._stacks.pop(number, None)
         self._finished.append(number)
         path = where = None
+        spent = "" if cpu is None else f", {cpu:.3f} s of CPU"
         try:
             profile = _session.recent_of(seconds + 2.0, [number])
         except RprofError as problem:
@@ -168,14 +171,15 @@ class _Reporter:
             else:
                 where = "it was on no thread whenever samples were taken"
         _log("slow").warning(
-            "request %s took %.3f s%s; %s; %s",
-            *(slow.name, seconds, outcome, where, _written(path)),
+            "request %s took %.3f s%s%s; %s; %s",
+            *(slow.name, seconds, spent, outcome, where, _written(path)),
             extra={
                 "rprof": {
                     "request": slow.name,
                     "route": slow.route,
                     "number": number,
                     "seconds": seconds,
+                    "cpu_seconds": cpu,
                     "info": dict(slow.info),
                     "profile": path,
                     "where": where,
@@ -306,10 +310,13 @@ def begin() -> Any:
     return asyncio.current_task()
 
 
-def ended(slow: request, number: int, duration_ns: int, error: BaseException | None) -> None:
+def ended(
+    slow: request, number: int, duration_ns: int, cpu_ns: int | None, error: BaseException | None
+) -> None:
     """Note the end of a request that was looked at."""
     outcome = f" and raised {type(error).__name__}" if error is not None else ""
-    _pending.append((slow, number, duration_ns / 1e9, outcome))
+    cpu = None if cpu_ns is None else cpu_ns / 1e9
+    _pending.append((slow, number, duration_ns / 1e9, cpu, outcome))
     _session.native().wake_event()
 
 

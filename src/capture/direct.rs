@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::rest::{GilTurn, rest_ns};
-use super::roster::{Newcomer, Roster, read_clocks};
+use super::roster::{Newcomer, Roster};
 use super::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
 use crate::clock::thread_state::{Activity, ThreadActivity};
@@ -99,6 +99,8 @@ pub struct Own {
     interpreter: usize,
     hints: Hints,
     context: ContextSeen,
+    /// Whether that was so before and after the stack was read.
+    is_context_known: bool,
     activity: Option<ThreadActivity>,
     /// Until when its clock need not be read while nobody else takes the GIL, in ns.
     rests_until_ns: u64,
@@ -162,7 +164,7 @@ impl DirectEngine {
             unanswered: 1,
             unnamed: (0, false),
             name_interval_ns: NAME_INTERVAL_NS,
-            roster: Roster::default(),
+            roster: Roster::following(),
             census: Census::default(),
             heads: Heads::default(),
             needs_census: true,
@@ -380,6 +382,7 @@ impl DirectEngine {
         let mut walked = Err(Failure::Torn);
         let mut seen = self.roster.tracks[at].own.context;
         let mut labels = None;
+        let mut is_known = false;
         for _ in 0..MAX_LOOKS {
             let Some(memory) = &mut self.memory else {
                 return Err(Failure::Torn);
@@ -394,13 +397,16 @@ impl DirectEngine {
             seen = before.unwrap_or_default();
             let after =
                 LabelReader::context(memory.as_mut(), place, target.address, target.ident, seen);
-            if before.is_some() && before == after {
+            is_known = before.is_some() && before == after;
+            if is_known {
                 break;
             }
             // It went on under others meanwhile; a stack must not be charged to these.
             labels = None;
         }
-        self.roster.tracks[at].own.context = seen;
+        let own = &mut self.roster.tracks[at].own;
+        own.context = seen;
+        own.is_context_known = is_known;
         // A thread without a frame keeps its last stack, and the labels of that.
         if !matches!(walked, Ok(None)) {
             snapshot.set_labels(at, labels);
@@ -420,7 +426,7 @@ impl DirectEngine {
         if clock.is_none() || clock < sample.cpu_ns {
             return false;
         }
-        sample.cpu_ns = clock;
+        let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
         sample.since_ns = snapshot.at_ns;
         snapshot.moved_ns = snapshot.at_ns;
         let track = &mut self.roster.tracks[at];
@@ -432,7 +438,13 @@ impl DirectEngine {
         };
         let read = match PLACE.get() {
             None => self.read_stack(&target, &mut hints, snapshot),
-            Some(place) => self.read_labelled(at, place, &target, &mut hints, snapshot),
+            Some(place) => {
+                let read = self.read_labelled(at, place, &target, &mut hints, snapshot);
+                let own = &self.roster.tracks[at].own;
+                let version = own.is_context_known.then(|| own.context.version());
+                self.roster.read_log(at, version, before_ns, snapshot);
+                read
+            }
         };
         let track = &mut self.roster.tracks[at];
         track.own.hints = hints;
@@ -700,7 +712,7 @@ impl Engine for DirectEngine {
                 note_early_cpu(sample, thread_cpu_ns(track.thread_id), since_ns);
             }
         }
-        read_clocks(snapshot);
+        self.roster.read_clocks(snapshot);
     }
 
     fn end_rests(&mut self) {

@@ -8,9 +8,10 @@ use rustc_hash::FxHashMap;
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
 use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
 use crate::model::stack::Stack;
+use crate::unwind::label_log::LogReader;
 
 /// What an engine remembers of a thread besides its sample; `Own` is what only this engine does.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Track<Own> {
     /// What tells the thread from others while it lives.
     pub id: usize,
@@ -24,6 +25,8 @@ pub struct Track<Own> {
     pub seen_in: u64,
     /// The snapshot that read its name last, or that found it where names come by themselves.
     pub named_in: u64,
+    /// What the thread says of its labels.
+    pub log: LogReader,
     /// What only this engine remembers.
     pub own: Own,
 }
@@ -35,6 +38,8 @@ pub struct Roster<Own> {
     pub tracks: Vec<Track<Own>>,
     /// The number of the current snapshot, from 1.
     pub snapshot: u64,
+    /// Whether what threads say of their labels is taken in: by one engine, the sampler's.
+    follows_logs: bool,
     places: FxHashMap<usize, usize>,
     next_key: u64,
     next_version: u64,
@@ -45,6 +50,7 @@ impl<Own> Default for Roster<Own> {
         Self {
             tracks: Vec::new(),
             snapshot: 0,
+            follows_logs: false,
             places: FxHashMap::default(),
             next_key: 0,
             next_version: 0,
@@ -68,6 +74,20 @@ pub struct Newcomer {
 }
 
 impl<Own> Roster<Own> {
+    /// The roster of the sampler's engine, which takes in what threads say of their labels.
+    #[must_use]
+    pub fn following() -> Self {
+        Self {
+            follows_logs: true,
+            ..Self::default()
+        }
+    }
+
+    /// For an engine that looks once: the sampler is told, and only it.
+    pub fn follow_nothing(&mut self) {
+        self.follows_logs = false;
+    }
+
     /// Where the thread of this id is.
     #[must_use]
     pub fn place(&self, id: usize) -> Option<usize> {
@@ -96,6 +116,7 @@ impl<Own> Roster<Own> {
             first_seen_ns: now_ns,
             cpu_from_ns: if is_newborn { 0 } else { cpu_ns.unwrap_or(0) },
             early_cpu_ns: 0,
+            span: None,
         });
         self.tracks.push(Track {
             id: newcomer.id,
@@ -104,6 +125,7 @@ impl<Own> Roster<Own> {
             served_in: 0,
             seen_in: self.snapshot,
             named_in: 0,
+            log: LogReader::default(),
             own,
         });
         let at = self.tracks.len() - 1;
@@ -113,6 +135,7 @@ impl<Own> Roster<Own> {
 
     /// Removes a thread; the last one takes its place.
     pub fn remove(&mut self, at: usize, snapshot: &mut Snapshot) {
+        self.read_log(at, None, snapshot.threads[at].cpu_ns, snapshot);
         let removed = self.tracks.swap_remove(at);
         snapshot.threads.swap_remove(at);
         snapshot.threads_version += 1;
@@ -153,14 +176,39 @@ impl<Own> Roster<Own> {
     pub fn bytes(&self) -> usize {
         self.tracks.capacity() * (size_of::<Track<Own>>() + 24)
     }
-}
 
-/// Brings the CPU clocks of all threads up to date.
-pub fn read_clocks(snapshot: &mut Snapshot) {
-    snapshot.at_ns = monotonic_ns();
-    for thread in &mut snapshot.threads {
-        if let Some(clock) = thread_cpu_ns(thread.thread_id) {
-            thread.cpu_ns = Some(clock);
+    /// Takes in what the thread has said of its labels since the look before, when its CPU clock
+    /// showed `before_ns`. `version` is how often its context was switched, if that is known.
+    pub fn read_log(
+        &mut self,
+        at: usize,
+        version: Option<u64>,
+        before_ns: Option<u64>,
+        snapshot: &mut Snapshot,
+    ) {
+        if !self.follows_logs {
+            return;
+        }
+        let track = &mut self.tracks[at];
+        let known = snapshot.spans.len();
+        let Snapshot { threads, spans, .. } = snapshot;
+        let sample = &mut threads[at];
+        let span = track.log.read(track.id, version, before_ns, sample, spans);
+        sample.span = track.log.has_log().then_some(span);
+        snapshot.find_requests(known);
+    }
+
+    /// Brings the CPU clocks of all threads up to date.
+    pub fn read_clocks(&mut self, snapshot: &mut Snapshot) {
+        snapshot.at_ns = monotonic_ns();
+        for at in 0..self.tracks.len() {
+            let before_ns = snapshot.threads[at].cpu_ns;
+            if let Some(clock) = thread_cpu_ns(snapshot.threads[at].thread_id) {
+                snapshot.threads[at].cpu_ns = Some(clock);
+            }
+            if snapshot.threads[at].cpu_ns != before_ns {
+                self.read_log(at, None, before_ns, snapshot);
+            }
         }
     }
 }

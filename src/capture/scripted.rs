@@ -139,6 +139,7 @@ impl Engine for Scripted {
                 first_seen_ns,
                 cpu_from_ns,
                 early_cpu_ns: thread.early_cpu_ns,
+                span: None,
             });
         }
         let who = |threads: &[ThreadSample]| -> Vec<_> {

@@ -83,6 +83,12 @@ impl Interner {
         id
     }
 
+    /// The label set of this id, which is one of this table's.
+    #[must_use]
+    pub fn label_set(&self, id: LabelSetId) -> &LabelSet {
+        &self.label_sets[id.0 as usize]
+    }
+
     /// How many distinct label sets there are.
     #[must_use]
     pub fn label_set_count(&self) -> usize {

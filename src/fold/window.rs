@@ -1,6 +1,6 @@
 //! A window: the bounded call tree that a recording grows between two rotations.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -8,10 +8,10 @@ use rustc_hash::FxHashMap;
 use super::call_tree::{GrowingTree, NodeId};
 use super::interner::Interner;
 use super::profile::{self, Profile, ProfileMeta, Sample};
-use crate::model::function::{Function, INCOMPLETE, OTHER, OVERFLOW};
+use crate::model::function::{Function, INCOMPLETE, NO_PYTHON_FRAME, NOT_SAMPLED, OTHER, OVERFLOW};
 use crate::model::label::{
-    ActiveLabels, Label, LabelSet, LabelSetId, LabelValue, REQUEST_NUMBER, THREAD_CLASS,
-    thread_labels,
+    ActiveLabels, Label, LabelSet, LabelSetId, LabelValue, REQUEST_NUMBER, THREAD_CLASS, THREAD_ID,
+    THREAD_NAME, thread_labels,
 };
 use crate::model::location::{FunctionId, Location, LocationId};
 use crate::model::sample_type::{self, SampleType};
@@ -60,7 +60,7 @@ pub struct Window {
     max_label_sets: usize,
     max_symbol_bytes: usize,
     /// What the application has set in this window.
-    active_sets: HashSet<LabelSet>,
+    active_sets: HashSet<Arc<LabelSet>>,
 }
 
 /// What the labels of a thread's sample are made of.
@@ -166,8 +166,13 @@ impl Window {
         let frames = &stack.frames;
         let elision = elide(frames.len(), self.limits.max_depth);
         let mut node = NodeId::ROOT;
-        if stack.incomplete {
-            let location = self.interner.pseudo(INCOMPLETE);
+        if stack.incomplete || frames.is_empty() {
+            let name = if stack.incomplete {
+                INCOMPLETE
+            } else {
+                NO_PYTHON_FRAME
+            };
+            let location = self.interner.pseudo(name);
             node = self.step(node, location);
         }
         for (depth, frame) in frames.iter().enumerate().rev() {
@@ -193,9 +198,13 @@ impl Window {
         self.labels(&labels)
     }
 
-    /// Names a thread that was recorded before its name was known.
-    pub fn name_thread(&mut self, labels: LabelSetId, thread: &ThreadLabels<'_>) -> LabelSetId {
-        let better = self.labels_of(thread);
+    /// Calls the thread of these labels by its name, which was not known.
+    pub fn call_thread(&mut self, labels: LabelSetId, name: &str) -> LabelSetId {
+        let mut better = self.interner.label_set(labels).clone();
+        let said = better.iter_mut().find(|label| &*label.key == THREAD_NAME);
+        if let Some(said) = said {
+            said.value = LabelValue::Text(Arc::from(name));
+        }
         self.interner.relabel(labels, better)
     }
 
@@ -214,12 +223,12 @@ impl Window {
                 let number = i64::try_from(active.request).unwrap_or(i64::MAX);
                 add(REQUEST_NUMBER, LabelValue::Number(number, Arc::from("")));
             }
-            let has_room = self.active_sets.contains(&active.set)
-                || self.active_sets.len() < MAX_ACTIVE_LABEL_SETS;
-            if has_room && !self.active_sets.contains(&active.set) {
+            let is_known = self.active_sets.contains(&active.set);
+            let has_room = is_known || self.active_sets.len() < MAX_ACTIVE_LABEL_SETS;
+            if has_room && !is_known {
                 self.active_sets.insert(active.set.clone());
             }
-            for label in &active.set {
+            for label in active.set.iter() {
                 let value = if has_room {
                     label.value.clone()
                 } else {
@@ -262,6 +271,60 @@ impl Window {
             self.values.resize((next + 1) * width, 0);
         }
         profile::add(&mut self.values[row * width..(row + 1) * width], values);
+    }
+
+    /// Gives each set of labels in `left`, sorted by id, so much more in `column`: to its samples, in
+    /// proportion to what they have there. Where it has none, to stacks under the same labels of the
+    /// application in other threads, drawn in that proportion; where there are none either, or where
+    /// requests are kept apart, to `<not sampled>`.
+    pub fn spread(&mut self, column: usize, left: &[(LabelSetId, u64)]) {
+        let width = self.sample_types.len();
+        let mut rows: FxHashMap<LabelSetId, Vec<(NodeId, u64)>> = FxHashMap::default();
+        for (at, sample) in self.samples.iter().enumerate() {
+            if let Ok(value @ 1..) = u64::try_from(self.values[at * width + column]) {
+                let known = rows.entry(sample.labels).or_default();
+                known.push((sample.node, value));
+            }
+        }
+        let mut others: Option<HashMap<LabelSet, Vec<(NodeId, u64)>>> = None;
+        for &(labels, amount) in left {
+            let mut values = vec![0; width];
+            let mut add = |window: &mut Self, node, part: u64| {
+                values[column] = i64::try_from(part).unwrap_or(i64::MAX);
+                window.add(node, labels, &values);
+            };
+            if let Some(own) = rows.get(&labels) {
+                for (node, part) in divided(own, amount) {
+                    add(self, node, part);
+                }
+                continue;
+            }
+            let interner = &self.interner;
+            let others = others.get_or_insert_with(|| {
+                let mut others: HashMap<LabelSet, Vec<(NodeId, u64)>> = HashMap::new();
+                for (labels, rows) in &rows {
+                    let key = of_application(interner.label_set(*labels));
+                    others.entry(key).or_default().extend(rows);
+                }
+                // The order of a hash table is nobody's.
+                others.values_mut().for_each(|rows| rows.sort_unstable());
+                others
+            });
+            let set = interner.label_set(labels);
+            let is_apart = set.iter().any(|label| &*label.key == REQUEST_NUMBER);
+            match others.get(&of_application(set)).filter(|_| !is_apart) {
+                Some(rows) => {
+                    for (node, part) in drawn(rows, amount) {
+                        add(self, node, part);
+                    }
+                }
+                None => {
+                    let location = self.interner.pseudo(NOT_SAMPLED);
+                    let node = self.step(NodeId::ROOT, location);
+                    add(self, node, amount);
+                }
+            }
+        }
     }
 
     /// Adds all samples of `other`, whose sample types must be this window's.
@@ -375,4 +438,61 @@ impl Window {
         let location = self.interner.pseudo(OVERFLOW);
         self.tree.child(NodeId::ROOT, location)
     }
+}
+
+/// What the application has said, among the labels of a thread.
+fn of_application(labels: &LabelSet) -> LabelSet {
+    let of_thread = [THREAD_ID, THREAD_NAME, THREAD_CLASS];
+    let said = labels
+        .iter()
+        .filter(|label| !of_thread.contains(&&*label.key));
+    said.cloned().collect()
+}
+
+/// Divides `amount` in proportion to the rows' values; the last gets what cannot be divided.
+fn divided(rows: &[(NodeId, u64)], amount: u64) -> Vec<(NodeId, u64)> {
+    let whole: u128 = rows.iter().map(|(_, value)| u128::from(*value)).sum();
+    let mut passed: u128 = 0;
+    let mut given = 0;
+    let parts = rows.iter().map(|&(node, value)| {
+        passed += u128::from(value);
+        // Of what should have been given by now, what was not given yet.
+        let due = u64::try_from(u128::from(amount) * passed / whole.max(1)).unwrap_or(amount);
+        let part = due - given;
+        given = due;
+        (node, part)
+    });
+    parts.filter(|(_, part)| *part > 0).collect()
+}
+
+/// Divides `amount` among a few of many rows, drawn at even distances of their sum: none is
+/// preferred, and a thread that no look has found does not bring a sample of its own for each stack
+/// of all the others.
+fn drawn(rows: &[(NodeId, u64)], amount: u64) -> Vec<(NodeId, u64)> {
+    const DRAWS: u64 = 8;
+    let whole: u64 = rows.iter().map(|(_, value)| value).sum();
+    // As good as chance, and the same for the same window.
+    let offset = amount % (whole / DRAWS).max(1);
+    let mut ends = rows.iter().scan(0, |end, (node, value)| {
+        *end += value;
+        Some((*node, *end))
+    });
+    let mut current = ends.next();
+    let mut chosen: Vec<(NodeId, u64)> = Vec::new();
+    for draw in 0..DRAWS {
+        let at = whole / DRAWS * draw + offset;
+        while let Some((_, end)) = current
+            && end <= at
+        {
+            current = ends.next();
+        }
+        let Some((node, _)) = current else {
+            break;
+        };
+        match chosen.last_mut() {
+            Some((last, weight)) if *last == node => *weight += 1,
+            _ => chosen.push((node, 1)),
+        }
+    }
+    divided(&chosen, amount)
 }

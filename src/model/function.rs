@@ -63,3 +63,7 @@ pub const OVERFLOW: &str = "<overflow>";
 pub const GC: &str = "<gc>";
 /// Threads beyond a recording's limit of distinct label sets.
 pub const OTHER: &str = "<other>";
+/// A thread that executes no Python code: before its first function, after its last, or in one of C.
+pub const NO_PYTHON_FRAME: &str = "<no Python frame>";
+/// CPU time of labels under which no look has found a thread computing.
+pub const NOT_SAMPLED: &str = "<not sampled>";

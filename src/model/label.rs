@@ -60,7 +60,7 @@ pub struct ActiveLabels {
     /// Who wants to have this request's samples, one bit each.
     pub captures: u64,
     /// The labels, by key.
-    pub set: LabelSet,
+    pub set: Arc<LabelSet>,
 }
 
 /// Bytes of the longest encoded labels.
@@ -101,7 +101,7 @@ impl ActiveLabels {
             serial,
             request,
             captures,
-            set,
+            set: Arc::new(set),
         })
     }
 }
@@ -158,9 +158,9 @@ mod tests {
             prop_assert_eq!((back.serial, back.request, back.captures), (1, 2, 3));
             let set: Vec<_> = back
                 .set
-                .into_iter()
-                .filter_map(|label| match label.value {
-                    LabelValue::Text(text) => Some((label.key, text)),
+                .iter()
+                .filter_map(|label| match &label.value {
+                    LabelValue::Text(text) => Some((label.key.clone(), text.clone())),
                     LabelValue::Number(..) => None,
                 })
                 .collect();

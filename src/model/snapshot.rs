@@ -58,6 +58,36 @@ impl ThreadState {
     }
 }
 
+/// What is known of a stretch of a thread's CPU time under one set of labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanEnd {
+    /// It goes on, and was under these labels so far.
+    Open,
+    /// It was under these labels from its start to its end.
+    Exact,
+    /// It was under these labels in part, at the most.
+    Mixed,
+}
+
+/// A stretch of a thread's CPU time under one set of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuSpan {
+    /// Which thread.
+    pub key: ThreadKey,
+    /// See [`ThreadSample::thread_id`].
+    pub thread_id: u64,
+    /// See [`ThreadSample::name`].
+    pub name: Arc<str>,
+    /// Under which labels.
+    pub labels: Option<Arc<ActiveLabels>>,
+    /// What the thread's CPU clock showed at its start, in ns.
+    pub from_ns: u64,
+    /// And at its end, or now.
+    pub to_ns: u64,
+    /// What is known of it.
+    pub end: SpanEnd,
+}
+
 /// One thread as last seen.
 #[derive(Clone, Debug)]
 pub struct ThreadSample {
@@ -90,6 +120,9 @@ pub struct ThreadSample {
     /// How much of its CPU time was found late, in ns since it is known: spent at the look before or
     /// earlier, under the stack it had, while its clock was not read.
     pub early_cpu_ns: u64,
+    /// What is known of the stretch of CPU time that the look fell into; `None` if the thread has
+    /// never said when its labels change.
+    pub span: Option<SpanEnd>,
 }
 
 /// What the engine knows about all threads after a tick.
@@ -112,16 +145,30 @@ pub struct Snapshot {
     pub has_requests: bool,
     /// Grows whenever a thread was added, dropped or named, and with the first request.
     pub threads_version: u64,
+    /// What threads that have had labels have spent since the look before, and under which.
+    pub spans: Vec<CpuSpan>,
 }
 
 impl Snapshot {
     /// Notes the labels under which a thread works.
     pub fn set_labels(&mut self, at: usize, labels: Option<Arc<ActiveLabels>>) {
-        if !self.has_requests && labels.as_ref().is_some_and(|labels| labels.request != 0) {
+        self.find_request(labels.as_deref());
+        self.threads[at].labels = labels;
+    }
+
+    /// Notes what threads have told of their labels from the span at `from` on.
+    pub fn find_requests(&mut self, from: usize) {
+        for at in from..self.spans.len() {
+            let labels = self.spans[at].labels.clone();
+            self.find_request(labels.as_deref());
+        }
+    }
+
+    fn find_request(&mut self, labels: Option<&ActiveLabels>) {
+        if !self.has_requests && labels.is_some_and(|labels| labels.request != 0) {
             self.has_requests = true;
             self.threads_version += 1;
         }
-        self.threads[at].labels = labels;
     }
 
     /// Names a thread.

@@ -67,7 +67,7 @@ pub(super) fn allowed(request: &Bound<'_, Request>) -> PyResult<u64> {
 /// Of each route: its name, requests ended and under way, the sum and the maximum of their durations
 /// in ns, and the durations in ns that these parts (0 to 1) of them did not exceed.
 #[pyfunction]
-pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<(String, u64, u64, u64, u64, Vec<u64>)> {
+pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<RouteRow> {
     let figures = session().requests().figures();
     let rows = figures.iter().map(|route| {
         (
@@ -76,11 +76,15 @@ pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<(String, u64, u64, u64, u64,
             route.under_way,
             route.sum_ns,
             route.max_ns,
+            (route.cpu_ns, route.cpu_count),
             parts.iter().map(|part| route.quantile_ns(*part)).collect(),
         )
     });
     rows.collect()
 }
+
+/// Name, ended, under way, sum and maximum in ns, CPU time in ns and of how many, quantiles in ns.
+type RouteRow = (String, u64, u64, u64, u64, (u64, u64), Vec<u64>);
 
 /// The next so many requests, recorded.
 #[pyclass(frozen, module = "rprof._native")]

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -17,8 +18,11 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
-use crate::model::label::{ActiveLabels, THREAD_CLASS, THREAD_ID, THREAD_NAME};
+use crate::model::label::{
+    ActiveLabels, Label, LabelSet, LabelValue, THREAD_CLASS, THREAD_ID, THREAD_NAME,
+};
 use crate::session::fork::session;
+use crate::unwind::label_log::{RequestCpu, note_change, note_switch};
 use crate::unwind::labels::{
     ContextSeen, LabelPlace, LabelReader, PLACE, Shown, note_set, trie_hash,
 };
@@ -62,13 +66,19 @@ pub(super) type Items = Vec<(Arc<str>, Arc<str>)>;
 pub(super) struct Content {
     items: Items,
     bytes: Box<[u8]>,
+    set: Arc<LabelSet>,
 }
 
 impl Content {
     /// Of sorted labels.
     pub(super) fn new(items: Items) -> Arc<Self> {
         let bytes = ActiveLabels::encode(&items).into_boxed_slice();
-        Arc::new(Self { items, bytes })
+        let label = |(key, value): &(Arc<str>, Arc<str>)| Label {
+            key: key.clone(),
+            value: LabelValue::Text(value.clone()),
+        };
+        let set = Arc::new(items.iter().map(label).collect());
+        Arc::new(Self { items, bytes, set })
     }
 }
 
@@ -79,6 +89,8 @@ pub(super) struct Running {
     pub(super) number: u64,
     /// Its labels, and the captures that take it, one bit each.
     pub(super) shown: Mutex<(Arc<Content>, u64)>,
+    /// The CPU time spent on it.
+    pub(super) cpu: Arc<RequestCpu>,
 }
 
 /// What is put in force.
@@ -101,7 +113,7 @@ impl Entered {
     /// The labels; of a request its number and captures as well.
     fn content(&self) -> (Arc<Content>, Option<(u64, u64)>) {
         match self {
-            Self::Labels(labels) => (labels.get().content.lock().clone(), None),
+            Self::Labels(labels) => (labels.get().content(), None),
             Self::Request(running) => {
                 let (content, captures) = running.shown.lock().clone();
                 (content, Some((running.number, captures)))
@@ -138,8 +150,10 @@ impl Entered {
 #[pyclass(name = "labels", module = "rprof", frozen)]
 pub(crate) struct Labels {
     shown: Shown,
-    /// What `shown` points into.
-    content: Mutex<Arc<Content>>,
+    /// What `shown` points into, and the same for whoever holds it.
+    content: Mutex<(Arc<Content>, Arc<ActiveLabels>)>,
+    /// Where CPU time counts that is spent under these labels.
+    cpu: Option<Arc<RequestCpu>>,
     /// What was there when this was entered.
     outer: Option<Py<Labels>>,
     /// How many objects are below this one.
@@ -166,24 +180,36 @@ impl Labels {
         entered: Option<Entered>,
     ) -> Self {
         let shown = Shown::default();
-        let (request, captures) = request.unwrap_or_default();
-        shown.show(next_serial(), &content.bytes, request, captures);
+        let active = show(&shown, &content, request.unwrap_or_default());
         shown.magic.store(contexts.magic, Ordering::Relaxed);
+        let cpu = match (&entered, &outer) {
+            (Some(Entered::Request(running)), _) => Some(running.cpu.clone()),
+            (_, Some(outer)) => outer.get().cpu.clone(),
+            _ => None,
+        };
         Self {
             shown,
             depth: outer.as_ref().map_or(0, |outer| outer.get().depth + 1),
-            content: Mutex::new(content),
+            content: Mutex::new((content, active)),
+            cpu,
             again: AtomicU32::new(0),
             outer,
             entered,
         }
     }
 
-    fn show(&self, content: Arc<Content>, (request, captures): (u64, u64)) {
+    fn show(&self, content: Arc<Content>, request: (u64, u64)) {
         let mut kept = self.content.lock();
-        self.shown
-            .show(next_serial(), &content.bytes, request, captures);
-        *kept = content;
+        let active = show(&self.shown, &content, request);
+        *kept = (content, active);
+    }
+
+    fn content(&self) -> Arc<Content> {
+        self.content.lock().0.clone()
+    }
+
+    fn active(&self) -> Arc<ActiveLabels> {
+        self.content.lock().1.clone()
     }
 
     /// Whether entering this once more needs no further object: it was what was entered last, or
@@ -198,7 +224,7 @@ impl Labels {
 
     /// The union of `outer` and what is entered, whose values count.
     fn below(contexts: &Contexts, outer: Bound<'_, Labels>, entered: Entered) -> Self {
-        let mut union = outer.get().content.lock().items.clone();
+        let mut union = outer.get().content().items.clone();
         let (content, request) = entered.content();
         for (key, value) in &content.items {
             if let Some((_, known)) = union.iter_mut().find(|(known, _)| known == key) {
@@ -222,6 +248,18 @@ impl Labels {
             Some(entered),
         )
     }
+}
+
+/// Shows `content` to whoever reads this memory; returns the same for whoever holds it.
+fn show(shown: &Shown, content: &Content, (request, captures): (u64, u64)) -> Arc<ActiveLabels> {
+    let serial = next_serial();
+    shown.show(serial, &content.bytes, request, captures);
+    Arc::new(ActiveLabels {
+        serial: serial as u64,
+        request,
+        captures,
+        set: content.set.clone(),
+    })
 }
 
 #[pymethods]
@@ -270,7 +308,7 @@ impl Labels {
     }
 
     fn __repr__(&self) -> String {
-        let content = self.content.lock().clone();
+        let content = self.content();
         let items: Vec<String> = content
             .items
             .iter()
@@ -285,7 +323,7 @@ impl Labels {
 pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let labels = PyDict::new(py);
     if let Some(current) = current(py, contexts(py)?)? {
-        let content = current.get().content.lock().clone();
+        let content = current.get().content();
         for (key, value) in &content.items {
             labels.set_item(&**key, &**value)?;
         }
@@ -300,14 +338,14 @@ pub(super) fn enter(py: Python<'_>, entered: Entered) -> PyResult<()> {
         Some(outer) if outer.get().takes(&entered) => return Ok(()),
         Some(outer) => Labels::below(contexts, outer, entered),
         None => match entered {
-            Entered::Labels(labels) => return set(py, contexts, labels.bind(py).as_any()),
+            Entered::Labels(labels) => return set(py, contexts, Some(labels.bind(py))),
             Entered::Request(_) => {
                 let (content, request) = entered.content();
                 Labels::make(contexts, content, request, None, Some(entered))
             }
         },
     };
-    set(py, contexts, Bound::new(py, labels)?.as_any())
+    set(py, contexts, Some(&Bound::new(py, labels)?))
 }
 
 /// Takes `entered` from what is in force; whether it was part of that: a generator may be ended in a
@@ -340,8 +378,8 @@ pub(super) fn leave(py: Python<'_>, entered: &Entered) -> PyResult<bool> {
             return Ok(true);
         }
         match &known.outer {
-            Some(outer) => set(py, contexts, outer.bind(py).as_any())?,
-            None => set(py, contexts, py.None().bind(py))?,
+            Some(outer) => set(py, contexts, Some(outer.bind(py)))?,
+            None => set(py, contexts, None)?,
         }
         for own in inner.into_iter().rev() {
             enter(py, own)?;
@@ -368,6 +406,7 @@ pub(super) fn show_again(
             note_own_set();
             known.show(content, (running.number, captures));
             note_own_set();
+            note_labels(Some(known));
             return Ok(());
         }
     }
@@ -438,16 +477,91 @@ fn current<'py>(py: Python<'py>, contexts: &Contexts) -> PyResult<Option<Bound<'
 
 /// Tells samplers that this thread's labels change.
 fn note_own_set() {
-    // SAFETY: pthread_self takes no argument and always succeeds.
-    note_set(unsafe { libc::pthread_self() } as usize);
+    note_set(own_ident());
 }
 
-fn set(py: Python<'_>, contexts: &Contexts, value: &Bound<'_, PyAny>) -> PyResult<()> {
+fn set(py: Python<'_>, contexts: &Contexts, labels: Option<&Bound<'_, Labels>>) -> PyResult<()> {
     note_own_set();
+    let none = py.None();
+    let value = labels.map_or(none.as_ptr(), |labels| labels.as_ptr());
     // SAFETY: the GIL is held; the variable lives for ever and takes a reference of its own.
-    let token = unsafe { (contexts.set)(contexts.variable, value.as_ptr()) };
+    let token = unsafe { (contexts.set)(contexts.variable, value) };
     // SAFETY: the token is a new reference, or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(py, token) }.map(drop)
+    unsafe { Bound::from_owned_ptr_or_err(py, token) }?;
+    note_labels(labels.map(Bound::get));
+    Ok(())
+}
+
+fn own_ident() -> usize {
+    // SAFETY: pthread_self takes no argument and always succeeds.
+    unsafe { libc::pthread_self() as usize }
+}
+
+/// How often the calling thread, which holds the GIL, has switched contexts; `None` where that is
+/// not known.
+fn context_version() -> Option<u64> {
+    let place = PLACE.get()?;
+    // SAFETY: the GIL is held, so there is a thread state. Its context is at this place, as
+    // `locate` has shown, and the count stands right behind it (`struct _ts`,
+    // `Include/cpython/pystate.h`, 3.10-3.15).
+    Some(unsafe {
+        let state = ffi::PyThreadState_Get().cast::<u8>();
+        state
+            .add(place.context + size_of::<usize>())
+            .cast::<u64>()
+            .read()
+    })
+}
+
+/// Notes what the calling thread works under from now on, and when.
+fn note_labels(labels: Option<&Labels>) {
+    let request = labels.and_then(|labels| labels.cpu.as_ref());
+    match (context_version(), request) {
+        (Some(version), _) => {
+            let active = labels.map(Labels::active);
+            note_change(own_ident(), version, active.as_ref(), request);
+        }
+        (None, Some(request)) => request.add(None),
+        (None, None) => {}
+    }
+}
+
+type Watch = unsafe extern "C" fn(Watcher) -> c_int;
+type Watcher = unsafe extern "C" fn(c_int, *mut PyObject) -> c_int;
+
+/// Called by CPython 3.14 and later in the thread that has just switched to another context, with
+/// the GIL held (`context_switched`, `Python/context.c`).
+unsafe extern "C" fn context_switched(_event: c_int, _context: *mut PyObject) -> c_int {
+    let noted = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the GIL is held, see above.
+        let py = unsafe { Python::assume_attached() };
+        let (Some(contexts), Some(version)) = (CONTEXTS.get(), context_version()) else {
+            return;
+        };
+        let labels = current(py, contexts).ok().flatten();
+        let labels = labels.as_ref().map(Bound::get);
+        let active = labels.map(Labels::active);
+        let request = labels.and_then(|labels| labels.cpu.as_ref());
+        note_switch(own_ident(), version, active.as_ref(), request);
+    }));
+    // A panic was told by the hook; the interpreter has nothing to report.
+    drop(noted);
+    0
+}
+
+/// Has the interpreter tell of each switch of contexts, if it can (3.14 and later).
+fn watch_switches() {
+    let Ok(watch) = find(c"PyContext_AddWatcher") else {
+        return;
+    };
+    // SAFETY: CPython's function of this name, whose signature has been the same since 3.14. The
+    // GIL is held; a failure leaves an exception, which is cleared.
+    unsafe {
+        let watch = std::mem::transmute::<*mut c_void, Watch>(watch);
+        if watch(context_switched) < 0 {
+            ffi::PyErr_Clear();
+        }
+    }
 }
 
 fn find(name: &CStr) -> Result<*mut c_void, String> {
@@ -502,7 +616,11 @@ fn contexts(py: Python<'_>) -> PyResult<&'static Contexts> {
     });
     match locate(py, contexts) {
         // Another thread may have been faster, with the same result.
-        Ok(place) => drop(PLACE.set(place)),
+        Ok(place) => {
+            if PLACE.set(place).is_ok() {
+                watch_switches();
+            }
+        }
         // The application goes on as if they were seen.
         Err(reason) => session()
             .health()
@@ -559,7 +677,7 @@ fn locate(py: Python<'_>, contexts: &'static Contexts) -> Result<LabelPlace, Str
                 shown,
                 magic: contexts.magic,
             };
-            result = set(py, contexts, probe.as_any())
+            result = set(py, contexts, Some(&probe))
                 .map_err(|error| error.to_string())
                 .and_then(|()| try_out(py, contexts, &place, thread, memory.as_mut()))
                 .map(|()| place);

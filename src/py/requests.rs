@@ -364,6 +364,7 @@ impl Request {
         let running = Arc::new(Running {
             number: begun.number,
             shown: Mutex::new((content, begun.captures)),
+            cpu: Arc::default(),
         });
         {
             let task = (!task.is_none(py)).then_some(task);
@@ -395,9 +396,11 @@ impl Request {
         let Some(running) = running else {
             return Ok(());
         };
-        let number = running.number;
+        let (number, cpu) = (running.number, running.cpu.clone());
         let left = labels::leave(py, &Entered::Request(running));
-        let ended = session().requests().end(number);
+        // In another context than the one it was begun in, its labels are in force for longer.
+        let cpu_ns = cpu.get().filter(|_| matches!(left, Ok(true)));
+        let ended = session().requests().end(number, cpu_ns);
         if this.slow.is_some() {
             let watched = watch(py, "watched", &WATCHED)?;
             let known = watched.call_method1(intern!(py, "pop"), (number, py.None()))?;
@@ -406,7 +409,13 @@ impl Request {
                 && ended.looks > 0
                 && !known.is_none()
             {
-                watch(py, "ended", &ENDED)?.call1((known, number, ended.duration_ns, error))?;
+                watch(py, "ended", &ENDED)?.call1((
+                    known,
+                    number,
+                    ended.duration_ns,
+                    ended.cpu_ns,
+                    error,
+                ))?;
             }
         }
         left.map(drop)

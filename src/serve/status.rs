@@ -120,13 +120,16 @@ pub fn request_metrics(figures: &[RouteFigures]) -> String {
     if figures.is_empty() {
         return String::new();
     }
-    let mut text = String::from("# TYPE rprof_request_seconds summary\n");
-    for route in figures {
-        let name = route
+    let escaped = |route: &RouteFigures| {
+        route
             .route
             .replace('\\', "\\\\")
             .replace('"', "\\\"")
-            .replace('\n', "\\n");
+            .replace('\n', "\\n")
+    };
+    let mut text = String::from("# TYPE rprof_request_seconds summary\n");
+    for route in figures {
+        let name = escaped(route);
         for part in [0.5, 0.9, 0.99] {
             let seconds = route.quantile_ns(part) as f64 / 1e9;
             let _ = writeln!(
@@ -142,7 +145,23 @@ pub fn request_metrics(figures: &[RouteFigures]) -> String {
             route.count
         );
     }
-    text
+    // Seconds of CPU by the threads' clocks, and of how many requests that is known.
+    let sums = "# TYPE rprof_request_cpu_seconds_total counter\n";
+    let counts = "# TYPE rprof_request_cpu_known_total counter\n";
+    let (mut sums, mut counts) = (String::from(sums), String::from(counts));
+    for route in figures {
+        let (name, seconds) = (escaped(route), route.cpu_ns as f64 / 1e9);
+        let _ = writeln!(
+            sums,
+            "rprof_request_cpu_seconds_total{{route=\"{name}\"}} {seconds}"
+        );
+        let _ = writeln!(
+            counts,
+            "rprof_request_cpu_known_total{{route=\"{name}\"}} {}",
+            route.cpu_count
+        );
+    }
+    text + &sums + &counts
 }
 
 #[cfg(test)]

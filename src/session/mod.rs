@@ -6,6 +6,7 @@ pub mod flight;
 pub mod fork;
 pub mod health;
 pub mod idle;
+pub mod label_cpu;
 pub mod manager;
 pub mod native_thread;
 pub mod recording;

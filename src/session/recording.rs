@@ -1,21 +1,20 @@
 //! A recording: one consumer of snapshots with its own rate, filter and call tree.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::config::RecordingConfig;
 use super::control::RecordingId;
+use super::label_cpu::LabelCpu;
 use super::seen::{Computing, NEVER, Seen, values};
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::{ThreadLabels, Window};
 use crate::model::label::{
-    CLASS_BACKGROUND, CLASS_PROFILER, CLASS_REQUEST, LabelSetId, OWN_THREADS,
+    ActiveLabels, CLASS_BACKGROUND, CLASS_PROFILER, CLASS_REQUEST, OWN_THREADS,
 };
 use crate::model::sample_type;
-use crate::model::snapshot::{Snapshot, ThreadKey, ThreadSample, ThreadState};
+use crate::model::snapshot::{CpuSpan, Snapshot, SpanEnd, ThreadKey, ThreadSample, ThreadState};
 
 /// CPU time that waits for a thread to be seen computing, in ticks; more is placed at once.
 const MAX_UNPLACED_TICKS: u64 = 16;
@@ -74,6 +73,8 @@ pub struct Recording {
     window_started_unix_ns: i64,
     counters: WindowCounters,
     threads: FxHashMap<ThreadKey, Seen>,
+    /// CPU time of which the labels are known.
+    label_cpu: LabelCpu,
     /// Where threads were seen waiting for something other than a CPU or the GIL, in this window.
     waits: FxHashSet<NodeId>,
     observations: u64,
@@ -108,6 +109,7 @@ impl Recording {
             window_started_unix_ns: unix_ns,
             counters: WindowCounters::default(),
             threads: FxHashMap::default(),
+            label_cpu: LabelCpu::default(),
             waits: FxHashSet::default(),
             observations: 0,
             unserved: 0,
@@ -219,6 +221,7 @@ impl Recording {
     /// Ends the open window and begins the next.
     pub fn take_window(&mut self, wall_ns: u64, unix_ns: i64, engine: &str) -> (Profile, u64) {
         self.close(self.observations, |_| true);
+        self.label_cpu.finish(&mut self.window);
         self.threads_version = None;
         self.waits.clear();
         let new = Window::new(self.config.limits, self.knows_gil);
@@ -244,7 +247,11 @@ impl Recording {
     pub fn bytes(&self) -> usize {
         let ring = self.config.ring.as_ref().map_or(0, |ring| ring.bytes());
         let waits = self.waits.capacity() * (size_of::<NodeId>() + 1);
-        self.window.bytes() + self.threads.capacity() * (size_of::<Seen>() + 16) + waits + ring
+        self.window.bytes()
+            + self.threads.capacity() * (size_of::<Seen>() + 16)
+            + self.label_cpu.bytes()
+            + waits
+            + ring
     }
 
     fn comments(&self, engine: &str, duration_ns: u64, overflowed: u64) -> Vec<String> {
@@ -339,189 +346,195 @@ impl Recording {
     ) {
         let observation = self.observations;
         let width = self.width();
-        let requests = self.config.requests;
         let active = thread.labels.as_deref();
-        let class = snapshot.has_requests.then(|| {
-            if active.is_some_and(|active| active.request != 0) {
-                CLASS_REQUEST
-            } else if thread.name.starts_with(OWN_THREADS) {
-                CLASS_PROFILER
-            } else {
-                CLASS_BACKGROUND
-            }
-        });
+        let class = class_of(snapshot.has_requests, active, &thread.name);
         let thread_labels = ThreadLabels {
             id: thread.thread_id,
             name: &thread.name,
             active,
             class,
-            with_request: requests.keep_apart,
+            with_request: self.config.requests.keep_apart,
         };
         // What tells the labels of two looks apart, besides the thread's name.
         let marks = (active.map_or(0, |active| active.serial), class.is_some());
-        if !requests.accept(active) {
-            self.pass_over(thread, wall_ns);
-            return;
-        }
+        let is_recorded = self.config.requests.accept(active);
         let Some(seen) = self.threads.get_mut(&thread.key) else {
-            let labels = self.window.thread(&thread_labels);
-            let node = self.window.node_of(&thread.stack, snapshot);
-            if last_ns.is_some_and(|last| thread.first_seen_ns > last) {
-                let cpu = thread
-                    .cpu_ns
-                    .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
-                // A thread lives at least as long as it computes; when exactly it was born
-                // between two ticks is not known.
-                let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
-                let values = values(count, wall, cpu, thread.state);
-                self.window.add(node, labels, &values[..width]);
+            let mut seen = Seen::new(thread, wall_ns, observation, self.window_number);
+            if is_recorded {
+                self.greet(&mut seen, thread, snapshot, &thread_labels, count, last_ns);
+                seen.marks = marks;
             }
-            self.threads.insert(
-                thread.key,
-                Seen {
-                    wall_ns,
-                    cpu_ns: thread.cpu_ns,
-                    early_cpu_ns: thread.early_cpu_ns,
-                    stack_version: thread.stack_version,
-                    node,
-                    labels,
-                    before: node,
-                    computing: thread.state.uses_cpu().then_some(node).into(),
-                    unplaced_cpu_ns: 0,
-                    doubtful_cpu_ns: 0,
-                    name: thread.name.clone(),
-                    marks,
-                    state: thread.state,
-                    window: self.window_number,
-                    observation,
-                },
-            );
+            self.threads.insert(thread.key, seen);
             return;
         };
         let last = observation - 1 - self.unserved;
-        let is_still = (thread.cpu_ns, thread.stack_version) == (seen.cpu_ns, seen.stack_version);
+        let is_still = (thread.cpu_ns, thread.stack_version) == (seen.clock_ns, seen.stack_version);
         let unserved = if is_still { self.unserved } else { 0 };
         let count = count.saturating_add(i64::try_from(unserved).unwrap_or(i64::MAX));
         seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
         let same_window = seen.window == self.window_number;
-        let mut cpu = match (thread.cpu_ns, seen.cpu_ns) {
-            (Some(now), Some(before)) => now.saturating_sub(before),
-            _ => 0,
-        };
+        if !same_window {
+            seen.computing = Computing::default();
+            seen.computed_at = None;
+        }
+        let mut early_cpu_ns = 0;
         if same_window {
-            cpu -= seen.place_early_cpu(thread, &mut self.window, width);
+            early_cpu_ns = seen.place_early_cpu(thread, &mut self.window, width);
         }
         seen.early_cpu_ns = thread.early_cpu_ns;
+        // All that it has spent since it was folded last, and what of that it has told nothing of.
+        let cpu = since(thread.cpu_ns, seen.clock_ns).saturating_sub(early_cpu_ns);
+        seen.unplaced_cpu_ns += since(thread.cpu_ns, seen.cpu_ns).saturating_sub(early_cpu_ns);
+        seen.cpu_ns = seen.cpu_ns.max(thread.cpu_ns);
+        seen.clock_ns = thread.cpu_ns;
         let doubtful_cpu_ns = std::mem::take(&mut seen.doubtful_cpu_ns);
         if same_window && cpu > 0 && doubtful_cpu_ns > 0 {
-            let values = values(0, 0, doubtful_cpu_ns, seen.state);
-            self.window.add(seen.node, seen.labels, &values[..width]);
-            seen.unplaced_cpu_ns -= doubtful_cpu_ns;
-            seen.computing.push(seen.node, doubtful_cpu_ns);
-        }
-        seen.before = seen.node;
-        if !same_window || seen.stack_version != thread.stack_version {
-            seen.node = self.window.node_of(&thread.stack, snapshot);
-            seen.stack_version = thread.stack_version;
-        }
-        if !same_window {
-            seen.labels = self.window.thread(&thread_labels);
-        } else if seen.marks != marks {
-            seen.place_cpu(0, seen.before, &mut self.window, width);
-            seen.computing = Computing::default();
-            seen.labels = self.window.thread(&thread_labels);
-        } else if seen.name.is_empty() && !thread.name.is_empty() {
-            seen.labels = self.window.name_thread(seen.labels, &thread_labels);
-        } else if seen.name != thread.name {
-            seen.labels = self.window.thread(&thread_labels);
-        }
-        seen.marks = marks;
-        if seen.name != thread.name {
-            seen.name = thread.name.clone();
-        }
-        if !same_window {
-            seen.computing = Computing::default();
+            let (place, before) = (seen.place(), seen.node);
+            if seen.was_known {
+                self.label_cpu
+                    .pay(place, doubtful_cpu_ns, &mut self.window, width);
+            } else {
+                let paid_ns = seen.pay_look(place, doubtful_cpu_ns);
+                let values = values(0, 0, paid_ns, seen.state);
+                self.window.add(seen.node, seen.labels, &values[..width]);
+            }
+            seen.computed_at = Some(before);
         }
         let wall = wall_ns.saturating_sub(seen.wall_ns);
         seen.wall_ns = wall_ns;
-        seen.cpu_ns = thread.cpu_ns;
-        let was_waiting = same_window && seen.state.waits();
+        let was_waiting = same_window && seen.state.waits() && seen.stack_version != NEVER;
         seen.state = thread.state;
         seen.window = self.window_number;
         seen.observation = observation;
-        let (node, labels) = (seen.node, seen.labels);
-        if thread.state.waits() && (seen.before != node || !was_waiting) {
-            self.waits.insert(node);
-        }
-        // A thread that is ready was pushed aside, perhaps by the sampler, if it has had a good part
-        // of a CPU, and this is no place to wait or it was seen computing here before. Else it was
-        // just woken, and what it has had was spent elsewhere.
-        // At an overdue look it was not chance where the others stood: it says nothing about CPU time.
-        let is_computing = match thread.state {
-            _ if cpu == 0 => false,
-            _ if snapshot.is_overdue && seen.unplaced_cpu_ns < MAX_UNPLACED_TICKS * wall => false,
-            ThreadState::HoldsGil => thread.on_cpu,
-            ThreadState::Ready => {
-                cpu >= wall / PUSHED_ASIDE_PART
-                    && (seen.computing.last() == Some(node) && seen.before == node
-                        || !self.waits.contains(&node))
+        let had_labels = same_window && seen.stack_version != NEVER;
+        seen.before = seen.node;
+        if is_recorded {
+            if !had_labels || seen.stack_version != thread.stack_version {
+                seen.node = self.window.node_of(&thread.stack, snapshot);
+                seen.stack_version = thread.stack_version;
             }
-            state => state.uses_cpu(),
+            let is_named = seen.name != thread.name;
+            if is_named {
+                self.label_cpu
+                    .rename(thread.key, &seen.name, &thread.name, &mut self.window);
+            }
+            if had_labels && seen.marks == marks && is_named && seen.name.is_empty() {
+                seen.labels = self.window.call_thread(seen.labels, &thread.name);
+            } else if !had_labels || seen.marks != marks || is_named {
+                seen.labels = self.window.thread(&thread_labels);
+            }
+            seen.marks = marks;
+            if is_named {
+                seen.name = thread.name.clone();
+            }
+            if thread.state.waits() && (seen.before != seen.node || !was_waiting) {
+                self.waits.insert(seen.node);
+            }
+        } else {
+            // Both are found anew when it is recorded again.
+            seen.stack_version = NEVER;
+            seen.node = NodeId::ROOT;
+        }
+        let place = seen.place();
+        let is_known = active.is_some() && thread.span == Some(SpanEnd::Open);
+        seen.was_known = is_known;
+        let waiting_ns = if is_known {
+            seen.open_cpu_ns() + place.map_or(0, |(_, labels)| self.label_cpu.waiting(labels))
+        } else {
+            seen.unplaced_cpu_ns
         };
         // A thread that waits now has spent its CPU time elsewhere: it is kept for the next times
         // it is seen computing. Each of those is paid no more than the time since the last tick,
         // as every sample of computing should weigh the same; were it paid all that has gathered,
         // what follows upon a wait would weigh more or less than what precedes it.
-        seen.unplaced_cpu_ns += cpu;
         let mut cpu_here = 0;
-        if is_computing {
-            cpu_here = seen.unplaced_cpu_ns.min(wall);
-            seen.computing.push(node, cpu_here);
-            seen.unplaced_cpu_ns -= cpu_here;
-            seen.place_cpu(MAX_UNPLACED_TICKS * wall, node, &mut self.window, width);
+        if is_computing(seen, thread, snapshot, &self.waits, (cpu, wall, waiting_ns)) {
+            seen.computed_at = Some(seen.node);
+            if is_known {
+                seen.keep_look(place, wall, &mut self.label_cpu, &mut self.window, width);
+            } else {
+                cpu_here = seen.pay_look(place, wall);
+                seen.place_cpu(MAX_UNPLACED_TICKS * wall, place, &mut self.window, width);
+            }
         }
         let is_pushed_aside = thread.state == ThreadState::HoldsGil && !thread.on_cpu;
         if cpu > 0 && is_pushed_aside && !snapshot.is_overdue {
-            seen.doubtful_cpu_ns = seen.unplaced_cpu_ns.min(wall);
+            seen.doubtful_cpu_ns = waiting_ns.min(wall);
         }
-        let values = values(count, wall, cpu_here, thread.state);
-        self.window.add(node, labels, &values[..width]);
+        if let Some((node, labels)) = place {
+            let values = values(count, wall, cpu_here, thread.state);
+            self.window.add(node, labels, &values[..width]);
+        }
     }
 
-    /// Keeps track of a thread that works on something else than what is recorded.
-    fn pass_over(&mut self, thread: &ThreadSample, wall_ns: u64) {
-        let width = self.width();
-        let seen = self.threads.entry(thread.key).or_insert_with(|| Seen {
-            wall_ns,
-            cpu_ns: thread.cpu_ns,
-            early_cpu_ns: thread.early_cpu_ns,
-            stack_version: NEVER,
-            node: NodeId::ROOT,
-            labels: LabelSetId(0),
-            before: NodeId::ROOT,
-            computing: Computing::default(),
-            unplaced_cpu_ns: 0,
-            doubtful_cpu_ns: 0,
-            name: Arc::from(""),
-            marks: (NEVER, false),
-            state: ThreadState::Unknown,
-            window: self.window_number,
-            observation: self.observations,
-        });
-        let last = self.observations - 1 - self.unserved;
-        seen.catch_up(last, self.last_wall_ns, &mut self.window, width);
-        if seen.window == self.window_number {
-            seen.place_early_cpu(thread, &mut self.window, width);
-            seen.place_cpu(0, seen.node, &mut self.window, width);
+    /// Credits a thread that this recording sees for the first time.
+    fn greet(
+        &mut self,
+        seen: &mut Seen,
+        thread: &ThreadSample,
+        snapshot: &Snapshot,
+        thread_labels: &ThreadLabels<'_>,
+        count: i64,
+        last_ns: Option<u64>,
+    ) {
+        seen.labels = self.window.thread(thread_labels);
+        seen.node = self.window.node_of(&thread.stack, snapshot);
+        seen.before = seen.node;
+        seen.stack_version = thread.stack_version;
+        seen.name = thread.name.clone();
+        seen.state = thread.state;
+        if thread.state.uses_cpu() {
+            seen.computing.push(seen.place(), 0);
+            seen.computed_at = Some(seen.node);
         }
-        seen.computing = Computing::default();
-        // Both are found anew when it is recorded again.
-        seen.stack_version = NEVER;
-        seen.marks = (NEVER, false);
-        seen.wall_ns = wall_ns;
-        seen.cpu_ns = thread.cpu_ns;
-        seen.early_cpu_ns = thread.early_cpu_ns;
-        seen.observation = self.observations;
+        if last_ns.is_some_and(|last| thread.first_seen_ns > last) {
+            let cpu = thread
+                .cpu_ns
+                .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
+            // A thread lives at least as long as it computes; when exactly it was born
+            // between two ticks is not known.
+            let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
+            let width = self.width();
+            let values = values(count, wall, cpu, thread.state);
+            self.window.add(seen.node, seen.labels, &values[..width]);
+        }
+    }
+
+    /// Takes in what threads have told of their labels since the last look.
+    pub fn note(&mut self, snapshot: &Snapshot) {
+        if !self.paused {
+            for span in &snapshot.spans {
+                self.note_span(span, snapshot.has_requests);
+            }
+        }
+    }
+
+    fn note_span(&mut self, span: &CpuSpan, has_requests: bool) {
+        let width = self.width();
+        let Some(seen) = self.threads.get_mut(&span.key) else {
+            // It was not seen yet; what it has spent until then goes to where it is found.
+            return;
+        };
+        let done_ns = seen.cpu_ns.unwrap_or(u64::MAX);
+        let cpu_ns = span.to_ns.saturating_sub(span.from_ns.max(done_ns));
+        seen.cpu_ns = seen.cpu_ns.max(Some(span.to_ns));
+        let active = span.labels.as_deref();
+        if span.end == SpanEnd::Mixed || active.is_none() {
+            seen.mix_span(&mut self.window, width);
+            seen.unplaced_cpu_ns += cpu_ns;
+            return;
+        }
+        let labels = self.label_cpu.id_of(
+            span,
+            self.config.requests,
+            self.config.ring.is_some(),
+            class_of(has_requests, active, &span.name),
+            &mut self.window,
+        );
+        seen.extend_span(labels, cpu_ns);
+        if span.end == SpanEnd::Exact {
+            seen.settle_span(&mut self.label_cpu, &mut self.window, width);
+        }
     }
 
     /// Credits the chosen threads with what is open until `observation`, the last one but for that
@@ -533,7 +546,8 @@ impl Recording {
         for seen in self.threads.values_mut() {
             if seen.window == self.window_number && is_chosen(seen) {
                 seen.catch_up(observation, self.last_wall_ns, &mut self.window, width);
-                seen.place_cpu(0, seen.node, &mut self.window, width);
+                seen.settle_span(&mut self.label_cpu, &mut self.window, width);
+                seen.place_cpu(0, seen.place(), &mut self.window, width);
             }
         }
     }
@@ -544,6 +558,53 @@ impl Recording {
         } else {
             sample_type::GIL
         }
+    }
+}
+
+/// How far a clock has gone, in ns.
+fn since(now_ns: Option<u64>, before_ns: Option<u64>) -> u64 {
+    now_ns
+        .zip(before_ns)
+        .map_or(0, |(now, before)| now.saturating_sub(before))
+}
+
+/// Whether a thread works on a request, where there are any.
+fn class_of(has_requests: bool, active: Option<&ActiveLabels>, name: &str) -> Option<&'static str> {
+    has_requests.then(|| {
+        if active.is_some_and(|active| active.request != 0) {
+            CLASS_REQUEST
+        } else if name.starts_with(OWN_THREADS) {
+            CLASS_PROFILER
+        } else {
+            CLASS_BACKGROUND
+        }
+    })
+}
+
+/// Whether a look has found the thread computing. It has used `cpu` since the last one, `wall` ago;
+/// `waiting_ns` of CPU time wait for such a look.
+///
+/// A thread that is ready was pushed aside, perhaps by the sampler, if it has had a good part of a
+/// CPU, and this is no place to wait or it was seen computing here before. Else it was just woken,
+/// and what it has had was spent elsewhere.
+/// At an overdue look it was not chance where the others stood: it says nothing about CPU time.
+fn is_computing(
+    seen: &Seen,
+    thread: &ThreadSample,
+    snapshot: &Snapshot,
+    waits: &FxHashSet<NodeId>,
+    (cpu, wall, waiting_ns): (u64, u64, u64),
+) -> bool {
+    match thread.state {
+        _ if cpu == 0 => false,
+        _ if snapshot.is_overdue && waiting_ns < MAX_UNPLACED_TICKS * wall => false,
+        ThreadState::HoldsGil => thread.on_cpu,
+        ThreadState::Ready => {
+            cpu >= wall / PUSHED_ASIDE_PART
+                && (seen.computed_at == Some(seen.node) && seen.before == seen.node
+                    || !waits.contains(&seen.node))
+        }
+        state => state.uses_cpu(),
     }
 }
 

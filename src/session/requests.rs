@@ -58,6 +58,8 @@ pub struct Ended {
     pub duration_ns: u64,
     /// How often it was looked at because it was slow.
     pub looks: u32,
+    /// CPU time spent on it in ns, by the clocks of its threads; `None` if that is not known.
+    pub cpu_ns: Option<u64>,
 }
 
 /// A slow request that is to be looked at.
@@ -88,6 +90,10 @@ pub struct RouteFigures {
     pub sum_ns: u64,
     /// The longest in ns.
     pub max_ns: u64,
+    /// CPU time in ns, by the threads' clocks, of those of which it is known.
+    pub cpu_ns: u64,
+    /// How many these are.
+    pub cpu_count: u64,
     histogram: Box<[u32]>,
 }
 
@@ -99,12 +105,18 @@ impl RouteFigures {
             under_way: 0,
             sum_ns: 0,
             max_ns: 0,
+            cpu_ns: 0,
+            cpu_count: 0,
             histogram: vec![0; PLACES].into_boxed_slice(),
         }
     }
 
-    fn add(&mut self, duration_ns: u64) {
+    fn add(&mut self, duration_ns: u64, cpu_ns: Option<u64>) {
         self.count += 1;
+        if let Some(cpu_ns) = cpu_ns {
+            self.cpu_ns = self.cpu_ns.saturating_add(cpu_ns);
+            self.cpu_count += 1;
+        }
         self.sum_ns = self.sum_ns.saturating_add(duration_ns);
         self.max_ns = self.max_ns.max(duration_ns);
         let place = &mut self.histogram[place_of(duration_ns)];
@@ -280,8 +292,8 @@ impl Requests {
         Begun { number, captures }
     }
 
-    /// Notes the end of a request; `None` if it is not known.
-    pub fn end(&self, number: u64) -> Option<Ended> {
+    /// Notes the end of a request, on which `cpu_ns` were spent; `None` if it is not known.
+    pub fn end(&self, number: u64, cpu_ns: Option<u64>) -> Option<Ended> {
         let now_ns = monotonic_ns();
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -292,7 +304,7 @@ impl Requests {
         let duration_ns = now_ns.saturating_sub(ended.began_ns);
         let figures = &mut state.routes[ended.route];
         figures.under_way = figures.under_way.saturating_sub(1);
-        figures.add(duration_ns);
+        figures.add(duration_ns, cpu_ns);
         if ended.captures != 0 {
             for capture in &mut state.captures {
                 if ended.captures & capture.bit != 0 {
@@ -306,6 +318,7 @@ impl Requests {
         Some(Ended {
             duration_ns,
             looks: ended.looks,
+            cpu_ns,
         })
     }
 
@@ -510,7 +523,7 @@ mod tests {
         ) {
             let mut figures = RouteFigures::new("x".into());
             for duration in &durations {
-                figures.add(*duration);
+                figures.add(*duration, None);
             }
             durations.sort_unstable();
             let at = (part * durations.len() as f64).ceil() as usize - 1;
@@ -539,7 +552,7 @@ mod tests {
         assert_eq!(requests.progress(capture.bit), (3, 0));
         for number in &taken {
             assert_eq!(capture.done.try_recv(), Err(TryRecvError::Empty));
-            assert!(requests.end(*number).is_some());
+            assert!(requests.end(*number, None).is_some());
         }
         assert_eq!(capture.done.try_recv(), Err(TryRecvError::Disconnected));
         let ended: Vec<u64> = requests.close(capture.bit).iter().map(|r| r.0).collect();
@@ -564,9 +577,9 @@ mod tests {
             let due = requests.wait_for_due(NOW);
             assert_eq!((due.len(), due[0].number, due[0].look), (1, slow, look));
         }
-        assert_eq!(requests.end(slow).map(|ended| ended.looks), Some(3));
+        assert_eq!(requests.end(slow, None).map(|ended| ended.looks), Some(3));
         assert!(requests.wait_for_due(NOW).is_empty());
-        assert_eq!(requests.end(slow), None);
+        assert_eq!(requests.end(slow, None), None);
     }
 
     #[test]
@@ -574,7 +587,7 @@ mod tests {
         let requests = Requests::default();
         for number in 0..2 * MAX_ROUTES {
             let begun = requests.begin(&format!("/{number}"), None, 0);
-            requests.end(begun.number);
+            requests.end(begun.number, Some(3));
         }
         let figures = requests.figures();
         assert_eq!(figures.len(), MAX_ROUTES + 1);
@@ -582,5 +595,8 @@ mod tests {
             figures.iter().map(|route| route.count).sum::<u64>(),
             2 * MAX_ROUTES as u64
         );
+        let sums = figures.iter().map(|route| (route.cpu_ns, route.cpu_count));
+        let sum = sums.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        assert_eq!(sum, (6 * MAX_ROUTES as u64, 2 * MAX_ROUTES as u64));
     }
 }

@@ -23,6 +23,7 @@ use crate::clock::kernel::Bell;
 use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
 use crate::model::snapshot::{Snapshot, ThreadState};
+use crate::unwind::label_log;
 
 /// Of a longer time between two ticks nothing is known.
 const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
@@ -208,6 +209,7 @@ impl Sampler {
             Health::add(&self.health.gap_ns, tick.gap_ns);
         }
         let taken = self.engine.snapshot(&mut self.snapshot);
+        self.note_spans();
         self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
         let has_happened = taken.is_ok_and(|taken| self.has_happened(taken));
@@ -334,7 +336,9 @@ impl Sampler {
             self.settle();
         }
         self.engine.end_rests();
-        if let Ok(taken) = self.engine.snapshot(&mut self.snapshot) {
+        let taken = self.engine.snapshot(&mut self.snapshot);
+        self.note_spans();
+        if let Ok(taken) = taken {
             self.snapshot.is_overdue = false;
             self.count(taken);
             let wall_ns = self.wall_ns(self.snapshot.at_ns);
@@ -345,6 +349,16 @@ impl Sampler {
         self.publish();
     }
 
+    /// Hands what threads have told of their labels to all recordings, whether they are due or not.
+    fn note_spans(&mut self) {
+        if !self.snapshot.spans.is_empty() {
+            for recording in &mut self.recordings {
+                recording.note(&self.snapshot);
+            }
+            self.snapshot.spans.clear();
+        }
+    }
+
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
         let clocks = |snapshot: &Snapshot| -> u64 {
@@ -353,6 +367,7 @@ impl Sampler {
         };
         let before = clocks(&self.snapshot);
         self.engine.read_clocks(&mut self.snapshot);
+        self.note_spans();
         self.snapshot.is_overdue = false;
         self.pay(self.snapshot.at_ns);
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
@@ -432,6 +447,7 @@ impl Sampler {
     /// Chooses the tick for the fastest active recording within the overhead it allows.
     #[inline(never)]
     fn schedule(&mut self) {
+        label_log::set_wanted(!self.recordings.is_empty());
         let active = || {
             self.recordings
                 .iter()

@@ -118,6 +118,14 @@ pub struct ContextSeen {
     sets: u32,
 }
 
+impl ContextSeen {
+    /// How often the thread's context was switched.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version as u64
+    }
+}
+
 /// How often labels were set, by thread; a few threads may share a place.
 static SETS: [AtomicU32; 1_024] = [const { AtomicU32::new(0) }; 1_024];
 

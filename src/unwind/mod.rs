@@ -2,6 +2,7 @@
 
 pub mod code;
 pub mod frames;
+pub mod label_log;
 pub mod labels;
 pub mod linetable;
 pub mod text;

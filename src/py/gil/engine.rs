@@ -15,7 +15,7 @@ use super::names::Names;
 use super::symbols::Symbols;
 use super::threads::IdOffsets;
 use super::walk::walk;
-use crate::capture::roster::{Newcomer, Roster, read_clocks};
+use crate::capture::roster::{Newcomer, Roster};
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
 use crate::error::Error;
@@ -115,7 +115,7 @@ impl GilEngine {
             symbols,
             stale_id: offsets.stale_id(py),
             offsets,
-            roster: Roster::default(),
+            roster: Roster::following(),
             listed: Vec::new(),
             labels: LabelReader::default(),
             memory: OwnedByGil::default(),
@@ -161,6 +161,7 @@ impl GilEngine {
     pub(crate) fn snapshot_once(mut self, py: Python<'_>) -> Snapshot {
         let mut snapshot = Snapshot::default();
         self.walker.roster.snapshot = 1;
+        self.walker.roster.follow_nothing();
         // SAFETY: the GIL is held, as `py` proves.
         unsafe {
             let own = std::ptr::null_mut();
@@ -308,6 +309,7 @@ impl Walker {
                 index = None;
             }
         }
+        let before_ns = index.and_then(|at| snapshot.threads[at].cpu_ns).or(clock);
         let mut stack = match index {
             Some(at) => {
                 snapshot.threads[at].cpu_ns = clock;
@@ -368,15 +370,17 @@ impl Walker {
         snapshot.threads[at].stack = stack;
         if let Some(place) = PLACE.get() {
             let memory = &mut self.memory;
-            let found = LabelReader::context(
+            let seen = LabelReader::context(
                 memory,
                 place,
                 thread.state as usize,
                 thread.ident,
                 <_>::default(),
-            )
-            .and_then(|seen| self.labels.labels(memory, place, seen));
+            );
+            let found = seen.and_then(|seen| self.labels.labels(memory, place, seen));
             snapshot.set_labels(at, found);
+            let version = seen.map(|seen| seen.version());
+            self.roster.read_log(at, version, before_ns, snapshot);
         }
         self.roster.tracks[at].served_in = self.roster.snapshot;
         self.roster.tracks[at].walked_at_cpu_ns = clock;
@@ -430,7 +434,7 @@ impl Engine for GilEngine {
     }
 
     fn read_clocks(&mut self, snapshot: &mut Snapshot) {
-        read_clocks(snapshot);
+        self.walker.roster.read_clocks(snapshot);
     }
 
     fn now_ns(&self) -> u64 {
