@@ -11,6 +11,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::manager::Session;
+use crate::unwind::label_log;
 
 static CURRENT: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -52,6 +53,9 @@ pub fn forget_parent() {
 }
 
 fn replace(old: *mut Session) -> &'static Session {
+    if !old.is_null() {
+        label_log::forget_parent();
+    }
     let new: *mut Session = Box::leak(Box::new(Session::new()));
     let winner = match CURRENT.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {

@@ -199,12 +199,14 @@ impl Own {
         self.log.version.store(known, Ordering::Release);
     }
 
-    /// The interpreter has switched contexts, and the labels are the same.
-    fn keep(&mut self, version: u64) {
-        self.version = version;
-        if !self.is_lost {
-            self.log.version.store(version, Ordering::Release);
-        }
+    /// Tells the sampler up to where it knows the labels.
+    fn show_version(&self) {
+        let known = if self.is_lost {
+            UNKNOWN_VERSION
+        } else {
+            self.version
+        };
+        self.log.version.store(known, Ordering::Release);
     }
 }
 
@@ -269,8 +271,13 @@ pub fn note_switch(
     request: Option<&Arc<RequestCpu>>,
 ) {
     with_own(ident, labels.is_some(), |own| {
-        if labels.is_none() && !own.has_labels {
-            own.keep(version);
+        // It is told after it was counted.
+        let is_next = own.version.checked_add(1) == Some(version);
+        if is_next {
+            own.version = version;
+        }
+        if is_next && labels.is_none() && !own.has_labels {
+            own.show_version();
         } else {
             own.note(version, labels, request);
         }
@@ -364,3 +371,7 @@ impl LogReader {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "label_log_tests.rs"]
+mod tests;
