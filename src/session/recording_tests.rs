@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::{Recording, Unserved};
@@ -7,7 +9,8 @@ use crate::capture::Engine;
 use crate::capture::scripted::{Scripted, ScriptedThread, ScriptedTick};
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
-use crate::model::snapshot::{Snapshot, ThreadState};
+use crate::model::label::ActiveLabels;
+use crate::model::snapshot::{CpuSpan, Snapshot, SpanEnd, ThreadState};
 use crate::report::collapsed::collapsed;
 use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
@@ -122,6 +125,102 @@ fn recording() -> Recording {
     Recording::new(RecordingId(1), config, true, 0, 0)
 }
 
+/// One thread that is found in `stack` at each tick, and has told of spans before it.
+type LabelledTick = (
+    u64,
+    ThreadState,
+    &'static str,
+    Option<u64>,
+    Vec<(Option<u64>, u64, SpanEnd)>,
+);
+
+fn route(request: u64) -> Arc<ActiveLabels> {
+    let set = vec![crate::model::label::Label {
+        key: Arc::from("route"),
+        value: crate::model::label::LabelValue::Text(Arc::from("/x")),
+    }];
+    Arc::new(ActiveLabels {
+        serial: request,
+        request,
+        captures: 0,
+        set: Arc::new(set),
+    })
+}
+
+/// CPU time by stack and request, in ms, of a thread as it was found at these ticks, 10 ms apart.
+fn labelled(config: RecordingConfig, ticks: &[LabelledTick]) -> Vec<String> {
+    let script = ticks
+        .iter()
+        .enumerate()
+        .map(|(at, (cpu_ms, state, function, ..))| {
+            let thread = ScriptedThread {
+                id: 1,
+                name: "worker",
+                cpu_ns: cpu_ms * MS,
+                state: *state,
+                on_cpu: true,
+                early_cpu_ns: 0,
+                stack: vec![*function],
+            };
+            ((at as u64 + 1) * 10 * MS, vec![thread])
+        });
+    let mut engine = Scripted::new(script);
+    let mut snapshot = Snapshot::default();
+    let mut recording = Recording::new(RecordingId(1), config, true, 0, 0);
+    let mut done_ms = 0;
+    for (.., request, spans) in ticks {
+        assert!(engine.snapshot(&mut snapshot).is_ok());
+        let labels = request.map(route);
+        let is_known = spans
+            .last()
+            .is_some_and(|(_, _, end)| *end == SpanEnd::Open);
+        snapshot.set_labels(0, labels);
+        for &(request, cpu_ms, end) in spans {
+            let thread = &mut snapshot.threads[0];
+            thread.span = Some(if is_known {
+                SpanEnd::Open
+            } else {
+                SpanEnd::Mixed
+            });
+            let span = CpuSpan {
+                key: thread.key,
+                thread_id: thread.thread_id,
+                name: thread.name.clone(),
+                labels: request.map(route),
+                from_ns: done_ms * MS,
+                to_ns: (done_ms + cpu_ms) * MS,
+                end,
+            };
+            done_ms += cpu_ms;
+            snapshot.spans.push(span);
+        }
+        snapshot.find_requests(0);
+        recording.note(&snapshot);
+        snapshot.spans.clear();
+        recording.observe(&snapshot, snapshot.at_ns, Unserved::default());
+    }
+    let (profile, _) = recording.take_window(snapshot.at_ns, 0, "scripted");
+    let mut found = Vec::new();
+    for (sample, values) in profile.rows().filter(|(_, values)| values[2] != 0) {
+        let labels = &profile.label_sets[sample.labels.0 as usize];
+        let of = |key: &str| labels.iter().find(|label| &*label.key == key);
+        let location = profile.tree.location(sample.node).0 as usize;
+        let function = profile.symbols.locations[location].function.0 as usize;
+        let route = of("route").map_or("", |_| " /x");
+        let number = of("request number").map_or(String::new(), |label| match label.value {
+            crate::model::label::LabelValue::Number(number, _) => format!(" {number}"),
+            crate::model::label::LabelValue::Text(_) => String::new(),
+        });
+        let name = &profile.symbols.functions[function].name;
+        found.push(format!(
+            "{name}{route}{number} {}",
+            values[2] as f64 / MS as f64
+        ));
+    }
+    found.sort();
+    found
+}
+
 fn text(profile: &Profile) -> Vec<String> {
     let types = 0..profile.sample_types.len();
     types
@@ -197,4 +296,107 @@ proptest! {
         prop_assert_eq!(text(&lazy), text(&eager));
         prop_assert_eq!(text(&idle), text(&eager));
     }
+}
+
+use SpanEnd::{Exact, Mixed, Open};
+use ThreadState::{Blocked, HoldsGil};
+
+#[test]
+fn bursts_that_no_look_has_found_go_to_where_the_others_were_found() {
+    let mut ticks: Vec<LabelledTick> = vec![(0, Blocked, "sleep", None, vec![(None, 0, Open)])];
+    for burst in 1..=6 {
+        let spans = vec![(None, 0, Exact), (Some(burst), 3, Exact), (None, 0, Open)];
+        ticks.push((3 * burst, Blocked, "sleep", None, spans));
+    }
+    // Found once, after 2 of its 3 ms.
+    ticks.push((
+        20,
+        HoldsGil,
+        "burn",
+        Some(7),
+        vec![(None, 0, Exact), (Some(7), 2, Open)],
+    ));
+    ticks.push((
+        21,
+        Blocked,
+        "sleep",
+        None,
+        vec![(Some(7), 1, Exact), (None, 0, Open)],
+    ));
+    assert_eq!(labelled(recording().config, &ticks), ["burn /x 21"]);
+    // And if none is found, to their labels: the sleep has not spent it.
+    let none = &ticks[..7];
+    assert_eq!(labelled(recording().config, none), ["<not sampled> /x 18"]);
+}
+
+#[test]
+fn requests_that_are_kept_apart_keep_their_sums() {
+    let mut config = recording().config;
+    config.requests.keep_apart = true;
+    let ticks: Vec<LabelledTick> = vec![
+        (0, Blocked, "sleep", None, vec![(None, 0, Open)]),
+        (
+            3,
+            Blocked,
+            "sleep",
+            None,
+            vec![(None, 0, Exact), (Some(1), 3, Exact), (None, 0, Open)],
+        ),
+        (
+            8,
+            HoldsGil,
+            "burn",
+            Some(2),
+            vec![(None, 0, Exact), (Some(2), 5, Open)],
+        ),
+        (
+            12,
+            Blocked,
+            "sleep",
+            None,
+            vec![(Some(2), 4, Exact), (None, 0, Open)],
+        ),
+    ];
+    let found = labelled(config, &ticks);
+    assert_eq!(found, ["<not sampled> /x 1 3", "burn /x 2 9"]);
+}
+
+#[test]
+fn a_stretch_that_turns_out_to_be_mixed_is_told_apart_by_looks() {
+    // A task was found once in 2 ms of its own; then others had their turns as well, and were found
+    // twice. Of 9 ms in all, each look stands for 3.
+    let ticks: Vec<LabelledTick> = vec![
+        (0, Blocked, "select", None, vec![(None, 0, Open)]),
+        (
+            2,
+            HoldsGil,
+            "handler",
+            Some(1),
+            vec![(None, 0, Exact), (Some(1), 2, Open)],
+        ),
+        (6, HoldsGil, "other", None, vec![(Some(1), 4, Mixed)]),
+        (9, HoldsGil, "other", None, vec![(Some(1), 3, Mixed)]),
+    ];
+    let found = labelled(recording().config, &ticks);
+    let sum: f64 = found
+        .iter()
+        .filter_map(|row| row.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum();
+    assert!((sum - 9.0).abs() < 1e-9, "{found:?}");
+    assert!(
+        found.iter().any(|row| row.starts_with("handler /x ")),
+        "{found:?}"
+    );
+    assert!(
+        !found.iter().any(|row| row.starts_with("select")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_thread_without_python_frames_has_a_sample_that_says_so() {
+    let mut window = crate::fold::window::Window::new(Limits::default(), true);
+    let node = window.node_of(&crate::model::stack::Stack::default(), &Snapshot::default());
+    window.add(node, crate::model::label::LabelSetId(0), &[1, 0, 0, 0, 0]);
+    assert_ne!(node, crate::fold::call_tree::NodeId::ROOT);
 }
