@@ -1,7 +1,7 @@
 """How far what a profiler says is from what happened.
 
 Run:  python benches/accuracy.py [--seconds N] [--rate HZ] [--rounds N] [--only NAME,...]
-                                  [--json FILE]
+                                  [--json FILE] [--bursts]
 
 A workload of known cost is run under each profiler in turn: loops in Python, one long big-integer
 multiplication by an operator and a trivial call on the next line, sorting in C by a call, hashing
@@ -14,6 +14,8 @@ wrong). A profiler that cannot tell wall and CPU time in one run is run once for
 The floor is what an ideal sampler of as many samples would show by chance, on average. `sleep` is
 the CPU time given to the sleeping function beyond the truth, in points. The figures are medians of
 the rounds. Profilers that are not installed are named; what a profiler does not tell is left out.
+
+With --bursts: rprof alone, on short requests and labels; see bursts.py.
 """
 
 # The loops of one turn that read a clock are no loops: see `clocks`.
@@ -309,7 +311,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--only", metavar="NAME,...", help="some of the profilers")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    parser.add_argument("--bursts", action="store_true", help="short requests, rprof alone")
     options = parser.parse_args()
+    if options.bursts:
+        import bursts
+
+        rows = bursts.measure(options.seconds)
+        peers.report(
+            {"benchmark": "bursts", **peers.heading([]), "not compared": {}, "rows": rows},
+            options.json,
+        )
+        return
     profilers, absent = peers.available(options.only)
     profilers = [p for p in profilers if p.rates is None]
     print(

@@ -254,8 +254,11 @@ class Answer:
 def route_figures(
     parts: list[float],
 ) -> list[tuple[str, int, int, int, int, tuple[int, int], list[int]]]:
-    """Of each route: name, requests ended and under way, sum and maximum in ns, CPU time in ns and of
-    how many requests, quantiles in ns."""
+    """Of each route: name, requests ended and under way, and times in ns.
+
+    These are their sum, the maximum, the CPU time with the number of requests of which it is known,
+    and the quantiles.
+    """
 
 @final
 class Capture:

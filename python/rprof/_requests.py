@@ -50,12 +50,11 @@ class RouteFigures(NamedTuple):
     max: float
     """The longest."""
     cpu: float
-    """CPU seconds of the requests that have ended, by the clocks of the threads that worked on them,
-    not by samples. What a request spends in other threads and tasks counts if they have its labels
-    and the interpreter tells of that (3.14 and later)."""
+    """CPU seconds of the requests that have ended, by their threads' clocks and not by samples.
+    From CPython 3.14 on, what other threads and tasks spend under a request's labels counts too."""
     cpu_known: int
-    """Of how many of these requests that is known. Before CPython 3.14 it is not of one that gave way
-    to other tasks of its event loop, for nobody tells when they took turns."""
+    """How many of these requests that is known of. Before CPython 3.14 it is not known of one that
+    gave way to other tasks of its event loop: nothing tells when they took turns."""
 
 
 def routes() -> list[RouteFigures]:

@@ -193,6 +193,13 @@ impl<Own> Roster<Own> {
         let known = snapshot.spans.len();
         let Snapshot { threads, spans, .. } = snapshot;
         let sample = &mut threads[at];
+        // Of a thread that is new, all that it has spent is told.
+        let is_new = sample.first_seen_ns == snapshot.at_ns;
+        let before_ns = if is_new {
+            Some(sample.cpu_from_ns)
+        } else {
+            before_ns
+        };
         let span = track.log.read(track.id, version, before_ns, sample, spans);
         sample.span = track.log.has_log().then_some(span);
         snapshot.find_requests(known);

@@ -11,7 +11,7 @@ use crate::fold::call_tree::NodeId;
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::{ThreadLabels, Window};
 use crate::model::label::{
-    ActiveLabels, CLASS_BACKGROUND, CLASS_PROFILER, CLASS_REQUEST, OWN_THREADS,
+    ActiveLabels, CLASS_BACKGROUND, CLASS_PROFILER, CLASS_REQUEST, LabelSetId, OWN_THREADS,
 };
 use crate::model::sample_type;
 use crate::model::snapshot::{CpuSpan, Snapshot, SpanEnd, ThreadKey, ThreadSample, ThreadState};
@@ -360,8 +360,10 @@ impl Recording {
         let is_recorded = self.config.requests.accept(active);
         let Some(seen) = self.threads.get_mut(&thread.key) else {
             let mut seen = Seen::new(thread, wall_ns, observation, self.window_number);
+            let is_newborn = last_ns.is_some_and(|last| thread.first_seen_ns > last);
+            let cpu_ns = is_newborn.then(|| self.cpu_of_newborn(thread, snapshot));
             if is_recorded {
-                self.greet(&mut seen, thread, snapshot, &thread_labels, count, last_ns);
+                self.greet(&mut seen, thread, snapshot, &thread_labels, (count, cpu_ns));
                 seen.marks = marks;
             }
             self.threads.insert(thread.key, seen);
@@ -474,8 +476,7 @@ impl Recording {
         thread: &ThreadSample,
         snapshot: &Snapshot,
         thread_labels: &ThreadLabels<'_>,
-        count: i64,
-        last_ns: Option<u64>,
+        (count, cpu_ns): (i64, Option<u64>),
     ) {
         seen.labels = self.window.thread(thread_labels);
         seen.node = self.window.node_of(&thread.stack, snapshot);
@@ -487,17 +488,40 @@ impl Recording {
             seen.computing.push(seen.place(), 0);
             seen.computed_at = Some(seen.node);
         }
-        if last_ns.is_some_and(|last| thread.first_seen_ns > last) {
-            let cpu = thread
-                .cpu_ns
-                .map_or(0, |cpu| cpu.saturating_sub(thread.cpu_from_ns));
+        if let Some(cpu_ns) = cpu_ns {
             // A thread lives at least as long as it computes; when exactly it was born
             // between two ticks is not known.
-            let wall = cpu.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
+            let wall = cpu_ns.max(snapshot.at_ns.saturating_sub(thread.first_seen_ns));
             let width = self.width();
-            let values = values(count, wall, cpu, thread.state);
+            let values = values(count, wall, cpu_ns, thread.state);
             self.window.add(seen.node, seen.labels, &values[..width]);
         }
+    }
+
+    /// What a thread has spent since it was born, in ns, but for what it has told the labels of.
+    fn cpu_of_newborn(&mut self, thread: &ThreadSample, snapshot: &Snapshot) -> u64 {
+        let mut cpu_ns = since(thread.cpu_ns, Some(thread.cpu_from_ns));
+        for span in snapshot.spans.iter().filter(|span| span.key == thread.key) {
+            if span.labels.is_some() && span.end != SpanEnd::Mixed {
+                let told_ns = (span.to_ns - span.from_ns).min(cpu_ns);
+                cpu_ns -= told_ns;
+                if let Some(labels) = self.labels_of(span, snapshot.has_requests) {
+                    self.label_cpu.earn(labels, told_ns);
+                }
+            }
+        }
+        cpu_ns
+    }
+
+    /// The id of a span's labels in this window, if they are recorded.
+    fn labels_of(&mut self, span: &CpuSpan, has_requests: bool) -> Option<LabelSetId> {
+        self.label_cpu.id_of(
+            span,
+            self.config.requests,
+            self.config.ring.is_some(),
+            class_of(has_requests, span.labels.as_deref(), &span.name),
+            &mut self.window,
+        )
     }
 
     /// Takes in what threads have told of their labels since the last look.
@@ -512,25 +536,21 @@ impl Recording {
     fn note_span(&mut self, span: &CpuSpan, has_requests: bool) {
         let width = self.width();
         let Some(seen) = self.threads.get_mut(&span.key) else {
-            // It was not seen yet; what it has spent until then goes to where it is found.
+            // It was not seen yet: see `cpu_of_newborn`.
             return;
         };
         let done_ns = seen.cpu_ns.unwrap_or(u64::MAX);
         let cpu_ns = span.to_ns.saturating_sub(span.from_ns.max(done_ns));
         seen.cpu_ns = seen.cpu_ns.max(Some(span.to_ns));
-        let active = span.labels.as_deref();
-        if span.end == SpanEnd::Mixed || active.is_none() {
+        if span.end == SpanEnd::Mixed || span.labels.is_none() {
             seen.mix_span(&mut self.window, width);
             seen.unplaced_cpu_ns += cpu_ns;
             return;
         }
-        let labels = self.label_cpu.id_of(
-            span,
-            self.config.requests,
-            self.config.ring.is_some(),
-            class_of(has_requests, active, &span.name),
-            &mut self.window,
-        );
+        let labels = self.labels_of(span, has_requests);
+        let Some(seen) = self.threads.get_mut(&span.key) else {
+            return;
+        };
         seen.extend_span(labels, cpu_ns);
         if span.end == SpanEnd::Exact {
             seen.settle_span(&mut self.label_cpu, &mut self.window, width);

@@ -208,8 +208,7 @@ impl Sampler {
             Health::add(&self.health.gaps, 1);
             Health::add(&self.health.gap_ns, tick.gap_ns);
         }
-        let taken = self.engine.snapshot(&mut self.snapshot);
-        self.note_spans();
+        let taken = self.look();
         self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
         let has_happened = taken.is_ok_and(|taken| self.has_happened(taken));
@@ -336,8 +335,7 @@ impl Sampler {
             self.settle();
         }
         self.engine.end_rests();
-        let taken = self.engine.snapshot(&mut self.snapshot);
-        self.note_spans();
+        let taken = self.look();
         if let Ok(taken) = taken {
             self.snapshot.is_overdue = false;
             self.count(taken);
@@ -355,8 +353,15 @@ impl Sampler {
             for recording in &mut self.recordings {
                 recording.note(&self.snapshot);
             }
-            self.snapshot.spans.clear();
         }
+    }
+
+    /// Has the engine look at all threads.
+    fn look(&mut self) -> Result<Taken, Missed> {
+        self.snapshot.spans.clear();
+        let taken = self.engine.snapshot(&mut self.snapshot);
+        self.note_spans();
+        taken
     }
 
     /// Brings all recordings up to the present without a new look at the stacks.
@@ -366,6 +371,7 @@ impl Sampler {
             threads.filter_map(|thread| thread.cpu_ns).sum()
         };
         let before = clocks(&self.snapshot);
+        self.snapshot.spans.clear();
         self.engine.read_clocks(&mut self.snapshot);
         self.note_spans();
         self.snapshot.is_overdue = false;

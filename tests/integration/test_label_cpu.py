@@ -73,8 +73,8 @@ value = lambda name: sum(row.self_value for row in rows if row.name.rpartition("
 told = {"burn": value("burn"), "all": sum(row.self_value for row in rows) / 1e9,
         "not sampled": value("<not sampled>"), "sleep": value("in_thread") + value("select")}
 if rprof.status().engine == "gil":
-    # It gets the GIL when a burst ends, and finds none of them computing.
-    told["burn"] += told["not sampled"]
+    # It gets the GIL when a burst ends, and finds none of them computing: they have no stack.
+    told["burn"] = block.profile.only_labels(route="/x").totals["cpu"] / 1e9
 routes = {row.route: row for row in rprof.routes()}
 """
 
