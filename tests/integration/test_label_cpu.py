@@ -69,7 +69,8 @@ with rprof.profile(rate=100, max_overhead=0) as block:
     thread.start()
     thread.join()
 rows = block.profile.top(1000, by="cpu")
-value = lambda name: sum(row.self_value for row in rows if row.name.rpartition(".")[2] == name) / 1e9
+def value(name):
+    return sum(row.self_value for row in rows if row.name.rpartition(".")[2] == name) / 1e9
 told = {"burn": value("burn"), "all": sum(row.self_value for row in rows) / 1e9,
         "not sampled": value("<not sampled>"), "sleep": value("in_thread") + value("select")}
 if rprof.status().engine == "gil":
@@ -79,13 +80,12 @@ routes = {row.route: row for row in rprof.routes()}
 """
 
 
-def run(tmp_path, ending, kind, how, milliseconds, bursts):
-    command = [sys.executable, "-c", PROGRAM + ending, kind, how, str(milliseconds), str(bursts)]
+def run(tmp_path, ending, *arguments):
+    command = [sys.executable, "-c", PROGRAM + ending, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("how", ["request", "labels"])
@@ -98,7 +98,7 @@ assert abs(told["all"] - truth["all"]) <= 0.05 * truth["all"] + 0.02, (told, tru
 if how == "request":
     row = routes["/x"]
     assert row.ended == row.cpu_known == bursts, row
-    assert truth["burn"] <= row.cpu <= 1.03 * truth["burn"] + 0.00005 * bursts, (row, truth)
+    assert truth["burn"] <= row.cpu <= 1.03 * truth["burn"] + 0.0003 * bursts, (row, truth)
 """
     run(tmp_path, ending, kind, how, milliseconds, bursts)
 
@@ -121,7 +121,7 @@ row = routes["/x"]
 assert row.ended == bursts, row
 if sys.version_info >= (3, 14):
     assert row.cpu_known == bursts, row
-    assert truth["burn"] <= row.cpu <= 1.04 * truth["burn"] + 0.0001 * bursts, (row, truth)
+    assert truth["burn"] <= row.cpu <= 1.04 * truth["burn"] + 0.0003 * bursts, (row, truth)
     assert abs(told["burn"] - truth["burn"]) <= 0.05 * truth["burn"], (told, truth)
 else:
     assert row.cpu_known == 0 and row.cpu == 0, row
