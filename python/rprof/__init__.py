@@ -11,23 +11,6 @@ Importing defines names and does nothing else; ``import rprof.auto`` starts prof
 environment.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-from ._block import profile
-from ._config import ThreadInfo
-from ._session import (
-    Status,
-    dump,
-    dump_on_signal,
-    flush,
-    is_running,
-    recent,
-    start,
-    status,
-    stop,
-)
 from .errors import (
     RprofError,
     RprofOSError,
@@ -36,7 +19,12 @@ from .errors import (
     RprofValueError,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from ._block import profile
+    from ._config import ThreadInfo
     from ._diff import Diff, DiffRow
     from ._endpoint import Endpoint, serve
     from ._labels import current_labels, labels
@@ -53,6 +41,17 @@ if TYPE_CHECKING:
         merge,
     )
     from ._requests import Capture, RouteFigures, profile_next, request, routes
+    from ._session import (
+        Status,
+        dump,
+        dump_on_signal,
+        flush,
+        is_running,
+        recent,
+        start,
+        status,
+        stop,
+    )
     from ._watch import watch, watch_loop
 
 __all__ = [
@@ -97,46 +96,102 @@ __all__ = [
     "watch_loop",
 ]
 
-# Names whose modules load the native library, or more than everybody needs; they are looked up on
-# first use, so that importing rprof costs next to nothing and works even where the library cannot
-# be loaded.
+# Where each name is. Modules are loaded on first use, so that importing rprof loads nothing that
+# the interpreter has not loaded by itself, costs next to nothing, and works in a sub-interpreter
+# and where the native module cannot be loaded.
 _LAZY = {
+    "Capture": "_requests",
     "Diff": "_diff",
     "DiffRow": "_diff",
-    "FunctionRow": "_profile",
+    "Divide": "_profile",
+    "Endpoint": "_endpoint",
     "Frame": "_profile",
+    "FunctionRow": "_profile",
     "Profile": "_profile",
+    "RouteFigures": "_requests",
     "SampleType": "_profile",
+    "Status": "_session",
+    "ThreadInfo": "_config",
     "ThreadTotals": "_profile",
     "TopTable": "_profile",
-    "load": "_profile",
-    "merge": "_profile",
     "__version__": "_native",
-    "load_ipython_extension": "_ipython",
-    "Endpoint": "_endpoint",
     "current_labels": "_labels",
+    "dump": "_session",
+    "dump_on_signal": "_session",
+    "flush": "_session",
+    "is_running": "_session",
     "labels": "_labels",
-    "Capture": "_requests",
-    "RouteFigures": "_requests",
+    "load": "_profile",
+    "load_ipython_extension": "_ipython",
+    "merge": "_profile",
+    "profile": "_block",
     "profile_next": "_requests",
+    "recent": "_session",
     "request": "_requests",
     "routes": "_requests",
-    "Divide": "_profile",
+    "serve": "_endpoint",
+    "start": "_session",
+    "status": "_session",
+    "stop": "_session",
     "watch": "_watch",
     "watch_loop": "_watch",
-    "serve": "_endpoint",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'rprof' has no attribute {name!r}")
-    from importlib import import_module
-
-    value = getattr(import_module(f".{module}", __name__), name)
+    value = getattr(_loaded(module), name)
     globals()[name] = value
     return value
+
+
+def _loaded(module: str) -> "Any":
+    """Load one of our modules, each by a statement: what freezes programs follows those."""
+    if module == "_block":
+        from . import _block
+
+        return _block
+    if module == "_config":
+        from . import _config
+
+        return _config
+    if module == "_diff":
+        from . import _diff
+
+        return _diff
+    if module == "_endpoint":
+        from . import _endpoint
+
+        return _endpoint
+    if module == "_ipython":
+        from . import _ipython
+
+        return _ipython
+    if module == "_labels":
+        from . import _labels
+
+        return _labels
+    if module == "_native":
+        from . import _native
+
+        return _native
+    if module == "_profile":
+        from . import _profile
+
+        return _profile
+    if module == "_requests":
+        from . import _requests
+
+        return _requests
+    if module == "_watch":
+        from . import _watch
+
+        return _watch
+    from . import _session
+
+    return _session
 
 
 def __dir__() -> list[str]:

@@ -1,24 +1,26 @@
 """Blocks: ``rprof.profile`` as a context manager and as a decorator."""
 
-from __future__ import annotations
+# Imports nothing that the interpreter has not imported by itself, as _config.
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _session
-from ._config import UNSET, ThreadInfo, given_options, program_name, resolve
+from . import _loading, _session
+from ._config import UNSET, given_options, program_name, resolve
 from .errors import RprofError, RprofStateError, RprofValueError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
+    from typing import Any, TypeVar
 
+    from ._config import ThreadInfo
     from ._profile import Profile
 
-__all__ = ["profile"]
+    _F = TypeVar("_F", bound=Callable[..., Any])
+    _B = TypeVar("_B", bound="profile")
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_B = TypeVar("_B", bound="profile")
+__all__ = ["profile"]
 
 _DEFAULTS = {"output": None, "max_overhead": 0.1}
 _VARIABLES = frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth"})
@@ -58,8 +60,8 @@ class profile:
         max_overhead: float = UNSET,
         max_nodes: int = UNSET,
         max_depth: int = UNSET,
-        threads: str | Sequence[str] | Callable[[ThreadInfo], bool] = UNSET,
-        **unknown: Any,
+        threads: "str | Sequence[str] | Callable[[ThreadInfo], bool]" = UNSET,
+        **unknown: "Any",
     ) -> None:
         given = given_options(
             output=output,
@@ -85,13 +87,15 @@ class profile:
                 f"output={target!r} is not a .pb.gz file; use for example "
                 f"output='{target.rstrip('/')}.pb.gz'"
             )
+        # A function may be decorated long before it is called, and much can have happened by then.
+        _loading.prepare()
         self._recording: int | None = None
         self._pid = 0
         self._calls = 0
         self._result: Profile | None = None
 
     @property
-    def profile(self) -> Profile:
+    def profile(self) -> "Profile":
         """The finished profile.
 
         Raises:
@@ -104,7 +108,7 @@ class profile:
             )
         return self._result
 
-    def __enter__(self: _B) -> _B:
+    def __enter__(self: "_B") -> "_B":
         if self._recording is not None and self._pid == os.getpid():
             raise RprofStateError(
                 "this block is being recorded already; make another rprof.profile() to nest"
@@ -118,7 +122,7 @@ class profile:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         recording, self._recording = self._recording, None
         if recording is None or self._pid != os.getpid():
@@ -140,24 +144,26 @@ class profile:
         if self._config.output is not None:
             self._write(result, self._config.output)
 
-    def _write(self, result: Profile, output: str) -> None:
+    def _write(self, result: "Profile", output: str) -> None:
         try:
-            result.write(_session.expand(output, program_name(), self._calls, result.time_ns))
+            path = _session.expand(output, program_name(), self._calls, result.time_ns)
+            # Not Profile.write(), which has to make a pathlib.Path.
+            result._native.write(path)
         except RprofError as problem:
             _session.log().warning("the block's profile could not be written: %s", problem)
 
-    async def __aenter__(self: _B) -> _B:
+    async def __aenter__(self: "_B") -> "_B":
         return self.__enter__()
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    def __call__(self, function: _F) -> _F:
+    def __call__(self, function: "_F") -> "_F":
         """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
         from ._decorate import decorate
 
@@ -165,7 +171,7 @@ class profile:
         wrapper.profiler = self
         return wrapper  # type: ignore[no-any-return]
 
-    def _call(self) -> _Call:
+    def _call(self) -> "_Call":
         self._calls += 1
         return _Call(self, self._calls)
 
@@ -173,7 +179,7 @@ class profile:
 class _Call(profile):
     """One call of a decorated function; hands its result to the decorator."""
 
-    def __init__(self, decorator: profile, number: int) -> None:
+    def __init__(self, decorator: "profile", number: int) -> None:
         self._decorator = decorator
         self._config = decorator._config
         self._recording = None
@@ -181,7 +187,7 @@ class _Call(profile):
         self._calls = number - 1
         self._result = None
 
-    def __exit__(self, *details: Any) -> None:
+    def __exit__(self, *details: "Any") -> None:
         super().__exit__(*details)
         if self._result is not None:
             self._decorator._result = self._result

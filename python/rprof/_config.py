@@ -1,24 +1,26 @@
 """Options: what was asked (keywords, environment) becomes a checked ``Config``, once."""
 
-# Without deferred annotations: typing.NamedTuple would compile each of them as text, which takes
-# longer than all the rest of the import.
+# Imports nothing that an interpreter has not imported when it starts: not typing, not even
+# __future__. Annotations that need more are text.
 
 import os
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from _thread import get_native_id
 
+from ._rows import NamedTuple
 from .errors import RprofTypeError, RprofValueError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
 __all__ = ["OPTIONS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"]
 
 
 # Tells an option that was not given from one that was given as None.
-UNSET: Any = type("Unset", (), {"__repr__": lambda _: "<from the environment, or the default>"})()
+UNSET: "Any" = type("Unset", (), {"__repr__": lambda _: "<from the environment, or the default>"})()
 
 
 class ThreadInfo(NamedTuple):
@@ -42,7 +44,7 @@ class Config(NamedTuple):
     keep_bytes: int
     max_nodes: int
     max_depth: int
-    threads: str | tuple[str, ...] | Callable[[ThreadInfo], bool]
+    threads: "str | tuple[str, ...] | Callable[[ThreadInfo], bool]"
     recent: float
     recent_bytes: int
 
@@ -50,13 +52,13 @@ class Config(NamedTuple):
 class Option(NamedTuple):
     """One option: its default, how text becomes a value, and what a value must be."""
 
-    default: Any
-    parse: Callable[[str], Any]
-    check: Callable[[str, Any], Any]
+    default: "Any"
+    parse: "Callable[[str], Any]"
+    check: "Callable[[str, Any], Any]"
 
 
-def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
+def _number(low: float, high: float, unit: str) -> "Callable[[str, Any], float]":
+    def check(name: str, value: "Any") -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise RprofTypeError(
                 f"{name} must be a number ({unit}), not {value!r}; for example {name}={low:g}"
@@ -70,8 +72,8 @@ def _number(low: float, high: float, unit: str) -> Callable[[str, Any], float]:
     return check
 
 
-def _integer(low: int, high: int, unit: str) -> Callable[[str, Any], int]:
-    def check(name: str, value: Any) -> int:
+def _integer(low: int, high: int, unit: str) -> "Callable[[str, Any], int]":
+    def check(name: str, value: "Any") -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise RprofTypeError(f"{name} must be a whole number ({unit}), not {value!r}")
         if not low <= value <= high:
@@ -83,7 +85,7 @@ def _integer(low: int, high: int, unit: str) -> Callable[[str, Any], int]:
     return check
 
 
-def _check_output(name: str, value: Any) -> str | None:
+def _check_output(name: str, value: "Any") -> str | None:
     if value is None:
         return None
     if not isinstance(value, (str, os.PathLike)):
@@ -99,7 +101,7 @@ def _check_output(name: str, value: Any) -> str | None:
     return path
 
 
-def _check_engine(name: str, value: Any) -> str:
+def _check_engine(name: str, value: "Any") -> str:
     if not isinstance(value, str):
         raise RprofTypeError(f"{name} must be 'auto', 'direct' or 'gil', not {value!r}")
     if value not in ("auto", "direct", "gil"):
@@ -107,7 +109,7 @@ def _check_engine(name: str, value: Any) -> str:
     return value
 
 
-def _check_threads(name: str, value: Any) -> Any:
+def _check_threads(name: str, value: "Any") -> "Any":
     if callable(value):
         return value
     if isinstance(value, str):
@@ -137,7 +139,7 @@ def _parse_threads(text: str) -> str | tuple[str, ...]:
     return text if text in ("all", "current") else tuple(part.strip() for part in text.split(","))
 
 
-OPTIONS: Mapping[str, Option] = {
+OPTIONS: "Mapping[str, Option]" = {
     "output": Option("rprof/", _parse_output, _check_output),
     "rate": Option(100.0, float, _number(0.01, 10_000, "Hz")),
     "window": Option(60.0, float, _number(0.005, 86_400 * 366, "seconds")),
@@ -153,16 +155,16 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
-def given_options(**options: Any) -> dict[str, Any]:
+def given_options(**options: "Any") -> "dict[str, Any]":
     """Return the options that were given."""
     return {name: value for name, value in options.items() if value is not UNSET}
 
 
 def resolve(
-    given: Mapping[str, Any],
+    given: "Mapping[str, Any]",
     *,
-    defaults: Mapping[str, Any] | None = None,
-    environment: Mapping[str, str] | None = None,
+    defaults: "Mapping[str, Any] | None" = None,
+    environment: "Mapping[str, str] | None" = None,
     from_environment: frozenset[str] = frozenset(OPTIONS),
 ) -> Config:
     """Resolve options: explicit argument, else ``RPROF_<OPTION>``, else default.
@@ -205,7 +207,7 @@ def resolve(
     return Config(**values)
 
 
-def file_options(directory: "Path") -> dict[str, Any]:
+def file_options(directory: "Path") -> "dict[str, Any]":
     """Return the options in the table ``[tool.rprof]`` of the nearest pyproject.toml.
 
     Args:
@@ -222,7 +224,7 @@ def file_options(directory: "Path") -> dict[str, Any]:
     return {}
 
 
-def _checked_table(path: "Path") -> dict[str, Any]:
+def _checked_table(path: "Path") -> "dict[str, Any]":
     from importlib import import_module
 
     try:
@@ -252,7 +254,7 @@ def _checked_table(path: "Path") -> dict[str, Any]:
     }
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+def unknown_variables(environment: "Mapping[str, str]") -> list[str]:
     """Variables that look like an option but are none, for a warning about a slip of the pen."""
     known = {
         "RPROF_RUN",
@@ -291,7 +293,7 @@ def import_roots() -> list[str]:
 def native_threads(config: Config) -> int | list[str] | None:
     """``config.threads`` as the native side takes it; a callable is applied to the result."""
     if config.threads == "current":
-        return threading.get_native_id()
+        return get_native_id()
     if isinstance(config.threads, tuple):
         return list(config.threads)
     return None

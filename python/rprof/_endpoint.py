@@ -1,12 +1,15 @@
 """``rprof.serve``: profiles, dumps and counters over HTTP."""
 
-from __future__ import annotations
+# Imports nothing that the interpreter has not imported by itself, as _config.
 
 import os
-from types import TracebackType
 
 from . import _session
 from .errors import RprofTypeError, RprofValueError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = ["Endpoint", "serve", "serve_from_environment"]
 
@@ -30,14 +33,14 @@ class Endpoint:
         if self._pid == os.getpid():
             _session.close_endpoint()
 
-    def __enter__(self) -> Endpoint:
+    def __enter__(self) -> "Endpoint":
         return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         value: BaseException | None,
-        traceback: TracebackType | None,
+        traceback: "TracebackType | None",
     ) -> None:
         self.stop()
 

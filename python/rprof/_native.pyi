@@ -146,8 +146,11 @@ def stop_recording(recording: int) -> tuple[Profile, str | None, Exception | Non
 def rotate_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
     """Closes the open window of a recording."""
 
-def recent(since_unix_ns: int, requests: list[int]) -> Profile:
-    """What was recorded since then, of all requests or of these."""
+def recent(age_ns: int) -> Profile:
+    """What was recorded in the last so many ns."""
+
+def recent_of(since_ns: int, requests: list[int]) -> Profile:
+    """What was recorded of these requests since a time of the monotonic clock in ns."""
 
 @final
 class request:
@@ -308,11 +311,17 @@ def watch_limits(
 ) -> None:
     """Sets what else is watched."""
 
-def next_event(seconds: float) -> dict[str, Any] | None:
-    """Waits for the next event; None if there was none."""
+def start_reports(report: Callable[[list[dict[str, Any]]], None], keep_thread_state: bool) -> None:
+    """Begins to report what is seen: a native thread calls `report` with lists of events."""
+
+def stop_reports() -> bool:
+    """Ends the thread that reports; whether it has ended. If not, it is stuck in a log handler."""
+
+def pause_reports() -> None:
+    """Ends the thread ahead of a fork; what goes on afterwards is kept."""
 
 def wake_event() -> None:
-    """Has whoever waits for an event look whether it is to end."""
+    """Has the thread that reports look into what waits in Python."""
 
 def pause_recording(recording: int) -> None:
     """Lets a recording record nothing until it is resumed."""
@@ -363,6 +372,9 @@ def inject_panic() -> None:
 def before_fork() -> None:
     """Ends rprof's native threads ahead of a fork; recordings go on afterwards."""
 
+def expect_parent_hook() -> None:
+    """Announces one more hook for the parent after a fork; the last of them acts."""
+
 def after_fork_in_parent() -> None:
     """Starts the threads again in the parent."""
 
@@ -371,6 +383,9 @@ def after_fork_in_parent_later() -> None:
 
 def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""
+
+def viewer_asset(name: str) -> str:
+    """The text of a file that the report page is made of; KeyError if there is none."""
 
 def serve(
     *,

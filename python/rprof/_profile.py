@@ -1,21 +1,25 @@
 """Finished profiles: totals, tables, trees, files."""
 
-from __future__ import annotations
+# Loaded when a recording begins, so it imports nothing that the interpreter has not imported by
+# itself, as _config; what only some methods need, they import.
 
-import html
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
 
 from ._config import ThreadInfo
-from ._diff import Diff
-from ._export import markdown, pstats_bytes
+from ._loading import as_path
 from ._native import Profile as NativeProfile
+from ._rows import NamedTuple
 from ._text import format_ns, format_value, inert, short_file
-from .errors import RprofOSError, RprofTypeError, RprofValueError
+from .errors import RprofOSError, RprofStateError, RprofTypeError, RprofValueError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+    from typing import BinaryIO, Literal
+
+    from ._diff import Diff
 
 __all__ = ["FunctionRow", "Profile", "SampleType", "ThreadTotals", "TopTable", "load", "merge"]
 
@@ -73,7 +77,7 @@ class Frame(NamedTuple):
 class TopTable(list[FunctionRow]):
     """Rows of ``Profile.top``; ``str()`` gives a table to print."""
 
-    def __init__(self, rows: Iterable[FunctionRow], sample_type: SampleType, total: int) -> None:
+    def __init__(self, rows: "Iterable[FunctionRow]", sample_type: SampleType, total: int) -> None:
         super().__init__(rows)
         self.sample_type = sample_type
         self.total = total
@@ -161,7 +165,7 @@ class Profile:
         by: str | None = None,
         *,
         lines: bool = False,
-        sort: Literal["self", "total"] = "self",
+        sort: 'Literal["self", "total"]' = "self",
     ) -> TopTable:
         """Return the heaviest functions, or lines of them.
 
@@ -237,12 +241,12 @@ class Profile:
 
     def diff(
         self,
-        other: Profile,
+        other: "Profile",
         by: str | None = None,
         *,
         lines: bool = False,
-        scale: Literal["duration", "none"] = "duration",
-    ) -> Diff:
+        scale: 'Literal["duration", "none"]' = "duration",
+    ) -> "Diff":
         """Compare this profile, the older one, with another.
 
         Args:
@@ -262,6 +266,8 @@ class Profile:
             raise RprofTypeError(f"other must be a Profile, not {other!r}; use rprof.load first")
         if scale not in ("duration", "none"):
             raise RprofValueError(f"scale={scale!r} is unknown; choose 'duration' or 'none'")
+        from ._diff import Diff
+
         kind = self._kind(by)
         later = other._kind(kind.type)
         if kind.unit != later.unit:
@@ -305,7 +311,7 @@ class Profile:
         """
         return self._native.speedscope()
 
-    def to_pstats(self, path: str | os.PathLike[str], by: str | None = None) -> Path:
+    def to_pstats(self, path: str | os.PathLike[str], by: str | None = None) -> "Path":
         """Write the file that ``pstats.Stats(path)`` and SnakeViz open, and return the path.
 
         The format is that of the standard library's ``pstats``, a marshalled dict. Times are in
@@ -321,9 +327,11 @@ class Profile:
             RprofValueError: There is no such sample type, it is no time, or all of it is zero.
             RprofOSError: The file cannot be written.
         """
+        from ._export import pstats_bytes
+
         data = pstats_bytes(self, self._kind(by), self._count_type())
         self._native.write_file(os.fsdecode(path), data)
-        return Path(os.fsdecode(path))
+        return as_path(os.fsdecode(path))
 
     def to_markdown(self, by: str | None = None, *, n: int = 15) -> str:
         """Return a summary for a bug report or a language model.
@@ -346,6 +354,8 @@ class Profile:
         ]
         if by is not None or not kinds:
             kinds = [self._kind(by)]
+        from ._export import markdown
+
         return markdown(self, kinds, n)
 
     def stacks(self, by: str | None = None) -> list[tuple[list[Frame], int]]:
@@ -365,7 +375,7 @@ class Profile:
         return [([Frame(*frame) for frame in frames], value) for frames, value in found]
 
     def to_html(
-        self, *, baseline: Profile | None = None, source: bool = False, title: str | None = None
+        self, *, baseline: "Profile | None" = None, source: bool = False, title: str | None = None
     ) -> str:
         """Return the report page: one HTML file with the profile inside, which loads nothing.
 
@@ -376,7 +386,13 @@ class Profile:
                 the page can read them.
             title: What the page is called; the program's name without.
         """
-        from . import viewer
+        try:
+            from . import viewer
+        except ImportError as error:
+            raise RprofStateError(
+                f"the report page cannot be made: {error}; where modules cannot be loaded any more "
+                "(chroot, upgrade, clean-up?), write the profile and make its page elsewhere"
+            ) from error
 
         sources = None
         if source:
@@ -391,6 +407,8 @@ class Profile:
 
     def _repr_html_(self) -> str:
         """Show the report page in a notebook, in a frame that can reach nothing around it."""
+        import html
+
         document = html.escape(self.to_html())
         return (
             '<iframe sandbox="allow-scripts allow-downloads" title="rprof" srcdoc="'
@@ -404,16 +422,16 @@ class Profile:
         """Return the profile as gzip-compressed pprof."""
         return self._native.encode()
 
-    def write(self, path: str | os.PathLike[str]) -> Path:
+    def write(self, path: str | os.PathLike[str]) -> "Path":
         """Write gzip pprof (mode 0600), complete or not at all, and return the path.
 
         Raises:
             RprofOSError: The file cannot be written.
         """
         self._native.write(os.fsdecode(path))
-        return Path(os.fsdecode(path))
+        return as_path(os.fsdecode(path))
 
-    def merge(self, *others: Profile) -> Profile:
+    def merge(self, *others: "Profile") -> "Profile":
         """Return one profile with the samples of this and the others added up.
 
         See ``rprof.merge`` for what becomes of the rest, and for more profiles than fit in memory.
@@ -423,7 +441,7 @@ class Profile:
         """
         return merge([self, *others])
 
-    def only_threads(self, accept: Callable[[ThreadInfo], bool]) -> Profile:
+    def only_threads(self, accept: "Callable[[ThreadInfo], bool]") -> "Profile":
         """Return the profile of those threads for which ``accept`` is true."""
         kept = [(t.id, t.name) for t in self.threads if accept(ThreadInfo(t.id, t.name))]
         return Profile(self._native.only_threads(kept))
@@ -436,7 +454,7 @@ class Profile:
                 found.setdefault(key, set()).add(value)
         return {key: sorted(values) for key, values in sorted(found.items())}
 
-    def only_labels(self, wanted: Mapping[str, str] | None = None, **more: str) -> Profile:
+    def only_labels(self, wanted: "Mapping[str, str] | None" = None, **more: str) -> "Profile":
         """Return the profile of those samples that have all of these labels.
 
         >>> profile.only_labels(route="/checkout*")
@@ -449,6 +467,8 @@ class Profile:
         Raises:
             RprofTypeError: A value that is no text, or no label at all.
         """
+        from fnmatch import fnmatchcase
+
         patterns = {**(wanted or {}), **more}
         if not patterns or not all(isinstance(value, str) for value in patterns.values()):
             raise RprofTypeError("only_labels() needs labels, for example route='/checkout*'")
@@ -458,16 +478,16 @@ class Profile:
             )
         )
 
-    def _only_label_sets(self, accept: Callable[[dict[str, str]], bool]) -> Profile:
+    def _only_label_sets(self, accept: "Callable[[dict[str, str]], bool]") -> "Profile":
         kept = [accept(dict(labels)) for labels in self._native.label_sets()]
         return Profile(self._native.only_label_sets(kept))
 
     def only_stacks(
         self,
         *,
-        focus: str | re.Pattern[str] | None = None,
-        ignore: str | re.Pattern[str] | None = None,
-    ) -> Profile:
+        focus: "str | re.Pattern[str] | None" = None,
+        ignore: "str | re.Pattern[str] | None" = None,
+    ) -> "Profile":
         """Return the profile of some stacks.
 
         Args:
@@ -481,11 +501,11 @@ class Profile:
         focused, ignored = _matching("focus", focus, names), _matching("ignore", ignore, names)
         return Profile(self._native.only_stacks(focused, ignored or []))
 
-    def of_requests(self, numbers: Iterable[int] = ()) -> Profile:
+    def of_requests(self, numbers: "Iterable[int]" = ()) -> "Profile":
         """Return what these requests did, or all; for profiles that keep requests apart."""
         return Profile(self._native.of_requests(list(numbers)))
 
-    def divide(self, by: str | None = None, *, part: float = 0.9) -> Divide:
+    def divide(self, by: str | None = None, *, part: float = 0.9) -> "Divide":
         """Return the limit between hot and cold: how far down all samples agree.
 
         Args:
@@ -550,10 +570,12 @@ class Divide(NamedTuple):
 
 
 def _matching(
-    option: str, expression: str | re.Pattern[str] | None, names: list[str]
+    option: str, expression: "str | re.Pattern[str] | None", names: list[str]
 ) -> list[bool] | None:
     if expression is None:
         return None
+    import re
+
     try:
         found = re.compile(expression).search
     except (re.error, TypeError) as error:
@@ -606,7 +628,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     return Profile(NativeProfile.decode(data, name))
 
 
-def _read_bounded(file: BinaryIO, name: str) -> bytes:
+def _read_bounded(file: "BinaryIO", name: str) -> bytes:
     size = os.fstat(file.fileno()).st_size
     # A pipe or a device has no size; of those one byte too many is enough to know.
     data = b"" if size > _MAX_FILE_BYTES else file.read(_MAX_FILE_BYTES + 1)
@@ -618,7 +640,7 @@ def _read_bounded(file: BinaryIO, name: str) -> bytes:
     return data
 
 
-def merge(sources: Iterable[Profile | str | os.PathLike[str]]) -> Profile:
+def merge(sources: "Iterable[Profile | str | os.PathLike[str]]") -> Profile:
     """Add up profiles, or files of them, which are read one at a time.
 
     Samples of equal stacks and labels are added up; threads, as all labels, are kept apart. The
@@ -638,7 +660,9 @@ def merge(sources: Iterable[Profile | str | os.PathLike[str]]) -> Profile:
     return Profile(NativeProfile.merge(_loaded(sources)))
 
 
-def _loaded(sources: Iterable[Profile | str | os.PathLike[str]]) -> Iterator[NativeProfile]:
+def _loaded(
+    sources: "Iterable[Profile | str | os.PathLike[str]]",
+) -> "Iterator[NativeProfile]":
     for source in sources:
         yield (source if isinstance(source, Profile) else load(source))._native
 

@@ -3,15 +3,11 @@
 The native module is loaded on first use, so that ``import rprof`` only defines names.
 """
 
-# Without deferred annotations, as in _config.
+# Imports nothing that the interpreter has not imported by itself, as _config.
 
-import atexit
-import contextlib
 import os
 import sys
-import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from _thread import RLock, get_native_id
 
 from ._config import (
     UNSET,
@@ -22,10 +18,16 @@ from ._config import (
     program_name,
     resolve,
 )
+from ._loading import as_path, prepare
+from ._loading import native as _load_native
+from ._rows import NamedTuple
 from .errors import RprofError, RprofStateError, RprofTypeError, RprofValueError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Any
 
     from . import _native
     from ._profile import Profile
@@ -110,26 +112,16 @@ class EndpointRequest(NamedTuple):
         return self.address.endswith(":0") or "{pid}" in self.address
 
 
-class Reporter(Protocol):
-    """A thread of ours that runs Python code; see ``_watch``."""
-
-    def begin(self) -> None:
-        """Begin it, the first time or again."""
-
-    def end(self) -> None:
-        """End it and wait for that."""
-
-
 class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.continuous: _Continuous | None = None
         self.recordings: set[int] = set()
         self.flight: int | None = None
-        self.reporter: Reporter | None = None
+        self.is_watching = False
         self.reported_error: str | None = None
         self.dumps = False
         self.endpoint: EndpointRequest | None = None
@@ -144,29 +136,34 @@ _forked_from_thread = False
 _state = _State()
 _forker_is_main = True
 _hooks_installed = False
+_threading_hooked = False
+_follows_logging = True
+_watch_hooks_installed = False
 
 
-def log() -> Any:
-    """Return the logger of rprof, which prints nothing unless the application wants it."""
-    import logging
+class _Nobody:
+    """The logger of a program without ``logging``: nobody could have asked to see anything."""
 
-    logger = logging.getLogger("rprof")
+    def info(self, *_: object, **__: object) -> None:
+        pass
+
+    warning = info
+
+
+def log() -> "Any":
+    """Return the logger of rprof, which prints nothing unless the application wants it.
+
+    ``logging`` is not imported for it: that would import ``threading`` into programs that have no
+    use for either, and might have to read files that are not there any more.
+    """
+    get = getattr(sys.modules.get("logging"), "getLogger", None)
+    if get is None:
+        return _Nobody()
+    logger = get("rprof")
     if not logger.handlers:
         # Where the application has set up no logging, Python would print warnings to stderr.
-        logger.addHandler(logging.NullHandler())
+        logger.addHandler(sys.modules["logging"].NullHandler())
     return logger
-
-
-def _load_native() -> Any:
-    """Load the native module, or say why it cannot be."""
-    try:
-        from . import _native
-    except ImportError as error:
-        raise RprofStateError(
-            f"rprof's native module cannot be loaded here ({error}); in a sub-interpreter there "
-            "is no profiling: call rprof.start() in the main interpreter"
-        ) from error
-    return _native
 
 
 def _current() -> _State:
@@ -177,33 +174,53 @@ def _current() -> _State:
     return _state
 
 
-def _install_hooks(native: Any) -> None:
+def _install_hooks(native: "Any") -> None:
     global _hooks_installed
-    if _hooks_installed:
-        return
-    _hooks_installed = True
-    atexit.register(_at_exit)
-    if hasattr(os, "register_at_fork"):
-        if sys.version_info[:2] == (3, 13):
-            # So that the hooks of logging, which are Python functions, are there before ours:
-            # behind them they would be that next instruction for which after_fork_in_parent_later
-            # waits.
-            with contextlib.suppress(ImportError):
-                log()
-        os.register_at_fork(
-            before=_before_fork,
-            after_in_parent=(
-                native.after_fork_in_parent_later
-                if sys.version_info[:2] == (3, 13)
-                else native.after_fork_in_parent
-            ),
-            after_in_child=_after_fork_in_child,
+    if not _hooks_installed:
+        _hooks_installed = True
+        import atexit
+
+        atexit.register(_at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+            _hook_parent(native)
+    _hook_threading()
+
+
+def _hook_parent(native: "Any") -> None:
+    """Have the threads start again after a fork.
+
+    On CPython 3.13 by a hook behind those of ``logging``. They are Python functions, and before
+    ours they would be that next instruction for which ``after_fork_in_parent_later`` waits. So once
+    ``logging`` has been imported, another hook is added, and the last one alone acts.
+    """
+    global _follows_logging
+    is_later = sys.version_info[:2] == (3, 13)
+    _follows_logging = not is_later or "logging" in sys.modules
+    native.expect_parent_hook()
+    os.register_at_fork(
+        after_in_parent=(
+            native.after_fork_in_parent_later if is_later else native.after_fork_in_parent
         )
-    # A private function of CPython 3.9 and later, refused once shutdown has begun. Without it only
-    # the children of multiprocessing lose their last window: they end by os._exit, without atexit
-    # (multiprocessing.popen_fork).
-    with contextlib.suppress(AttributeError, RuntimeError):
-        threading._register_atexit(_at_threading_exit)  # type: ignore[attr-defined]
+    )
+
+
+def _hook_threading() -> None:
+    """Have the end of a child of ``multiprocessing`` noticed, once ``threading`` is there.
+
+    They end by ``os._exit``, without ``atexit`` (``multiprocessing.popen_fork``), and what forks
+    them has imported ``threading``. ``_register_atexit`` is private, in CPython 3.9 and later, and
+    refuses once shutdown has begun; without it only those children lose their last window.
+    """
+    global _threading_hooked
+    register = getattr(sys.modules.get("threading"), "_register_atexit", None)
+    if _threading_hooked or register is None:
+        return
+    _threading_hooked = True
+    try:
+        register(_at_threading_exit)
+    except RuntimeError:
+        return
 
 
 def _at_threading_exit() -> None:
@@ -215,7 +232,7 @@ def _at_threading_exit() -> None:
 def _at_exit() -> None:
     state = _current()
     close_endpoint()
-    end_reporter()
+    end_watching()
     with state.lock:
         recordings = sorted(state.recordings)
         state.recordings.clear()
@@ -236,23 +253,25 @@ def _before_fork() -> None:
     global _forker_is_main
     # By the kernel's ids: gevent replaces threading.get_ident() with the greenlet's. Where the main
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
-    _forker_is_main = threading.get_native_id() == os.getpid()
+    _forker_is_main = get_native_id() == os.getpid()
     state = _current()
-    if state.reporter is not None:
-        state.reporter.end()
-    if state.recordings or state.dumps or state.endpoint or state.reporter:
-        _load_native().before_fork()
+    if state.recordings or state.dumps or state.endpoint or state.is_watching:
+        native = _load_native()
+        if not _follows_logging and "logging" in sys.modules:
+            _hook_parent(native)
+        native.before_fork()
 
 
 def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
-    if not (parent.recordings or parent.dumps or parent.endpoint or parent.reporter):
+    if not (parent.recordings or parent.dumps or parent.endpoint or parent.is_watching):
         _state = _State()
         return
     native = _load_native()
     native.after_fork_in_child()
+    _hook_threading()
     _state = _State()
     _state.dumps = parent.dumps
     if parent.continuous is not None:
@@ -285,10 +304,12 @@ def _tracing_possible() -> bool:
 
 
 def begin(
-    config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: Any
+    config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: "Any"
 ) -> int:
     """Start a native recording and remember it."""
     native = _load_native()
+    # While it can be loaded: the end of a recording needs it.
+    prepare()
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
         raise RprofStateError(
             "rprof cannot sample a free-threaded interpreter yet: without the GIL this version's "
@@ -349,65 +370,80 @@ def begin_flight(config: Config) -> None:
             )
 
 
-def resume_reporter() -> None:
-    """Begin the thread again that reports, after a fork; called by the native hooks."""
-    reporter = _current().reporter
-    if reporter is not None:
-        reporter.begin()
-
-
-def end_reporter() -> None:
-    """End watching and the thread that reports."""
-    state = _current()
-    reporter, state.reporter = state.reporter, None
-    if reporter is not None:
-        reporter.end()
-        _load_native().stop_watch()
-
-
-def native() -> Any:
+def native() -> "Any":
     """Return the native module, for the modules that drive it on behalf of this one."""
     module = _load_native()
     _install_hooks(module)
     return module
 
 
-def watch(reporter: Reporter) -> None:
-    """Begin to watch, and remember who reports what is seen."""
-    native().start_watch(import_roots(), _PACKAGE_DIRECTORY)
-    _current().reporter = reporter
+def watch(
+    report: "Callable[[list[dict[str, Any]]], None]", *, keep_thread_state: bool = False
+) -> None:
+    """Begin to watch; `report` is called by a thread of ours with what has been seen.
+
+    `keep_thread_state`: that thread is to be the same one to the interpreter in all calls.
+    """
+    global _watch_hooks_installed
+    module = native()
+    if not _watch_hooks_installed:
+        _watch_hooks_installed = True
+        import atexit
+
+        # Both before what logging does: at the end it closes its handlers, and at a fork it holds
+        # its lock, for which a report may be waiting. What is registered later comes earlier.
+        atexit.register(end_watching)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=module.pause_reports)
+    module.start_watch(import_roots(), _PACKAGE_DIRECTORY)
+    keep_thread_state = keep_thread_state or _forked_from_thread or _tracing_possible()
+    module.start_reports(report, keep_thread_state)
+    _current().is_watching = True
 
 
-def reporter() -> Reporter | None:
-    """Return who reports what is seen in this process, if anybody."""
-    return _current().reporter
+def is_watching() -> bool:
+    """Return whether what is seen in this process is reported."""
+    return _current().is_watching
+
+
+def end_watching() -> None:
+    """End watching and the thread that reports, at the end of the process."""
+    state = _current()
+    if state.is_watching:
+        state.is_watching = False
+        module = _load_native()
+        if not module.stop_reports():
+            from ._records import abandon
+
+            abandon()
+        module.stop_watch()
 
 
 def recent(seconds: float = 60.0) -> "Profile":
     """Return what was recorded in the last seconds: what has been slow, seen afterwards.
 
     ``rprof.start()`` keeps the last ``recent=`` seconds (300) in at most ``recent_bytes=`` of
-    memory (16 MiB). The beginning is exact to a second.
+    memory (16 MiB). The beginning is exact to a second. Seconds are those of the monotonic clock:
+    setting the system's clock changes nothing, and while the machine is suspended none pass.
 
     Raises:
         RprofStateError: Nothing keeps the last minutes, or nothing was recorded in that time.
         RprofValueError: ``seconds`` is not positive.
     """
-    return recent_of(seconds, [])
-
-
-def recent_of(seconds: float, requests: list[int]) -> "Profile":
-    """Return what was recorded in the last seconds, of all requests or of these."""
-    import time
-
     from ._profile import Profile
 
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise RprofTypeError(f"seconds must be a number, not {seconds!r}")
     if not 0 < seconds <= 1e9:
         raise RprofValueError(f"seconds={seconds!r} is out of range; choose for example 60")
-    since = max(0, time.time_ns() - round(seconds * 1e9))
-    return Profile(_load_native().recent(since, requests))
+    return Profile(_load_native().recent(round(seconds * 1e9)))
+
+
+def recent_of(since_ns: int, requests: list[int]) -> "Profile":
+    """Return what was recorded of these requests since a time of the monotonic clock in ns."""
+    from ._profile import Profile
+
+    return Profile(_load_native().recent_of(since_ns, requests))
 
 
 def output_directory() -> str | None:
@@ -422,9 +458,10 @@ def output_directory() -> str | None:
 def _report_trouble(state: _State) -> None:
     """Log the newest trouble of the native threads, once; they cannot log themselves."""
     error = _load_native().last_error()
-    if error is not None and error != state.reported_error:
+    logger = log()
+    if error is not None and error != state.reported_error and not isinstance(logger, _Nobody):
         state.reported_error = error
-        log().warning("%s", error)
+        logger.warning("%s", error)
 
 
 def start(
@@ -438,10 +475,10 @@ def start(
     keep_bytes: int = UNSET,
     max_nodes: int = UNSET,
     max_depth: int = UNSET,
-    threads: str | Sequence[str] = UNSET,
+    threads: "str | Sequence[str]" = UNSET,
     recent: float = UNSET,
     recent_bytes: int = UNSET,
-    **unknown: Any,
+    **unknown: "Any",
 ) -> None:
     """Profile this process continuously, until ``stop()`` or the end of the process.
 
@@ -525,7 +562,7 @@ def stop() -> "Profile":
         recording = state.continuous.recording
         state.continuous = None
         state.recordings.discard(recording)
-        if state.flight is not None and state.reporter is None:
+        if state.flight is not None and not state.is_watching:
             end(state.flight)
             state.flight = None
     return _finish(_load_native().stop_recording(recording))
@@ -545,12 +582,10 @@ def flush() -> "Path | None":
     continuous = state.continuous
     if continuous is None:
         raise RprofStateError("profiling is not on; call rprof.start() first")
-    from pathlib import Path
-
     _, path, problem = _load_native().rotate_recording(continuous.recording)
     if problem is not None:
         _report_trouble(state)
-    return Path(path) if path is not None else None
+    return as_path(path) if path is not None else None
 
 
 def _finish(outcome: "tuple[_native.Profile, str | None, Exception | None]") -> "Profile":
@@ -607,7 +642,7 @@ def dump() -> str:
     Works whether or not profiling is on. Needs the GIL, as every Python call does.
     """
     threads = _load_native().dump_threads(import_roots(), _PACKAGE_DIRECTORY)
-    own_id = threading.get_native_id()
+    own_id = get_native_id()
     blocks = []
     for thread_id, name, doing, labels, frames in threads:
         state = "current" if thread_id == own_id else doing

@@ -1,7 +1,5 @@
 """Values and names as people read them."""
 
-from __future__ import annotations
-
 import os
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import sys
-import threading
-import time
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import _session
-from ._config import resolve
+# _profile is loaded here because a report needs it, perhaps where it cannot be loaded any more.
+from . import _profile, _session
+from ._config import program_name, resolve
+from ._records import forget_thread, tell
 from .errors import RprofError, RprofTypeError, RprofValueError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ __all__ = ["begin", "ended", "ensure", "watch", "watch_loop", "watched"]
 _KEEP_FILES = 60
 # Requests whose profile is written at a time; of more, only the log tells.
 _MAX_PENDING = 100
-_JOIN_SECONDS = 5.0
+# What could not begin to watch is tried again after this many seconds.
+_RETRY_SECONDS = 1.0
 # Coroutines of one stack that are shown.
 _MAX_AWAITS = 200
 _FLIGHT = {"output": None, "max_overhead": 0.01}
@@ -35,48 +36,49 @@ _COMMON_PART = 0.9
 
 watched: dict[int, request] = {}
 """Requests under way that may become slow, by number."""
-_pending: deque[tuple[request, int, float, float | None, str]] = deque(maxlen=_MAX_PENDING)
+_pending: deque[tuple[request, int, tuple[int, int, int | None], str]] = deque(maxlen=_MAX_PENDING)
 _files: deque[str] = deque()
+
+_tried_at = float("-inf")
 
 Place = tuple[int, str, str, list[tuple[str, str, int]]]
 
 
 class _Reporter:
-    """The thread; it lives as long as something is watched, and ends before a fork."""
+    """Tells what was seen. A native thread calls it, which threading knows nothing of.
+
+    That thread takes no signals, is in no list that a program could wait for, and has the GIL only
+    during a call. It is the only one of ours on which code of the application runs: log handlers.
+    """
 
     def __init__(self) -> None:
-        self._native = _session.native()
-        self._quit = False
         self._stacks: dict[int, str] = {}
         self._finished: deque[int] = deque(maxlen=_MAX_PENDING)
-        self._join: Any = None
-        self.begin()
+        # What a fork has left here is the parent's.
+        _pending.clear()
 
-    def begin(self) -> None:
-        self._quit = False
-        self._join = _start_thread(self._run, "rprof-reporter")
+    def __call__(self, events: list[dict[str, Any]]) -> None:
+        """Tell these events, and then of the requests that have ended."""
+        problems: list[BaseException] = []
+        try:
+            # What was seen of a request comes before its end.
+            for event in events:
+                self._attempt(problems, self._tell, event)
+            while _pending:
+                self._attempt(problems, self._finish, *_pending.popleft())
+        finally:
+            forget_thread()
+        if problems:
+            # For status().last_error.
+            raise problems[0]
 
-    def end(self) -> None:
-        self._quit = True
-        self._native.wake_event()
-        # Somebody's logging handler may take its time; a fork or an exit does not wait for it.
-        self._join(_JOIN_SECONDS)
-
-    def _run(self) -> None:
-        while True:
-            # What is there already is still told at the end.
-            event = self._native.next_event(0.0 if self._quit else 60.0)
-            if event is None and self._quit and not _pending:
-                return
-            try:
-                # What was seen of a request comes before its end.
-                while event is not None:
-                    self._tell(event)
-                    event = self._native.next_event(0.0)
-                while _pending:
-                    self._finish(*_pending.popleft())
-            except Exception:
-                _session.log().warning("a report of a slow request failed", exc_info=True)
+    @staticmethod
+    def _attempt(problems: list[BaseException], act: Any, *about: Any) -> None:
+        """Do one thing; a log handler that raises, whatever it raises, spoils no other."""
+        try:
+            act(*about)
+        except BaseException as problem:
+            problems.append(problem)
 
     def _tell(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
@@ -85,14 +87,16 @@ class _Reporter:
         elif kind == "stall":
             name, seconds = event["name"], event["elapsed_ns"] / 1e9
             stack = _stack(event["places"]) or "  (its stack cannot be read here)\n"
-            _log("watch").warning(
+            tell(
+                *("rprof.watch", "WARNING"),
                 "the event loop %s has not turned for %.3f s; it is in:\n%s",
                 *(name, seconds, stack.rstrip()),
                 extra={"rprof": {"loop": name, "seconds": seconds, "stack": stack}},
             )
         elif kind == "stall_end":
             name, seconds = event["name"], event["elapsed_ns"] / 1e9
-            _log("watch").warning(
+            tell(
+                *("rprof.watch", "WARNING"),
                 "the event loop %s turns again, after %.3f s",
                 *(name, seconds),
                 extra={"rprof": {"loop": name, "seconds": seconds}},
@@ -100,7 +104,8 @@ class _Reporter:
         elif kind == "deadlock":
             seconds = event["elapsed_ns"] / 1e9
             path = _write_recent("deadlock", 300.0)
-            _log("watch").error(
+            tell(
+                *("rprof.watch", "ERROR"),
                 "all threads have waited for locks for %.1f s: is it a deadlock? %s\n%s",
                 *(seconds, _written(path), event["text"].rstrip()),
                 extra={"rprof": {"seconds": seconds, "profile": path}},
@@ -113,7 +118,8 @@ class _Reporter:
                 if kind == "cpu"
                 else f"memory has grown from {before / 2**20:.0f} to {after / 2**20:.0f} MiB"
             )
-            _log("watch").warning(
+            tell(
+                *("rprof.watch", "WARNING"),
                 "%s; %s",
                 *(said, _written(path)),
                 extra={"rprof": {"kind": kind, "from": before, "to": after, "profile": path}},
@@ -135,7 +141,8 @@ class _Reporter:
         self._stacks[number] = stack
         name = slow.name if slow is not None else event["route"]
         details = _details(slow)
-        _log("slow").warning(
+        tell(
+            *("rprof.slow", "WARNING"),
             "request %s is slow: %.3f s so far%s%s",
             *(name, seconds, details and f" ({details})"),
             "; same as before" if is_same else ", in:\n" + stack.rstrip(),
@@ -154,14 +161,17 @@ class _Reporter:
         )
 
     def _finish(
-        self, slow: request, number: int, seconds: float, cpu: float | None, outcome: str
+        self, slow: request, number: int, times: tuple[int, int, int | None], outcome: str
     ) -> None:
+        began_ns, duration_ns, cpu_ns = times
+        seconds = duration_ns / 1e9
+        cpu = None if cpu_ns is None else cpu_ns / 1e9
         self._stacks.pop(number, None)
         self._finished.append(number)
         path = where = None
         spent = "" if cpu is None else f", {cpu:.3f} s of CPU"
         try:
-            profile = _session.recent_of(seconds + 2.0, [number])
+            profile = _session.recent_of(began_ns, [number])
         except RprofError as problem:
             where = f"it has no profile: {problem}"
         else:
@@ -170,7 +180,8 @@ class _Reporter:
                 where = profile.divide(part=_COMMON_PART).describe()
             else:
                 where = "it was on no thread whenever samples were taken"
-        _log("slow").warning(
+        tell(
+            *("rprof.slow", "WARNING"),
             "request %s took %.3f s%s%s; %s; %s",
             *(slow.name, seconds, spent, outcome, where, _written(path)),
             extra={
@@ -186,34 +197,6 @@ class _Reporter:
                 }
             },
         )
-
-
-def _start_thread(run: Any, name: str) -> Any:
-    """Start a real thread, even under gevent, and return how to wait for its end.
-
-    One of gevent's would stop all others as it waits.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        thread.start()
-        return thread.join
-    ended = monkey.get_original("_thread", "allocate_lock")()
-    ended.acquire()
-
-    def run_and_tell() -> None:
-        try:
-            run()
-        finally:
-            ended.release()
-
-    monkey.get_original("_thread", "start_new_thread")(run_and_tell, ())
-    return lambda seconds: ended.acquire(timeout=seconds)
-
-
-def _log(name: str) -> logging.Logger:
-    _session.log()
-    return logging.getLogger(f"rprof.{name}")
 
 
 def _details(slow: request | None) -> str:
@@ -274,16 +257,19 @@ def _write_recent(name: str, seconds: float) -> str | None:
         return None
 
 
-def _write(profile: Any, name: str) -> str | None:
+def _write(profile: _profile.Profile, name: str) -> str | None:
     directory = _session.output_directory() or "rprof"
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80]
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = os.path.join(directory, f"{slug}-{os.getpid()}-{moment}.pb.gz")
+    # Not by the clock that Python tells, which tests freeze: names would repeat.
+    ended_ns = profile.time_ns + profile.duration_ns
+    file = _session.expand(f"{slug}-{{pid}}-{{time}}.pb.gz", program_name(), 1, ended_ns)
+    path = os.path.join(directory, file)
     try:
         os.makedirs(directory, exist_ok=True)
-        profile.write(path)
+        # Not Profile.write(), which has to make a pathlib.Path.
+        profile._native.write(path)
     except (RprofError, OSError) as problem:
-        _session.log().warning("%s could not be written: %s", path, problem)
+        tell("rprof", "WARNING", "%s could not be written: %s", path, problem)
         return None
     _files.append(path)
     while len(_files) > _KEEP_FILES:
@@ -295,15 +281,27 @@ def _write(profile: Any, name: str) -> str | None:
 
 def ensure() -> None:
     """See to it that slow requests are looked at, told, and can be cut out of the last minutes."""
-    if _session.reporter() is None:
+    if not _session.is_watching():
         _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
-        _session.watch(_Reporter())
+        _session.watch(_Reporter(), keep_thread_state=_has_greenlets())
+
+
+def _has_greenlets() -> bool:
+    """Whether locks are gevent's: a thread state that takes one gets an event loop of its own."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def begin() -> Any:
     """See to the watcher for a request that may become slow; return the task it begins in."""
-    if _session.reporter() is None:
-        ensure()
+    global _tried_at
+    if not _session.is_watching() and monotonic() >= _tried_at + _RETRY_SECONDS:
+        try:
+            ensure()
+        except RprofError as problem:
+            # The request is the application's, and more than its watching.
+            _tried_at = monotonic()
+            _session.log().warning("slow requests are not told for now: %s", problem)
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return None
@@ -311,12 +309,14 @@ def begin() -> Any:
 
 
 def ended(
-    slow: request, number: int, duration_ns: int, cpu_ns: int | None, error: BaseException | None
+    slow: request,
+    number: int,
+    times: tuple[int, int, int | None],
+    error: BaseException | None,
 ) -> None:
-    """Note the end of a request that was looked at."""
+    """Note the end of a request that was looked at: its start, duration and CPU time in ns."""
     outcome = f" and raised {type(error).__name__}" if error is not None else ""
-    cpu = None if cpu_ns is None else cpu_ns / 1e9
-    _pending.append((slow, number, duration_ns / 1e9, cpu, outcome))
+    _pending.append((slow, number, times, outcome))
     _session.native().wake_event()
 
 

@@ -6,29 +6,38 @@ One line in a gunicorn or Celery configuration, a ``sitecustomize`` or a ``.pth`
 
 ``RPROF_OUTPUT``, ``RPROF_RATE`` and so on set the options of ``rprof.start``; ``RPROF_SERVE`` is
 the address for ``rprof.serve``, if there is to be an endpoint. A value that cannot
-be used raises, so that a slip of the pen is seen at once; where profiling itself is impossible (a
-sub-interpreter, an unwritable directory) the program goes on unprofiled, with a warning on the
-``rprof`` logger.
+be used raises, so that a typo is seen at once; where profiling itself is impossible (an
+unwritable directory) the program goes on unprofiled, with a warning on the ``rprof`` logger. In a
+sub-interpreter this does nothing: the main one's recording is the process's.
 """
-
-from __future__ import annotations
 
 import os
 
-from ._config import unknown_variables
-from ._endpoint import serve_from_environment
-from ._session import is_running, log, start
-from .errors import RprofOSError, RprofStateError
+from ._loading import in_sub_interpreter
 
-for _name in unknown_variables(os.environ):
-    log().warning("the environment variable %s is no option of rprof", _name)
 
-if not is_running():
+def _begin() -> None:
+    from ._config import unknown_variables
+    from ._session import is_running, log, start
+    from .errors import RprofOSError, RprofStateError
+
+    for name in unknown_variables(os.environ):
+        log().warning("the environment variable %s is no option of rprof", name)
+    if is_running():
+        return
     try:
         start()
-    except (RprofStateError, RprofOSError) as _error:
-        log().warning("not profiling this process: %s", _error)
+    except (RprofStateError, RprofOSError) as error:
+        log().warning("not profiling this process: %s", error)
+    if not os.environ.get("RPROF_SERVE"):
+        return
+    from ._endpoint import serve_from_environment
+
     try:
         serve_from_environment()
-    except (RprofStateError, RprofOSError) as _error:
-        log().warning("no endpoint in this process: %s", _error)
+    except (RprofStateError, RprofOSError) as error:
+        log().warning("no endpoint in this process: %s", error)
+
+
+if not in_sub_interpreter():
+    _begin()

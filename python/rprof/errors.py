@@ -1,7 +1,5 @@
 """The exceptions of rprof: one family, each also the built-in it comes nearest to."""
 
-from __future__ import annotations
-
 __all__ = [
     "RprofError",
     "RprofOSError",

@@ -2,19 +2,35 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::gil::attach;
-use super::{dump, serve, watch};
+use super::{dump, reporter, serve, watch};
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
 
 /// A fork tries so long to end the threads while it keeps the GIL. They mostly sleep, so this is
 /// enough but for a sampler that is waiting for the GIL itself.
 const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
+
+/// Hooks that were registered for the parent after a fork: the last of them acts.
+static PARENT_HOOKS: AtomicU32 = AtomicU32::new(0);
+/// How many of them have been called after this fork.
+static CALLED_HOOKS: AtomicU32 = AtomicU32::new(0);
+
+/// Announces that one more hook is registered for the parent after a fork.
+#[pyfunction]
+pub(crate) fn expect_parent_hook() {
+    PARENT_HOOKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Whether the hook that is being called is the last.
+fn is_last_hook() -> bool {
+    CALLED_HOOKS.fetch_add(1, Ordering::Relaxed) + 1 >= PARENT_HOOKS.load(Ordering::Relaxed)
+}
 
 /// Ends rprof's native threads ahead of a fork; recordings go on afterwards.
 ///
@@ -23,7 +39,9 @@ const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
 /// no thread (3.12, `Modules/_threadmodule.c`: `interp->finalizing`).
 #[pyfunction]
 pub(crate) fn before_fork(py: Python<'_>) {
+    CALLED_HOOKS.store(0, Ordering::Relaxed);
     dump::before_fork();
+    reporter::pause_reports(py);
     // First: what it is answering may use the session.
     if !serve::park_within(UNDER_GIL_PATIENCE) {
         py.detach(serve::park_for_fork);
@@ -41,15 +59,21 @@ pub(crate) fn before_fork(py: Python<'_>) {
 /// Starts the threads again in the parent.
 #[pyfunction]
 pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
-    dump::after_fork();
-    py.detach(|| {
-        session()
-            .after_fork_in_parent()
-            .and(serve::after_fork_in_parent())
-            .and(watch::after_fork_in_parent())
-    })?;
-    watch::resume_reporter(py)?;
+    if !is_last_hook() {
+        return Ok(());
+    }
+    py.detach(go_on)?;
     Ok(())
+}
+
+/// Starts every thread again.
+fn go_on() -> crate::error::Result<()> {
+    dump::after_fork();
+    reporter::after_fork_in_parent();
+    session()
+        .after_fork_in_parent()
+        .and(serve::after_fork_in_parent())
+        .and(watch::after_fork_in_parent())
 }
 
 /// The same, but in the main thread as soon as that runs its next Python instruction: CPython 3.13
@@ -59,6 +83,9 @@ pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
 /// To be registered as it is: a Python function around it would itself be that instruction.
 #[pyfunction]
 pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
+    if !is_last_hook() {
+        return Ok(());
+    }
     let is_main_thread = thread_id() == u64::from(std::process::id());
     if is_main_thread {
         // SAFETY: the function takes no argument that could dangle.
@@ -68,19 +95,13 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
         }
     }
     // Another thread that forks is a second thread anyway, and warned about as such.
-    after_fork_in_parent(py)
+    py.detach(go_on)?;
+    Ok(())
 }
 
 extern "C" fn start_again(_: *mut c_void) -> c_int {
-    dump::after_fork();
-    // The lock inside is never held by anyone who waits for the GIL, which is held here.
-    let result = session()
-        .after_fork_in_parent()
-        .and(serve::after_fork_in_parent())
-        .and(watch::after_fork_in_parent())
-        .map_err(PyErr::from)
-        .and_then(|()| Python::attach(watch::resume_reporter));
-    if let Err(error) = result {
+    // The locks inside are never held by anyone who waits for the GIL, which is held here.
+    if let Err(error) = go_on() {
         session().health().set_error(error.to_string());
     }
     0
@@ -92,8 +113,8 @@ pub(crate) fn after_fork_in_child() {
     dump::after_fork();
     serve::forget_parent();
     watch::forget_parent();
+    reporter::forget_parent();
     forget_parent();
-    attach::forget_parent();
 }
 
 /// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the

@@ -698,15 +698,13 @@ fn try_out(
 ) -> Result<(), String> {
     // Beyond 16 a node of the trie has another form.
     const VARIABLES: usize = 40;
-    let contextvars = py
-        .import("contextvars")
-        .map_err(|error| error.to_string())?;
+    // The module contextvars may be in a file, which may not be there any more.
+    // SAFETY: the variable is never released, and the GIL is held.
+    let kind = unsafe { Bound::from_borrowed_ptr(py, contexts.variable) }.get_type();
     let mut reader = LabelReader::default();
     for more in [0, 1, VARIABLES] {
         for _ in 0..more {
-            let other = contextvars
-                .call_method1("ContextVar", ("other",))
-                .map_err(|error| error.to_string())?;
+            let other = kind.call1(("other",)).map_err(|error| error.to_string())?;
             // SAFETY: the GIL is held, and the variable is one.
             let token = unsafe { (contexts.set)(other.as_ptr(), other.as_ptr()) };
             // SAFETY: a new reference or null.

@@ -10,9 +10,11 @@ mod hooks;
 mod labels;
 mod profile;
 mod recording;
+mod reporter;
 mod requests;
 #[cfg(unix)]
 mod serve;
+mod viewer;
 mod watch;
 mod wsgi;
 
@@ -31,6 +33,7 @@ mod _native {
     #[pymodule_export]
     use super::hooks::{
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,
+        expect_parent_hook,
     };
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
@@ -39,18 +42,19 @@ mod _native {
     #[pymodule_export]
     use super::recording::{
         age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
-        last_error, output_rotates, pause_recording, recent, resume_recording, rotate_recording,
-        start_recording, stop_recording,
+        last_error, output_rotates, pause_recording, recent, recent_of, resume_recording,
+        rotate_recording, start_recording, stop_recording,
     };
+    #[pymodule_export]
+    use super::reporter::{pause_reports, start_reports, stop_reports, wake_event};
     #[pymodule_export]
     use super::requests::Request;
     #[pymodule_export]
     use super::serve::{is_local_address, serve, stop_serving};
     #[pymodule_export]
-    use super::watch::{
-        Heart, next_event, start_watch, stop_watch, wake_event, watch_limits, watch_loop,
-    };
+    use super::viewer::viewer_asset;
     #[pymodule_export]
+    use super::watch::{Heart, start_watch, stop_watch, watch_limits, watch_loop};
     #[pymodule_export]
     use super::wsgi::{Answer, WsgiServer};
     use pyo3::prelude::*;

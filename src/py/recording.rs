@@ -12,7 +12,7 @@ use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::profile::Profile;
 use crate::capture::Engine;
-use crate::clock::cpu::unix_time_ns;
+use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
 use crate::fold::window::Limits;
 use crate::report::dump::{doing, texts};
@@ -73,7 +73,7 @@ pub(crate) fn start_recording(
     keep_thread_state: bool,
     captures: u64,
     requests_apart: bool,
-    ring_ns: Option<i64>,
+    ring_ns: Option<u64>,
     ring_bytes: usize,
 ) -> PyResult<u64> {
     // The output first: an engine whose recording cannot begin would have to be taken apart.
@@ -194,13 +194,18 @@ pub(crate) fn rotate_recording(py: Python<'_>, recording: u64) -> PyResult<Outco
     Ok(outcome(finished))
 }
 
-/// What was recorded since then, in ns since the Unix epoch, of all requests or of these.
+/// What was recorded in the last so many ns, of all requests.
 #[pyfunction]
-pub(crate) fn recent(py: Python<'_>, since_unix_ns: i64, requests: Vec<u64>) -> PyResult<Profile> {
-    let wanted = Pick {
-        since_unix_ns,
-        requests,
-    };
+pub(crate) fn recent(py: Python<'_>, age_ns: u64) -> PyResult<Profile> {
+    let since_ns = monotonic_ns().saturating_sub(age_ns);
+    recent_of(py, since_ns, Vec::new())
+}
+
+/// What was recorded of these requests (of all if there are none) since `since_ns` of the monotonic
+/// clock.
+#[pyfunction]
+pub(crate) fn recent_of(py: Python<'_>, since_ns: u64, requests: Vec<u64>) -> PyResult<Profile> {
+    let wanted = Pick { since_ns, requests };
     let profile = py.detach(|| session().recent(&wanted))?;
     Ok(Profile::new(Arc::new(profile)))
 }

@@ -409,13 +409,8 @@ impl Request {
                 && ended.looks > 0
                 && !known.is_none()
             {
-                watch(py, "ended", &ENDED)?.call1((
-                    known,
-                    number,
-                    ended.duration_ns,
-                    ended.cpu_ns,
-                    error,
-                ))?;
+                let times = (ended.began_ns, ended.duration_ns, ended.cpu_ns);
+                watch(py, "ended", &ENDED)?.call1((known, number, times, error))?;
             }
         }
         left.map(drop)

@@ -1,12 +1,12 @@
-//! The watcher's beginning and end, and its events as Python sees them.
+//! The watcher's beginning and end.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::direct;
 use super::gil::engine::EngineOptions;
@@ -14,12 +14,14 @@ use crate::clock::cpu::thread_id;
 use crate::error::Error;
 use crate::session::fork::session;
 use crate::session::native_thread::NativeThread;
-use crate::session::watcher::{self, Event, Limits, Place, Watcher};
+use crate::session::watcher::{self, Limits, Watcher};
 
 /// How long the end of the thread is waited for; it may be looking.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 static WATCHER: Mutex<Phase> = Mutex::new(Phase::None);
+/// The process in which it was started; a fork may have been without Python's hooks.
+static OWNER: AtomicU32 = AtomicU32::new(0);
 
 enum Phase {
     None,
@@ -42,6 +44,10 @@ pub(crate) fn start_watch(
     import_roots: Vec<String>,
     own_directory: String,
 ) -> PyResult<()> {
+    let process_id = std::process::id();
+    if OWNER.swap(process_id, Ordering::AcqRel) != process_id {
+        forget_parent();
+    }
     if py.detach(|| !matches!(*WATCHER.lock(), Phase::None)) {
         return Ok(());
     }
@@ -96,16 +102,6 @@ pub(crate) fn park_within(patience: Duration) -> bool {
 /// The same, without the GIL and with patience.
 pub(crate) fn park_for_fork() {
     park_within(PATIENCE);
-}
-
-/// Has the application's side report again, if there was something to report. Called with the GIL.
-pub(crate) fn resume_reporter(py: Python<'_>) -> PyResult<()> {
-    if py.detach(|| matches!(*WATCHER.lock(), Phase::None)) {
-        return Ok(());
-    }
-    py.import("rprof._session")?
-        .call_method0("resume_reporter")
-        .map(drop)
 }
 
 /// Goes on in the parent.
@@ -172,74 +168,4 @@ pub(crate) fn watch_limits(
         rss_bytes,
     });
     session().requests().wake();
-}
-
-/// Waits for the next event, for so many seconds; None if there was none.
-#[pyfunction]
-pub(crate) fn next_event(py: Python<'_>, seconds: f64) -> PyResult<Option<Bound<'_, PyDict>>> {
-    let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
-    let Some(event) = py.detach(|| session().watch().next_event(patience)) else {
-        return Ok(None);
-    };
-    let fields = PyDict::new(py);
-    match event {
-        Event::Wake => fields.set_item("kind", "wake")?,
-        Event::Slow {
-            number,
-            route,
-            elapsed_ns,
-            look,
-            places,
-            is_seen,
-        } => {
-            fields.set_item("kind", "slow")?;
-            fields.set_item("number", number)?;
-            fields.set_item("route", route)?;
-            fields.set_item("elapsed_ns", elapsed_ns)?;
-            fields.set_item("look", look)?;
-            let places: Vec<_> = places.into_iter().map(plain).collect();
-            fields.set_item("places", places)?;
-            fields.set_item("is_seen", is_seen)?;
-        }
-        Event::Stall {
-            name,
-            elapsed_ns,
-            place,
-        } => {
-            fields.set_item("kind", "stall")?;
-            fields.set_item("name", name)?;
-            fields.set_item("elapsed_ns", elapsed_ns)?;
-            let places: Vec<_> = place.into_iter().map(plain).collect();
-            fields.set_item("places", places)?;
-        }
-        Event::StallEnd { name, elapsed_ns } => {
-            fields.set_item("kind", "stall_end")?;
-            fields.set_item("name", name)?;
-            fields.set_item("elapsed_ns", elapsed_ns)?;
-        }
-        Event::Deadlock { elapsed_ns, text } => {
-            fields.set_item("kind", "deadlock")?;
-            fields.set_item("elapsed_ns", elapsed_ns)?;
-            fields.set_item("text", text)?;
-        }
-        Event::Step { kind, from, to } => {
-            fields.set_item("kind", kind)?;
-            fields.set_item("from", from)?;
-            fields.set_item("to", to)?;
-        }
-    }
-    Ok(Some(fields))
-}
-
-/// Has whoever waits for an event look whether it is to end.
-#[pyfunction]
-pub(crate) fn wake_event() {
-    session().watch().tell(Event::Wake);
-}
-
-/// Kernel id, name, what it does, and (function, file, line) of each frame, innermost first.
-type PlainPlace = (u64, String, &'static str, Vec<(String, String, u32)>);
-
-fn plain(place: Place) -> PlainPlace {
-    (place.thread_id, place.thread, place.doing, place.frames)
 }

@@ -25,7 +25,7 @@ use super::query::Query;
 use super::status;
 use super::token::{Shown, Token};
 use crate::capture::direct::DirectEngine;
-use crate::clock::cpu::{monotonic_ns, unix_time_ns};
+use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
@@ -452,9 +452,8 @@ async fn profile(
     }
     let mut profile = if query.text("last").is_some() {
         let last = query.number("last", 0.0, 1.0, MAX_LAST).map_err(bad)?;
-        let since_unix_ns = unix_time_ns().saturating_sub((last * 1e9) as i64);
         let wanted = Pick {
-            since_unix_ns,
+            since_ns: monotonic_ns().saturating_sub((last * 1e9) as u64),
             ..Pick::default()
         };
         blocking(move || session().recent(&wanted)).await??

@@ -15,8 +15,9 @@ use crate::model::label::{LabelSet, LabelValue, REQUEST_NUMBER};
 /// Which samples are wanted of the past.
 #[derive(Clone, Debug, Default)]
 pub struct Pick {
-    /// Those not older than this, in ns since the Unix epoch.
-    pub since_unix_ns: i64,
+    /// Those not older than this, by the monotonic clock in ns: the system's clock may be set while
+    /// the windows are kept.
+    pub since_ns: u64,
     /// Only those of these requests; all if empty.
     pub requests: Vec<u64>,
 }
@@ -32,34 +33,48 @@ impl Pick {
     }
 }
 
-/// The samples of `profiles` that are wanted, whatever request they are of.
+/// The samples of `profiles` that are wanted, whatever request they are of. The profiles follow each
+/// other.
 ///
 /// # Errors
 /// When there is no profile.
 pub fn pick(profiles: &[Arc<Profile>], pick: &Pick) -> Result<Profile> {
     let mut merge = Merge::bounded(Limits::default());
+    let mut duration_ns = 0_i64;
     for profile in profiles {
         let mut chosen = profile.filtered(|labels| pick.takes(labels));
         for labels in &mut chosen.label_sets {
             labels.retain(|label| &*label.key != REQUEST_NUMBER);
         }
         merge.add(&chosen)?;
+        duration_ns = duration_ns.saturating_add(chosen.meta.duration_ns.max(0));
     }
-    merge
+    let mut merged = merge
         .finish()
-        .map_err(|_| Error::state("nothing was recorded in that time"))
+        .map_err(|_| Error::state("nothing was recorded in that time"))?;
+    // A merge goes by the times of day, which overlap or leave a hole where the clock was set.
+    merged.meta.duration_ns = duration_ns;
+    if let Some(first) = profiles.first() {
+        merged.meta.time_ns = first.meta.time_ns;
+    }
+    Ok(merged)
 }
 
 #[derive(Debug)]
 struct Kept {
     profile: Arc<Profile>,
+    /// When it ended, by the monotonic clock in ns.
+    ended_ns: u64,
     bytes: usize,
 }
 
 /// The windows kept, bounded in time and in bytes.
+///
+/// Ages go by the monotonic clock. On Linux it stands still while the machine is suspended, as all
+/// samples do: a minute is a minute in which the program could run.
 #[derive(Debug)]
 pub struct Ring {
-    keep_ns: i64,
+    keep_ns: u64,
     max_bytes: usize,
     state: Mutex<(VecDeque<Kept>, usize)>,
 }
@@ -67,7 +82,7 @@ pub struct Ring {
 impl Ring {
     /// An empty one.
     #[must_use]
-    pub fn new(keep_ns: i64, max_bytes: usize) -> Self {
+    pub fn new(keep_ns: u64, max_bytes: usize) -> Self {
         Self {
             keep_ns,
             max_bytes,
@@ -75,19 +90,20 @@ impl Ring {
         }
     }
 
-    /// Adds a window; what has become too old or too much goes.
-    pub fn push(&self, profile: Arc<Profile>) {
+    /// Adds a window that ends now, `now_ns` of the monotonic clock; what has become too old or too
+    /// much goes.
+    pub fn push(&self, profile: Arc<Profile>, now_ns: u64) {
         let kept = Kept {
             bytes: profile.bytes(),
+            ended_ns: now_ns,
             profile,
         };
-        let now_ns = end_of(&kept.profile);
         let mut state = self.state.lock();
         let (windows, bytes) = &mut *state;
         *bytes += kept.bytes;
         windows.push_back(kept);
         while let Some(oldest) = windows.front() {
-            let is_old = end_of(&oldest.profile) < now_ns.saturating_sub(self.keep_ns);
+            let is_old = oldest.ended_ns < now_ns.saturating_sub(self.keep_ns);
             if !is_old && *bytes <= self.max_bytes {
                 break;
             }
@@ -96,14 +112,11 @@ impl Ring {
         }
     }
 
-    /// The windows that end after this time, in ns since the Unix epoch, oldest first.
+    /// The windows that end after this time, in ns of the monotonic clock, oldest first.
     #[must_use]
-    pub fn since(&self, unix_ns: i64) -> Vec<Arc<Profile>> {
+    pub fn since(&self, since_ns: u64) -> Vec<Arc<Profile>> {
         let state = self.state.lock();
-        let wanted = state
-            .0
-            .iter()
-            .filter(|kept| end_of(&kept.profile) > unix_ns);
+        let wanted = state.0.iter().filter(|kept| kept.ended_ns > since_ns);
         wanted.map(|kept| kept.profile.clone()).collect()
     }
 
@@ -114,51 +127,84 @@ impl Ring {
     }
 }
 
-fn end_of(profile: &Profile) -> i64 {
-    profile
-        .meta
-        .time_ns
-        .saturating_add(profile.meta.duration_ns)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::Ring;
+    use super::{Pick, Ring, pick};
     use crate::fold::profile::Profile;
 
-    fn window(second: i64, values: usize) -> Arc<Profile> {
+    const SECOND: u64 = 1_000_000_000;
+    const YEAR: i64 = 366 * 86_400 * SECOND as i64;
+
+    fn window(unix_ns: i64, values: usize) -> Arc<Profile> {
         let mut profile = Profile::default();
-        profile.meta.time_ns = second * 1_000_000_000;
-        profile.meta.duration_ns = 1_000_000_000;
+        profile.meta.time_ns = unix_ns;
+        profile.meta.duration_ns = SECOND as i64;
         profile.values = vec![1; values];
         Arc::new(profile)
     }
 
     #[test]
     fn old_windows_go() {
-        let ring = Ring::new(10_000_000_000, usize::MAX);
-        for second in 0..100 {
-            ring.push(window(second, 10));
+        let ring = Ring::new(10 * SECOND, usize::MAX);
+        for second in 1..=100 {
+            ring.push(window(YEAR, 10), second * SECOND);
         }
         assert_eq!(ring.since(0).len(), 11);
-        assert_eq!(ring.since(98_000_000_000).len(), 2);
+        assert_eq!(ring.since(98 * SECOND).len(), 2);
+    }
+
+    /// What the system's clock says while windows are kept changes neither which of them are kept
+    /// nor which are picked.
+    #[test]
+    fn a_stepped_clock_changes_no_cut() -> crate::error::Result<()> {
+        type Clock = fn(u64) -> i64;
+        let clocks: [(&str, Clock); 5] = [
+            ("right", |second| YEAR + (second * SECOND) as i64),
+            ("frozen", |_| YEAR),
+            (
+                "set forward",
+                |second| {
+                    if second < 95 { YEAR } else { 2 * YEAR }
+                },
+            ),
+            (
+                "set back",
+                |second| if second < 95 { 2 * YEAR } else { YEAR },
+            ),
+            ("backwards", |second| YEAR - (second * SECOND) as i64),
+        ];
+        for (name, clock) in clocks {
+            let ring = Ring::new(10 * SECOND, usize::MAX);
+            for second in 1..=100 {
+                ring.push(window(clock(second), 10), second * SECOND);
+            }
+            let wanted = Pick {
+                since_ns: 96 * SECOND,
+                requests: Vec::new(),
+            };
+            let found = pick(&ring.since(wanted.since_ns), &wanted)?;
+            assert_eq!(ring.since(0).len(), 11, "{name}");
+            assert_eq!(found.meta.duration_ns, 4 * SECOND as i64, "{name}");
+            assert_eq!(found.meta.time_ns, clock(97), "{name}");
+        }
+        Ok(())
     }
 
     #[test]
     fn bytes_are_bounded_and_counted() {
         let limit = 100_000;
-        let ring = Ring::new(i64::MAX, limit);
+        let ring = Ring::new(u64::MAX, limit);
         for second in 0..1_000 {
-            ring.push(window(second, 100));
+            ring.push(window(YEAR, 100), second);
             assert!(ring.bytes() <= limit);
         }
         let kept = ring.since(0);
         assert!(kept.len() > 10);
         assert_eq!(ring.bytes(), kept.iter().map(|p| p.bytes()).sum::<usize>());
         // One window alone that is too large is not kept either.
-        ring.push(window(2_000, limit));
+        ring.push(window(YEAR, limit), 2_000);
         assert_eq!((ring.since(0).len(), ring.bytes()), (0, 0));
     }
 }

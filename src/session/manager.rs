@@ -206,8 +206,8 @@ impl Session {
             ));
         };
         let open = self.rotate(id)?.profile;
-        ring.push(open);
-        pick(&ring.since(wanted.since_unix_ns), wanted)
+        ring.push(open, monotonic_ns());
+        pick(&ring.since(wanted.since_ns), wanted)
     }
 
     /// The counters.

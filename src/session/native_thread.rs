@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 
 /// Deep enough for our own code; the kernel only commits what is touched.
 const STACK_BYTES: usize = 512 << 10;
+/// What a thread of Python's usually has: CPython counts calls, and not bytes, up to 3.13.
+const PYTHON_STACK_BYTES: usize = 8 << 20;
 
 /// A running native thread that returns a `T`.
 #[derive(Debug)]
@@ -41,6 +43,22 @@ impl<T: Send + 'static> NativeThread<T> {
     /// # Errors
     /// As [`Self::spawn`].
     pub fn spawn_sharing(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        Self::spawn_with(name, STACK_BYTES, body)
+    }
+
+    /// The same for a thread that runs code of the application.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_python(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+        Self::spawn_with(name, PYTHON_STACK_BYTES, body)
+    }
+
+    fn spawn_with(
+        name: &str,
+        stack_bytes: usize,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Self> {
         let (id_sender, thread_id_receiver) = bounded(1);
         let (ended_sender, ended) = bounded::<()>(0);
         let run = move || {
@@ -52,7 +70,7 @@ impl<T: Send + 'static> NativeThread<T> {
         let handle = with_signals_blocked(|| {
             std::thread::Builder::new()
                 .name(name.to_owned())
-                .stack_size(STACK_BYTES)
+                .stack_size(stack_bytes)
                 .spawn(run)
         })
         .map_err(|error| Error::os(format!("cannot start the thread {name}"), &error))?;

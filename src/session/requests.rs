@@ -54,6 +54,8 @@ pub struct Begun {
 /// A request that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
+    /// When it began, by the monotonic clock in ns.
+    pub began_ns: u64,
     /// How long it took in ns.
     pub duration_ns: u64,
     /// How often it was looked at because it was slow.
@@ -316,6 +318,7 @@ impl Requests {
             }
         }
         Some(Ended {
+            began_ns: ended.began_ns,
             duration_ns,
             looks: ended.looks,
             cpu_ns,

@@ -427,7 +427,8 @@ impl Sampler {
     #[inline(never)]
     fn rotate(&mut self, index: usize, wall_ns: u64) {
         if let Some(ring) = self.recordings[index].config().ring.clone() {
-            ring.push(Arc::from(self.take_window(index)));
+            let window = Arc::from(self.take_window(index));
+            ring.push(window, self.engine.now_ns());
             return;
         }
         if self.windows.is_full() {

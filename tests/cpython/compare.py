@@ -61,18 +61,10 @@ from pathlib import Path
 from threading import Lock
 from xml.etree import ElementTree
 
-_NO_THREADING = (
-    "it wants an interpreter that has not imported threading, and the .pth file that starts rprof "
-    "does"
-)
-
 DOCUMENTED = {
     "test_faulthandler": "it compares whole dumps of all threads, and a dump made while a thread "
     "of rprof waits for the GIL lists that thread, as one without a Python frame (README, What it "
     "cannot see)",
-    "test.test_threading.ThreadTests.test_import_from_another_thread": _NO_THREADING,
-    "test.test_import.SubinterpImportTests.test_isolated_config": _NO_THREADING,
-    "test.test_import.SubinterpImportTests.test_python_compat": _NO_THREADING,
 }
 """Modules and tests that see rprof at work, and why that is as it should be."""
 
@@ -96,6 +88,13 @@ DEFAULT_MODULES = (
     "test_multiprocessing_fork",
     "test_multiprocessing_spawn",
     "test_multiprocessing_forkserver",
+    # Each sub-interpreter runs the .pth file too; the names are those of 3.10-3.12 and of 3.13.
+    "test_interpreters",
+    "test__xxsubinterpreters",
+    "test__interpreters",
+    # What an interpreter has imported before the program says so.
+    "test_import",
+    "test_site",
 )
 
 # Not RPROF_something: rprof would warn of an option that it does not know.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import collections
-from pathlib import Path
 
 import pytest
 import rprof
@@ -15,7 +14,6 @@ from rprof import viewer
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)}, to run the modules in, not installed"
 )
-MODULES = Path(viewer.__file__).parent
 ORIGIN = "http://viewer.invalid/"
 
 
@@ -28,7 +26,7 @@ def run():
         if not name:
             route.fulfill(body="<!doctype html><meta charset=utf-8>", content_type="text/html")
         else:
-            route.fulfill(path=MODULES / name, content_type="text/javascript")
+            route.fulfill(body=viewer.asset(name), content_type="text/javascript")
 
     with chromium() as browser:
         page = browser.new_page()

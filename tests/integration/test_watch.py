@@ -191,16 +191,26 @@ asyncio.run(main())
 def test_watching_ends_with_the_process_and_before_a_fork(programs):
     programs.check(
         """
-        import asyncio, os, threading, rprof
+        import os, time, rprof
+        OURS = {"rprof-reporter", "rprof-watch"}
+        def threads():
+            found = set()
+            for thread in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{thread}/comm") as name: found.add(name.read().strip())
+            return found
         rprof.watch(deadlock=100, cpu=100, rss=1 << 40)
-        assert any(t.name == "rprof-reporter" for t in threading.enumerate())
+        def await_ours():
+            # A thread takes its name after it has begun.
+            end = time.monotonic() + 30
+            while not OURS <= threads(): assert time.monotonic() < end, threads()
+        await_ours()
         child = os.fork()
         if child == 0:
-            assert threading.active_count() == 1
+            assert not OURS & threads(), threads()
             rprof.watch(deadlock=100)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert any(t.name == "rprof-reporter" for t in threading.enumerate())
+        await_ours()
         rprof.watch(cpu=100)
         rprof.watch()
         """

@@ -86,6 +86,8 @@ class Options:
         _session.native().current_labels()
         if slow_after is not None:
             from .. import _watch  # noqa: F401
+        if on_demand is not None:
+            from .. import viewer  # noqa: F401
 
     def request(self, method: str, path: str, source: Any, known: str | None = None) -> request:
         """Return the request to be entered, of a known route or of one made from `path`."""

@@ -1,9 +1,11 @@
 """The report page: one HTML file with the profile inside it.
 
-``page`` joins what lies beside this file: the template ``page.html``, ``page.css``, and the modules
-of ``app.js``, which it links into one script. The page loads nothing from anywhere. Its policy
-names its script and its style by their hashes and forbids everything else, the parsing of HTML at
-run time included; the browser decodes the profile, and shows names only as text.
+``page`` joins what lies beside this file in the source tree: the template ``page.html``,
+``page.css``, and the modules of ``app.js``, which it links into one script. All of it is compiled
+into the native module, so that programs that were frozen or moved have it too. The page loads
+nothing from anywhere. Its policy names its script and its style by their hashes and forbids
+everything else, the parsing of HTML at run time included; the browser decodes the profile, and
+shows names only as text.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 
+from .. import _loading
 from ..errors import RprofValueError
 from . import sources
 
-__all__ = ["frame", "page", "sources"]
+__all__ = ["asset", "frame", "page", "sources"]
 
 _ENTRY = "app.js"
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
@@ -58,7 +60,7 @@ def page(
         "baseline": _embedded(*baseline) if baseline else None,
         "sources": _packed(json.dumps(dict(sources)).encode("ascii")) if sources else None,
     }
-    script, style = _script(), _asset("page.css")
+    script, style = _script(), asset("page.css")
     fill = {
         "policy": _policy(script, style),
         "title": html.escape(_printable(title)),
@@ -67,7 +69,7 @@ def page(
         "data": json.dumps(data).replace("<", "\\u003c"),
         "script": script,
     }
-    return _PLACE.sub(lambda found: fill[found[1]], _asset("page.html"))
+    return _PLACE.sub(lambda found: fill[found[1]], asset("page.html"))
 
 
 def frame(title: str) -> tuple[str, str]:
@@ -118,8 +120,9 @@ def _hash(text: str) -> str:
 
 
 @cache
-def _asset(name: str) -> str:
-    text = (files(__package__) / name).read_text(encoding="utf-8")
+def asset(name: str) -> str:
+    """Return the text of a file that the page is made of."""
+    text: str = _loading.native().viewer_asset(name)
     if re.search(r"</(?:script|style)", text, re.IGNORECASE) and not name.endswith(".html"):
         raise AssertionError(f"{name} would end the element it is put into")
     return text
@@ -138,7 +141,7 @@ def _script() -> str:
         if name in linked:
             return
         linked[name] = ""
-        source = _asset(name)
+        source = asset(name)
         for _, imported in _IMPORT.findall(source):
             add(imported)
         code = _EXPORT.sub("", _IMPORT.sub("", source))

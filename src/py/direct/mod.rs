@@ -40,7 +40,7 @@ impl Kit {
             interpreter,
             code_type,
             options: options.clone(),
-            names: names::all(py).map_err(|error| error.to_string())?,
+            names: names::all(py),
             transport: memory.name(),
         };
         self_test::run(py, &interpreter, memory.as_mut(), kit.engine(), options)?;

@@ -25,12 +25,11 @@ use crate::session::native_thread::NativeThread;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// All names now.
-pub(super) fn all(py: Python<'_>) -> PyResult<Vec<ThreadName>> {
-    let active = py.import("threading")?.getattr("_active")?;
-    let mut names = Names::new(&active);
+pub(super) fn all(py: Python<'_>) -> Vec<ThreadName> {
+    let mut names = Names::new(py);
     let found = names.all(py);
     names.release(py);
-    Ok(found)
+    found
 }
 
 /// Names that do not change.
@@ -145,14 +144,13 @@ impl NameReader {
     ) -> PyResult<Self> {
         let symbols = Symbols::find()
             .map_err(|symbol| crate::error::Error::state(format!("it does not export {symbol}")))?;
-        let active = py.import("threading")?.getattr("_active")?;
         let shared = Arc::new(Shared {
             answer: Mutex::new(Some(first)),
             ..Shared::default()
         });
         let reader = Reader {
             attachment: Attachment::new(py, symbols, keep_thread_state),
-            names: Names::new(&active),
+            names: Names::new(py),
             shared: shared.clone(),
         };
         Ok(Self {

@@ -18,25 +18,76 @@
 //!
 //! Hence: a state per snapshot while `tracemalloc` was never imported; from the first snapshot
 //! that finds it imported on, the state is kept. Should tracing have begun since the snapshot
-//! before, no state is made here: a thread that has the GIL makes it (a pending call), and the
-//! ticks until then are counted as skipped.
+//! before, no state is made here: a thread that has the GIL makes it (a pending call, or one that
+//! comes by), and the ticks until then are counted as skipped.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use pyo3::Python;
 use pyo3::ffi::{self, PyInterpreterState, PyObject, PyThreadState};
 
+use super::call;
 use super::symbols::{Allocator, Symbols};
 use crate::capture::Missed;
 
-/// A thread state made by a thread that had the GIL, for the sampler to take over.
-static MADE_FOR_US: AtomicPtr<PyThreadState> = AtomicPtr::new(ptr::null_mut());
+/// Where a thread that has the GIL puts a thread state that one of ours must not make itself.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    interpreter: AtomicPtr<PyInterpreterState>,
+    /// Where this was made: a pending call survives a fork, and nobody waits for it in the child.
+    process_id: u32,
+    is_wanted: AtomicBool,
+    state: AtomicPtr<PyThreadState>,
+}
 
-/// How the sampler's thread gets hold of the GIL.
+impl Handover {
+    /// Has the main thread make a thread state as soon as it runs Python code.
+    fn ask(self: &Arc<Self>) {
+        if self.is_wanted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let argument = Arc::into_raw(self.clone());
+        // SAFETY: Py_AddPendingCall may be called without the GIL, and the call owns its argument.
+        let result = unsafe { ffi::Py_AddPendingCall(Some(make_state), argument as *mut c_void) };
+        if result != 0 {
+            // SAFETY: there will be no call, so the reference is still ours.
+            drop(unsafe { Arc::from_raw(argument) });
+            self.is_wanted.store(false, Ordering::Release);
+        }
+    }
+
+    /// Makes a thread state, if one is wanted: tracing cannot stop in the middle of this.
+    pub(crate) fn make(&self, _py: Python<'_>) {
+        if self.process_id != std::process::id() || !self.is_wanted.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        // SAFETY: the GIL is held, as `_py` proves.
+        let state = unsafe { ffi::PyThreadState_New(self.interpreter.load(Ordering::Relaxed)) };
+        let unused = self.state.swap(state, Ordering::AcqRel);
+        if !unused.is_null() {
+            // SAFETY: nobody took this state, it was never attached, and the GIL is held.
+            unsafe {
+                ffi::PyThreadState_Clear(unused);
+                ffi::PyThreadState_Delete(unused);
+            }
+        }
+    }
+}
+
+/// The pending call: runs on the main thread with the GIL held.
+extern "C" fn make_state(handover: *mut c_void) -> c_int {
+    // SAFETY: `ask` has given this reference away, to this call alone.
+    let handover = unsafe { Arc::from_raw(handover.cast::<Handover>().cast_const()) };
+    // SAFETY: pending calls are made with the GIL held.
+    handover.make(unsafe { Python::assume_attached() });
+    0
+}
+
+/// How a thread of ours gets hold of the GIL.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     symbols: Symbols,
@@ -51,8 +102,9 @@ pub(crate) struct Attachment {
     state_address: Arc<AtomicUsize>,
     /// Whether a thread state is to be kept between snapshots.
     keep: bool,
-    /// Whether a pending call that makes a thread state is under way.
-    asked: bool,
+    /// Whether the state that there is was made by the thread that uses it.
+    is_state_own: bool,
+    handover: Arc<Handover>,
 }
 
 // SAFETY: the pointers are only used while the GIL is held, by whichever thread owns the engine;
@@ -81,8 +133,19 @@ impl Attachment {
             state_address: Arc::new(AtomicUsize::new(kept as usize)),
             kept,
             keep,
-            asked: false,
+            is_state_own: false,
+            handover: Arc::new(Handover {
+                interpreter: AtomicPtr::new(interpreter),
+                process_id: std::process::id(),
+                is_wanted: AtomicBool::new(false),
+                state: AtomicPtr::new(ptr::null_mut()),
+            }),
         }
+    }
+
+    /// Where threads that have the GIL can leave a thread state, should one be wanted.
+    pub(crate) fn handover(&self) -> Arc<Handover> {
+        self.handover.clone()
     }
 
     /// The interpreter whose threads are sampled.
@@ -102,12 +165,11 @@ impl Attachment {
         }
         let mut state = std::mem::replace(&mut self.kept, ptr::null_mut());
         if state.is_null() {
-            state = MADE_FOR_US.swap(ptr::null_mut(), Ordering::AcqRel);
-            self.asked &= state.is_null();
+            state = self.handover.state.swap(ptr::null_mut(), Ordering::AcqRel);
         }
         if state.is_null() {
             if self.keep || self.symbols.raw_allocator() != self.untraced {
-                self.ask_for_a_state();
+                self.handover.ask();
                 return Err(Missed::NotNow);
             }
             // SAFETY: reads the head of the list of thread states.
@@ -119,6 +181,7 @@ impl Attachment {
             if state.is_null() {
                 return Err(Missed::NotNow);
             }
+            self.is_state_own = true;
         }
         self.state_address.store(state as usize, Ordering::Release);
         // SAFETY: `state` belongs to this interpreter and no other thread uses it. Should the
@@ -132,6 +195,18 @@ impl Attachment {
         Ok(attached)
     }
 
+    /// Gives up a kept thread state that no thread has used.
+    pub(crate) fn release(&mut self, _py: Python<'_>) {
+        let unused = std::mem::replace(&mut self.kept, ptr::null_mut());
+        if !unused.is_null() {
+            // SAFETY: the GIL is held, as `_py` proves, and the state was never attached.
+            unsafe {
+                ffi::PyThreadState_Clear(unused);
+                ffi::PyThreadState_Delete(unused);
+            }
+        }
+    }
+
     /// Gives a kept thread state up, on the thread that used it: deleting it from another would
     /// clear that one's own (`Python/pystate.c` 3.12, `unbind_gilstate_tstate`).
     pub(crate) fn park(&mut self) {
@@ -141,40 +216,9 @@ impl Attachment {
             attached.forget_state();
         }
     }
-
-    /// Lets the main thread make a thread state as soon as it runs Python code.
-    fn ask_for_a_state(&mut self) {
-        if !self.asked {
-            // SAFETY: Py_AddPendingCall may be called without the GIL; the argument outlives the
-            // process.
-            let result =
-                unsafe { ffi::Py_AddPendingCall(Some(make_state), self.interpreter.cast()) };
-            self.asked = result == 0;
-        }
-    }
 }
 
-/// The pending call: runs on the main thread with the GIL held.
-extern "C" fn make_state(interpreter: *mut c_void) -> c_int {
-    // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
-    let state = unsafe { ffi::PyThreadState_New(interpreter.cast()) };
-    let unused = MADE_FOR_US.swap(state, Ordering::AcqRel);
-    if !unused.is_null() {
-        // SAFETY: nobody took this state, it was never attached, and the GIL is held.
-        unsafe {
-            ffi::PyThreadState_Clear(unused);
-            ffi::PyThreadState_Delete(unused);
-        }
-    }
-    0
-}
-
-/// Forgets what a parent process made; its thread states do not exist in a forked child.
-pub(crate) fn forget_parent() {
-    MADE_FOR_US.store(ptr::null_mut(), Ordering::Release);
-}
-
-/// The GIL, held by the sampler's thread.
+/// The GIL, held by a thread of ours.
 pub(crate) struct Attached<'attachment> {
     state: *mut PyThreadState,
     attachment: &'attachment mut Attachment,
@@ -201,6 +245,37 @@ impl Attached<'_> {
         };
     }
 
+    /// Exchanges the thread state for one that this thread has made, so that Python code can run
+    /// with it: CPython 3.10 and 3.11 know a state by the thread that made it, in
+    /// `PyGILState_Ensure` and in `sys._current_frames` (`Python/pystate.c`, `new_threadstate`).
+    pub(crate) fn own_state(&mut self) {
+        if self.attachment.is_state_own || !states_belong_to_their_makers(self.py()) {
+            return;
+        }
+        // SAFETY: the GIL is held, so that tracing cannot stop while a state is made; the old one is
+        // used by nobody once this thread has another.
+        unsafe {
+            let own = ffi::PyThreadState_New(self.attachment.interpreter);
+            if own.is_null() {
+                return;
+            }
+            let old = ffi::PyThreadState_Swap(own);
+            ffi::PyThreadState_Clear(old);
+            ffi::PyThreadState_Delete(old);
+            self.state = own;
+        }
+        self.attachment.is_state_own = true;
+        self.attachment
+            .state_address
+            .store(self.state as usize, Ordering::Release);
+    }
+
+    /// The token for pyo3's functions.
+    pub(crate) fn py(&self) -> Python<'_> {
+        // SAFETY: the GIL is held as long as this lives.
+        unsafe { Python::assume_attached() }
+    }
+
     /// Has the state deleted when the guard goes.
     fn forget_state(&mut self) {
         self.attachment.keep = false;
@@ -215,13 +290,18 @@ impl Drop for Attached<'_> {
             self.attachment.kept = self.state;
         } else {
             // SAFETY: this thread is attached with `state`; Clear needs the GIL, DeleteCurrent
-            // releases it. The state never ran Python code, so it holds no object whose end could
-            // run any.
+            // releases it. The sampler's state never ran Python code, so it holds no object whose
+            // end could run any; the reporter's may run more of it.
             unsafe {
-                ffi::PyThreadState_Clear(self.state);
+                call::clear(&self.attachment.symbols, self.state);
                 (self.attachment.symbols.delete_current)();
             }
+            self.attachment.is_state_own = false;
             self.attachment.state_address.store(0, Ordering::Release);
         }
     }
+}
+
+fn states_belong_to_their_makers(py: Python<'_>) -> bool {
+    py.version_info() < (3, 12)
 }

@@ -98,13 +98,12 @@ impl GilEngine {
         let at_least = |minor| (version.major, version.minor) >= (3, minor);
         let symbols = Symbols::find()
             .map_err(|symbol| unsupported(&format!("it does not export {symbol}")))?;
-        let threading = py.import("threading")?;
         let offsets = IdOffsets::find(py, symbols.own_ident(), at_least(11))
             .ok_or_else(|| unsupported("its thread states have an unknown layout"))?;
         let attachment = Attachment::new(py, symbols, options.keep_thread_state);
         let walker = Walker {
             interpreter: attachment.interpreter(),
-            names: Names::new(&threading.getattr("_active")?),
+            names: Names::new(py),
             cache: CodeCache::new(
                 py,
                 symbols,

@@ -4,6 +4,7 @@
 //! C call that holds the GIL is found at the next place where the interpreter lets go.
 
 pub(crate) mod attach;
+pub(crate) mod call;
 pub(crate) mod code_cache;
 pub(crate) mod engine;
 mod memory;

@@ -1,10 +1,14 @@
 //! Thread names, read from `threading._active` without running any of its code.
+//!
+//! While nobody has imported `threading`, no thread has a name.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use pyo3::Python;
 use pyo3::ffi::{self, PyObject};
-use pyo3::{Bound, PyAny, Python};
 
 use super::attach::Attached;
 use super::text;
@@ -14,6 +18,21 @@ use crate::unwind::threads::MAX_THREADS;
 
 /// Longest thread name kept, in bytes.
 const MAX_NAME_BYTES: usize = 128;
+
+/// What the thread is called that reports; `threading` does not know it.
+pub(crate) const REPORTER: &str = "rprof-reporter";
+static REPORTER_IDENT: AtomicUsize = AtomicUsize::new(0);
+static REPORTER_ID: AtomicU64 = AtomicU64::new(0);
+
+/// Notes who the calling thread is; 0 and 0 when it is no more.
+pub(crate) fn introduce_reporter(ident: usize, thread_id: u64) {
+    REPORTER_ID.store(thread_id, Relaxed);
+    REPORTER_IDENT.store(ident, Relaxed);
+}
+
+fn reporter_ident() -> Option<usize> {
+    Some(REPORTER_IDENT.load(Relaxed)).filter(|ident| *ident != 0)
+}
 
 /// What `threading` knows of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,28 +45,56 @@ pub(crate) struct Known {
 /// Reads thread objects.
 #[derive(Debug)]
 pub(crate) struct Names {
-    active: *mut PyObject,
+    threading_key: *mut PyObject,
+    active_key: *mut PyObject,
     name_key: *mut PyObject,
     native_key: *mut PyObject,
 }
 
-// SAFETY: the three references are owned for ever and used only while the GIL is held.
+// SAFETY: the references are owned for ever and used only while the GIL is held.
 unsafe impl Send for Names {}
 
 impl Names {
-    /// `active` is `threading._active`, a dict from `get_ident()` to `Thread`.
-    pub(crate) fn new(active: &Bound<'_, PyAny>) -> Self {
-        // SAFETY: the GIL is held, as `active` proves; null results are checked at use.
-        let (name_key, native_key) = unsafe {
-            (
-                ffi::PyUnicode_InternFromString(c"_name".as_ptr()),
-                ffi::PyUnicode_InternFromString(c"_native_id".as_ptr()),
-            )
-        };
+    /// A reader of whatever there will be.
+    pub(crate) fn new(_py: Python<'_>) -> Self {
+        // SAFETY: the GIL is held, as `_py` proves; null results are checked at use.
+        let key = |name: &CStr| unsafe { ffi::PyUnicode_InternFromString(name.as_ptr()) };
         Self {
-            active: active.clone().into_ptr(),
-            name_key,
-            native_key,
+            threading_key: key(c"threading"),
+            active_key: key(c"_active"),
+            name_key: key(c"_name"),
+            native_key: key(c"_native_id"),
+        }
+    }
+
+    /// `threading._active`, a dict from `get_ident()` to `Thread`, borrowed; null if there is none.
+    ///
+    /// Looks only into plain dicts: a module may load itself when it is asked for an attribute.
+    ///
+    /// # Safety
+    /// The GIL must be held.
+    unsafe fn active(&self) -> *mut PyObject {
+        // SAFETY: the caller vouches for the GIL; all is borrowed, and looking up an exact str in
+        // an exact dict runs no code but str's own comparison.
+        unsafe {
+            let mut found = ffi::PyImport_GetModuleDict();
+            for key in [self.threading_key, self.active_key] {
+                if found.is_null() || key.is_null() || ffi::PyDict_CheckExact(found) == 0 {
+                    return std::ptr::null_mut();
+                }
+                found = ffi::PyDict_GetItemWithError(found, key);
+                if key == self.threading_key && !found.is_null() {
+                    found = if ffi::PyModule_Check(found) != 0 {
+                        ffi::PyModule_GetDict(found)
+                    } else {
+                        std::ptr::null_mut()
+                    };
+                }
+            }
+            if found.is_null() || ffi::PyDict_CheckExact(found) == 0 {
+                return std::ptr::null_mut();
+            }
+            found
         }
     }
 
@@ -67,20 +114,22 @@ impl Names {
     /// The GIL must be held.
     unsafe fn list(&self) -> Vec<ThreadName> {
         let mut names = Vec::new();
+        if let Some(ident) = reporter_ident() {
+            names.push(ThreadName {
+                ident,
+                name: Arc::from(REPORTER),
+            });
+        }
         let (mut position, mut key, mut thread) = (0, std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the caller vouches for the GIL. Key and thread are borrowed from the dict, which
         // nothing below can change: no Python code runs.
         unsafe {
-            if ffi::PyDict_CheckExact(self.active) == 0 {
+            let active = self.active();
+            if active.is_null() {
                 return names;
             }
             while names.len() < MAX_THREADS
-                && ffi::PyDict_Next(
-                    self.active,
-                    &raw mut position,
-                    &raw mut key,
-                    &raw mut thread,
-                ) != 0
+                && ffi::PyDict_Next(active, &raw mut position, &raw mut key, &raw mut thread) != 0
             {
                 let ident = ffi::PyLong_AsSize_t(key);
                 if let Some(name) = self.read(thread).name {
@@ -94,8 +143,14 @@ impl Names {
 
     /// Gives up the references; the reader must not be used afterwards.
     pub(crate) fn release(&mut self, _py: Python<'_>) {
-        for reference in [self.active, self.name_key, self.native_key] {
-            // SAFETY: the GIL is held; the references are owned, and `threading` holds its dict.
+        let keys = [
+            self.threading_key,
+            self.active_key,
+            self.name_key,
+            self.native_key,
+        ];
+        for reference in keys {
+            // SAFETY: the GIL is held; the references are owned or null.
             unsafe { ffi::Py_DecRef(reference) };
         }
     }
@@ -107,9 +162,16 @@ impl Names {
     /// # Safety
     /// The GIL must be held.
     pub(crate) unsafe fn of(&self, ident: usize) -> Known {
+        if reporter_ident() == Some(ident) {
+            return Known {
+                name: Some(Arc::from(REPORTER)),
+                native_id: Some(REPORTER_ID.load(Relaxed)),
+            };
+        }
         // SAFETY: the GIL is held; the key is an int of our own.
         unsafe {
-            if ffi::PyDict_CheckExact(self.active) == 0 {
+            let active = self.active();
+            if active.is_null() {
                 return Known::default();
             }
             let key = ffi::PyLong_FromSize_t(ident);
@@ -117,7 +179,7 @@ impl Names {
                 ffi::PyErr_Clear();
                 return Known::default();
             }
-            let thread = ffi::PyDict_GetItemWithError(self.active, key);
+            let thread = ffi::PyDict_GetItemWithError(active, key);
             let known = self.read(thread);
             ffi::Py_DecRef(key);
             ffi::PyErr_Clear();

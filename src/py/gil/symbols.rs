@@ -29,6 +29,10 @@ pub(crate) struct Symbols {
     pub(crate) delete_current: DeleteCurrent,
     /// `threading.get_ident()` as CPython knows it; gevent puts another function there.
     pub(crate) thread_ident: ThreadIdent,
+    /// `PyObject_Call` as a function that may unwind; see [`super::call`].
+    pub(super) call: Call,
+    /// `PyThreadState_Clear` likewise.
+    pub(super) clear_state: ClearState,
     /// 3.11 and later.
     pub(crate) frame_lasti: Option<FrameLasti>,
     /// 3.13 and later.
@@ -50,6 +54,9 @@ type ThreadNext = unsafe extern "C" fn(*mut PyThreadState) -> *mut PyThreadState
 type FrameBack = unsafe extern "C" fn(*mut PyFrameObject) -> *mut PyFrameObject;
 type ThreadIdent = unsafe extern "C" fn() -> c_ulong;
 type DeleteCurrent = unsafe extern "C" fn();
+pub(super) type Call =
+    unsafe extern "C-unwind" fn(*mut PyObject, *mut PyObject, *mut PyObject) -> *mut PyObject;
+pub(super) type ClearState = unsafe extern "C-unwind" fn(*mut PyThreadState);
 type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
 type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
 type WeakrefGetBorrowed = unsafe extern "C" fn(*mut PyObject) -> *mut PyObject;
@@ -82,6 +89,9 @@ impl Symbols {
                 .ok_or("PyThreadState_DeleteCurrent")?,
             thread_ident: function!(c"PyThread_get_thread_ident", ThreadIdent)
                 .ok_or("PyThread_get_thread_ident")?,
+            call: function!(c"PyObject_Call", Call).ok_or("PyObject_Call")?,
+            clear_state: function!(c"PyThreadState_Clear", ClearState)
+                .ok_or("PyThreadState_Clear")?,
             frame_lasti: function!(c"PyFrame_GetLasti", FrameLasti),
             weakref_get: function!(c"PyWeakref_GetRef", WeakrefGet),
             weakref_get_borrowed: function!(c"PyWeakref_GetObject", WeakrefGetBorrowed),
