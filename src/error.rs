@@ -14,6 +14,8 @@ pub enum ErrorKind {
     State,
     /// The operating system refused.
     Os,
+    /// There is no memory for it.
+    Memory,
 }
 
 /// An error with a message fit to be shown to the user as it is.
@@ -57,6 +59,15 @@ impl Error {
         Self {
             kind: ErrorKind::Os,
             message: format!("{context}: {source}"),
+        }
+    }
+
+    /// No memory; `task` names what it was wanted for.
+    #[cold]
+    pub fn memory(task: &str) -> Self {
+        Self {
+            kind: ErrorKind::Memory,
+            message: format!("there is no memory left to {task}"),
         }
     }
 

@@ -1,6 +1,10 @@
 #![doc = include_str!("README.md")]
 #![deny(unsafe_code)]
 
+/// See [`memory::reserve`].
+#[global_allocator]
+static ALLOCATOR: memory::reserve::Allocator = memory::reserve::Allocator;
+
 pub mod error;
 
 pub mod clock;

@@ -13,6 +13,7 @@ environment.
 
 from .errors import (
     RprofError,
+    RprofMemoryError,
     RprofOSError,
     RprofStateError,
     RprofTypeError,
@@ -65,6 +66,7 @@ __all__ = [
     "Profile",
     "RouteFigures",
     "RprofError",
+    "RprofMemoryError",
     "RprofOSError",
     "RprofStateError",
     "RprofTypeError",

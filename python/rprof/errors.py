@@ -2,6 +2,7 @@
 
 __all__ = [
     "RprofError",
+    "RprofMemoryError",
     "RprofOSError",
     "RprofStateError",
     "RprofTypeError",
@@ -27,3 +28,7 @@ class RprofStateError(RprofError, RuntimeError):
 
 class RprofOSError(RprofError, OSError):
     """The operating system refused, for instance to write a file."""
+
+
+class RprofMemoryError(RprofError, MemoryError):
+    """There was no memory for it; nothing has changed."""

@@ -12,6 +12,7 @@ use super::rest::{GilTurn, rest_ns};
 use super::roster::{Newcomer, Roster};
 use super::{Engine, Missed, Taken};
 use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::clock::descriptors;
 use crate::clock::thread_state::{Activity, ThreadActivity};
 use crate::layout::{GIL_BYTES, Layout};
 use crate::memory::own::Lasting;
@@ -188,17 +189,22 @@ impl DirectEngine {
     /// As [`Engine::snapshot`].
     pub fn look_once(&mut self, snapshot: &mut Snapshot) -> Result<Taken, Missed> {
         // The roster goes by the snapshot it filled; this one is new.
-        self.roster = Roster::default();
-        self.strangers.clear();
-        self.needs_census = true;
+        self.forget_threads();
         self.asked_in = u64::MAX;
         self.unanswered = 1;
-        self.unnamed = (0, false);
-        // What a new snapshot does not know, the cache must not know either.
-        self.cache.clear();
         let taken = self.snapshot(snapshot);
         self.close();
         taken
+    }
+
+    /// Begins as with a new snapshot. What that does not know, the cache must not know either.
+    fn forget_threads(&mut self) {
+        self.roster.forget();
+        self.open_files = 0;
+        self.strangers = Vec::new();
+        self.needs_census = true;
+        self.unnamed = (0, false);
+        self.cache.forget_all();
     }
 
     /// The kernel's id of a listed thread; 0 if it cannot be known.
@@ -299,6 +305,9 @@ impl DirectEngine {
             let cpu_ns = thread_cpu_ns(id);
             if cpu_ns.is_none() {
                 // Its state outlived it: a fork that Python did not see.
+                return true;
+            }
+            if !self.roster.has_room(snapshot) {
                 return true;
             }
             let newcomer = Newcomer {
@@ -472,29 +481,37 @@ impl DirectEngine {
             sample.on_cpu = thread_cpu_ns(sample.thread_id) != clock;
             ThreadState::HoldsGil
         } else {
-            let activity = ask(
+            let (activity, tells_futex) = ask(
                 &mut track.own.activity,
                 &mut self.open_files,
                 sample.thread_id,
             );
+            let now = || thread_cpu_ns(sample.thread_id);
+            // Of a thread that has ended the kernel tells nothing either.
+            snapshot.hides_gil_waits |= !tells_futex && now().is_some();
             match activity {
                 // Whoever is on a CPU has used more of it meanwhile.
-                Some(Activity::Running) if thread_cpu_ns(sample.thread_id) == clock => {
-                    ThreadState::Ready
-                }
+                Some(Activity::Running) if now() == clock => ThreadState::Ready,
                 Some(Activity::Running) => ThreadState::Running,
                 Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
                     ThreadState::WaitsForGil
                 }
                 // It was on a CPU when the look at it began, and has gone to wait since.
-                Some(Activity::Blocked { futex: 0 })
-                    if thread_cpu_ns(sample.thread_id) != clock =>
+                Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere)
+                    if now() != clock =>
                 {
                     ThreadState::Running
                 }
-                Some(Activity::Blocked { futex: 0 }) => ThreadState::Blocked,
+                Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere) => {
+                    ThreadState::Blocked
+                }
+                // Nobody waits for a GIL that nobody has.
+                Some(Activity::BlockedOnSomeFutex) if !walked.is_gil_held => {
+                    ThreadState::WaitsForLock
+                }
+                Some(Activity::BlockedOnSomeFutex) => ThreadState::Blocked,
                 Some(Activity::Blocked { .. }) => ThreadState::WaitsForLock,
-                None if thread_cpu_ns(sample.thread_id) == clock => ThreadState::Blocked,
+                None if now() == clock => ThreadState::Blocked,
                 None => ThreadState::Running,
             }
         };
@@ -588,18 +605,21 @@ fn note_early_cpu(sample: &mut ThreadSample, clock: Option<u64>, since_ns: u64) 
     }
 }
 
-/// What the kernel says of a thread.
+/// What the kernel says of a thread, and whether it says which futex threads wait on.
 fn ask(
     activity: &mut Option<ThreadActivity>,
     open_files: &mut usize,
     thread_id: u64,
-) -> Option<Activity> {
+) -> (Option<Activity>, bool) {
     if let Some(open) = activity {
-        return open.read();
+        return (open.read(), open.tells_futex());
     }
-    let open = ThreadActivity::open(thread_id)?;
-    let answer = open.read();
-    if *open_files < MAX_OPEN {
+    let Some(open) = ThreadActivity::open(thread_id) else {
+        return (None, false);
+    };
+    let answer = (open.read(), open.tells_futex());
+    // Under numbers that others may close and give to files of their own, nothing is kept.
+    if *open_files < MAX_OPEN && descriptors::are_own() {
         *open_files += 1;
         *activity = Some(open);
     }
@@ -721,6 +741,18 @@ impl Engine for DirectEngine {
 
     fn now_ns(&self) -> u64 {
         monotonic_ns()
+    }
+
+    fn forget(&mut self, snapshot: &mut Snapshot) {
+        *snapshot = Snapshot {
+            at_ns: snapshot.at_ns,
+            threads_version: snapshot.threads_version + 1,
+            has_requests: snapshot.has_requests,
+            hides_gil_waits: snapshot.hides_gil_waits,
+            ..Snapshot::default()
+        };
+        self.forget_threads();
+        self.turn = None;
     }
 
     fn park(&mut self) {

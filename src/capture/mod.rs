@@ -53,6 +53,9 @@ pub trait Engine: Send {
     /// what follows.
     fn end_rests(&mut self) {}
 
+    /// Gives as much memory back as it can, for there is none left; `snapshot` is then a new one.
+    fn forget(&mut self, _snapshot: &mut Snapshot) {}
+
     /// Monotonic time in ns.
     fn now_ns(&self) -> u64;
 

@@ -94,6 +94,13 @@ impl<Own> Roster<Own> {
         self.places.get(&id).copied()
     }
 
+    /// Whether there is memory for another thread.
+    pub fn has_room(&mut self, snapshot: &mut Snapshot) -> bool {
+        self.tracks.try_reserve(1).is_ok()
+            && self.places.try_reserve(1).is_ok()
+            && snapshot.threads.try_reserve(1).is_ok()
+    }
+
     /// Adds a thread.
     pub fn add(&mut self, newcomer: Newcomer, own: Own, snapshot: &mut Snapshot) -> usize {
         let Newcomer { cpu_ns, now_ns, .. } = newcomer;
@@ -155,6 +162,12 @@ impl<Own> Roster<Own> {
                 self.remove(at, snapshot);
             }
         }
+    }
+
+    /// Forgets all threads, as for a new snapshot, and gives the memory back.
+    pub fn forget(&mut self) {
+        self.tracks = Vec::new();
+        self.places = FxHashMap::default();
     }
 
     /// A number for a stack that was read anew.

@@ -2,6 +2,8 @@
 
 pub mod budget;
 pub mod cpu;
+pub mod descriptors;
+pub mod filter;
 pub mod kernel;
 pub mod resident;
 pub mod thread_state;

@@ -6,7 +6,11 @@
 /// `VmRSS` of `/proc/self/status` (Linux, `fs/proc/task_mmu.c`, `task_mem`).
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    use std::io::Read as _;
+    // Not by `read_to_string` of a path, which asks for the file's size first, by statx.
+    let mut text = String::new();
+    let mut file = std::fs::File::open("/proc/self/status").ok()?;
+    file.by_ref().take(1 << 16).read_to_string(&mut text).ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib << 10)

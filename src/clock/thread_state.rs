@@ -16,33 +16,57 @@ pub enum Activity {
         /// The futex it waits on, or 0.
         futex: usize,
     },
+    /// It waits on a futex, but the kernel does not say which.
+    BlockedOnSomeFutex,
+    /// It waits for something else.
+    BlockedElsewhere,
 }
 
 /// Asks the kernel about one thread again and again.
 ///
 /// `/proc/self/task/<id>/syscall` (Linux, `fs/proc/base.c`, `proc_pid_syscall`) says `running`, or
-/// the number and the arguments of the system call that the thread is blocked in.
+/// the number and the arguments of the system call that the thread is blocked in. Once a process has
+/// changed its user, the file belongs to root (`task_dump_owner`), and only what was opened before can
+/// be read. `wchan`, which everybody may open, then says at least in which function of the kernel the
+/// thread waits, and a process may ask that of its own threads (`__ptrace_may_access`).
 #[derive(Debug)]
 pub struct ThreadActivity {
     #[cfg(target_os = "linux")]
     file: File,
+    #[cfg(target_os = "linux")]
+    is_whole: bool,
 }
 
 #[cfg(target_os = "linux")]
 impl ThreadActivity {
-    /// `None` where the kernel does not tell.
+    /// `None` where the kernel tells nothing.
     #[must_use]
     pub fn open(thread_id: u64) -> Option<Self> {
-        let file = File::open(format!("/proc/self/task/{thread_id}/syscall")).ok()?;
-        Some(Self { file })
+        let open = |name: &str| File::open(format!("/proc/self/task/{thread_id}/{name}"));
+        let (file, is_whole) = match open("syscall") {
+            Ok(file) => (file, true),
+            Err(_) => (open("wchan").ok()?, false),
+        };
+        Some(Self { file, is_whole })
     }
 
-    /// What the thread does now; `None` if it has ended.
+    /// Whether the kernel says which futex a thread waits on.
+    #[must_use]
+    pub fn tells_futex(&self) -> bool {
+        self.is_whole
+    }
+
+    /// What the thread does now; `None` if it has ended, or the kernel does not say.
     #[must_use]
     pub fn read(&self) -> Option<Activity> {
         let mut buffer = [0; 64];
         let length = self.file.read_at(&mut buffer, 0).ok()?;
-        parse(buffer.get(..length)?)
+        let text = buffer.get(..length)?;
+        if self.is_whole {
+            parse(text)
+        } else {
+            parse_channel(text)
+        }
     }
 }
 
@@ -52,6 +76,12 @@ impl ThreadActivity {
     #[must_use]
     pub fn open(_thread_id: u64) -> Option<Self> {
         None
+    }
+
+    /// Unknown on this system.
+    #[must_use]
+    pub fn tells_futex(&self) -> bool {
+        false
     }
 
     /// Unknown on this system.
@@ -78,9 +108,20 @@ fn parse(text: &[u8]) -> Option<Activity> {
     Some(Activity::Blocked { futex })
 }
 
+/// The name of the kernel's function, `futex_do_wait` or `futex_wait_queue` among them; 0 for a thread
+/// that does not wait, or for all of them where the kernel does not know its functions' names.
+#[cfg(target_os = "linux")]
+fn parse_channel(text: &[u8]) -> Option<Activity> {
+    match text {
+        b"" | b"0" => None,
+        name if name.starts_with(b"futex_") => Some(Activity::BlockedOnSomeFutex),
+        _ => Some(Activity::BlockedElsewhere),
+    }
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::{Activity, ThreadActivity, parse};
+    use super::{Activity, ThreadActivity, parse, parse_channel};
     use crate::clock::cpu::thread_id;
 
     #[test]
@@ -96,6 +137,15 @@ mod tests {
             Some(Activity::Blocked { futex: 0 })
         );
         assert_eq!(parse(b""), None);
+        assert_eq!(parse_channel(b"0"), None);
+        assert_eq!(
+            parse_channel(b"futex_do_wait"),
+            Some(Activity::BlockedOnSomeFutex)
+        );
+        assert_eq!(
+            parse_channel(b"hrtimer_nanosleep"),
+            Some(Activity::BlockedElsewhere)
+        );
     }
 
     #[test]

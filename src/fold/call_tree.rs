@@ -104,6 +104,14 @@ impl GrowingTree {
         node
     }
 
+    /// Whether there is memory for so many more nodes.
+    pub fn has_room(&mut self, nodes: usize) -> bool {
+        let tree = &mut self.tree;
+        tree.parents.try_reserve(nodes).is_ok()
+            && tree.locations.try_reserve(nodes).is_ok()
+            && self.children.try_reserve(nodes).is_ok()
+    }
+
     /// Number of nodes, the root included.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -89,6 +89,16 @@ impl Interner {
         &self.label_sets[id.0 as usize]
     }
 
+    /// Whether there is memory for so many more of each.
+    pub fn has_room(&mut self, more: usize) -> bool {
+        self.symbols.functions.try_reserve(more).is_ok()
+            && self.symbols.locations.try_reserve(more).is_ok()
+            && self.label_sets.try_reserve(more).is_ok()
+            && self.functions.try_reserve(more).is_ok()
+            && self.locations.try_reserve(more).is_ok()
+            && self.by_labels.try_reserve(more).is_ok()
+    }
+
     /// How many distinct label sets there are.
     #[must_use]
     pub fn label_set_count(&self) -> usize {

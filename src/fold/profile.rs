@@ -159,6 +159,19 @@ impl Profile {
         self.only(|sample| kept[sample.node.index()] == (true, true))
     }
 
+    /// The same profile without a column.
+    #[must_use]
+    pub fn without(mut self, column: usize) -> Self {
+        let width = self.sample_types.len();
+        if column < width {
+            self.sample_types.remove(column);
+            let mut at = 0..;
+            self.values
+                .retain(|_| at.next().is_some_and(|at: usize| at % width != column));
+        }
+        self
+    }
+
     fn only(&self, keep: impl Fn(Sample) -> bool) -> Self {
         let mut filtered = Self {
             samples: Vec::new(),

@@ -245,7 +245,7 @@ impl Window {
 
     /// The id of `labels`, or of `<other>` when there are too many.
     pub fn labels(&mut self, labels: &LabelSet) -> LabelSetId {
-        if self.interner.label_set_count() >= self.max_label_sets {
+        if self.interner.label_set_count() >= self.max_label_sets || !self.has_room() {
             return self.interner.labels(&thread_labels(0, OTHER));
         }
         self.interner.labels(labels)
@@ -255,7 +255,7 @@ impl Window {
     pub fn add(&mut self, node: NodeId, labels: LabelSetId, values: &[i64]) {
         let mut sample = Sample { node, labels };
         if !self.sample_rows.contains_key(&sample)
-            && self.samples.len() >= 2 * self.limits.max_nodes
+            && (self.samples.len() >= 2 * self.limits.max_nodes || !self.has_room())
         {
             self.overflowed += 1;
             sample = Sample {
@@ -396,8 +396,8 @@ impl Window {
     }
 
     fn location_of(&mut self, frame: Frame, snapshot: &Snapshot) -> LocationId {
-        let function = match self.serials.get(&frame.function) {
-            Some(&function) => function,
+        let function = match self.serials.get(&frame.function).copied() {
+            Some(function) => function,
             None if self.is_full() => return self.interner.pseudo(OVERFLOW),
             None => match snapshot.function(frame.function) {
                 Some(function) => {
@@ -414,8 +414,24 @@ impl Window {
         })
     }
 
-    fn is_full(&self) -> bool {
-        self.tree.len() >= self.limits.max_nodes || self.interner.bytes() >= self.max_symbol_bytes
+    fn is_full(&mut self) -> bool {
+        self.tree.len() >= self.limits.max_nodes
+            || self.interner.bytes() >= self.max_symbol_bytes
+            || !self.has_room()
+    }
+
+    /// Whether there is memory for more of everything, `<overflow>` included.
+    fn has_room(&mut self) -> bool {
+        const SPARE: usize = 8;
+        self.tree.has_room(SPARE)
+            && self.interner.has_room(SPARE)
+            && self.serials.try_reserve(SPARE).is_ok()
+            && self.samples.try_reserve(SPARE).is_ok()
+            && self.sample_rows.try_reserve(SPARE).is_ok()
+            && self
+                .values
+                .try_reserve(SPARE * self.sample_types.len())
+                .is_ok()
     }
 
     /// The child of `parent` at `location`; `<overflow>` once the limits are reached.

@@ -3,6 +3,7 @@
 pub mod image;
 #[cfg_attr(not(target_os = "linux"), path = "own_none.rs")]
 pub mod own;
+pub mod reserve;
 
 /// A stretch of memory to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

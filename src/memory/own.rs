@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -22,26 +24,50 @@ const MAX_RANGES: usize = 1024;
 /// The means, best first.
 pub const TRANSPORTS: [&str; 4] = ["memfd", "file", "process_vm_readv", "pipe"];
 
+/// The one that needs no call but those of the groups that every interpreter needs: to open a file,
+/// to seek, to write and to map it. systemd has what the others need in `@ipc`.
+const UNDER_A_FILTER: &[&str] = &["file"];
+
+/// Where memory is to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances {
+    /// Whether a system call may be answered by a filter, which may kill the process for it.
+    pub may_be_filtered: bool,
+    /// Whether others may close our descriptors, and open theirs under the same numbers.
+    pub shares_descriptors: bool,
+}
+
 /// Opens the first means that passes its probe: it must copy what can be read, and refuse what
-/// cannot. `only` names one of [`TRANSPORTS`] to leave no choice.
+/// cannot.
 ///
 /// # Errors
 /// Why each of them failed.
-pub fn open(only: Option<&str>) -> Result<Box<dyn ReadMemory>, String> {
+pub fn open(circumstances: Circumstances) -> Result<Box<dyn ReadMemory>, String> {
+    let Circumstances {
+        may_be_filtered,
+        shares_descriptors,
+    } = circumstances;
+    if may_be_filtered {
+        open_one_of(UNDER_A_FILTER, shares_descriptors).map_err(|reason| {
+            format!("a filter of system calls may be in force, under which only a file is tried: {reason}")
+        })
+    } else {
+        open_one_of(&TRANSPORTS, shares_descriptors)
+    }
+}
+
+fn open_one_of(names: &[&'static str], is_shared: bool) -> Result<Box<dyn ReadMemory>, String> {
     let mut reasons = Vec::new();
-    for name in TRANSPORTS {
-        if only.is_some_and(|only| only != name) {
-            continue;
-        }
+    for &name in names {
         let opened: Result<Box<dyn ReadMemory>, std::io::Error> = match name {
             "memfd" => memory_file()
-                .and_then(|file| Mapped::new(file, name))
+                .and_then(|file| Mapped::new(file, is_shared, name))
                 .map(|mapped| Box::new(mapped) as _),
             "file" => unlinked_file()
-                .and_then(|file| Mapped::new(file, name))
+                .and_then(|file| Mapped::new(file, is_shared, name))
                 .map(|mapped| Box::new(mapped) as _),
             "process_vm_readv" => Ok(Box::new(VmReadv::new())),
-            _ => Pipe::new().map(|pipe| Box::new(pipe) as _),
+            _ => Pipe::new(is_shared).map(|pipe| Box::new(pipe) as _),
         };
         match opened {
             Ok(mut memory) => {
@@ -54,6 +80,52 @@ pub fn open(only: Option<&str>) -> Result<Box<dyn ReadMemory>, String> {
         }
     }
     Err(reasons.join("; "))
+}
+
+/// A descriptor in a table that may be shared with the application. A program that closes whatever
+/// it finds open may have opened a file of its own under the same number since: that is neither
+/// written to nor closed.
+struct Descriptor {
+    descriptor: ManuallyDrop<OwnedFd>,
+    /// Device and number of what was opened; `None` in a table of our own.
+    identity: Option<(libc::dev_t, libc::ino_t)>,
+}
+
+impl Descriptor {
+    fn new(descriptor: OwnedFd, is_shared: bool) -> Self {
+        Self {
+            identity: is_shared.then(|| identity(&descriptor)).flatten(),
+            descriptor: ManuallyDrop::new(descriptor),
+        }
+    }
+
+    /// The number, if it still is what was opened.
+    #[inline]
+    fn number(&self) -> Option<libc::c_int> {
+        let is_ours = self.identity.is_none() || self.identity == identity(&self.descriptor);
+        is_ours.then(|| self.descriptor.as_raw_fd())
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if self.number().is_some() {
+            // SAFETY: it is not used any more.
+            unsafe { ManuallyDrop::drop(&mut self.descriptor) };
+        }
+    }
+}
+
+#[inline(never)]
+fn identity(descriptor: &OwnedFd) -> Option<(libc::dev_t, libc::ino_t)> {
+    let mut about = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the kernel fills in `about`, or says that it does not.
+    unsafe {
+        (libc::fstat(descriptor.as_raw_fd(), about.as_mut_ptr()) == 0).then(|| {
+            let about = about.assume_init();
+            (about.st_dev, about.st_ino)
+        })
+    }
 }
 
 /// A read that must succeed, one that must fail, and one that must fail half-way.
@@ -173,7 +245,7 @@ fn whole(ranges: &[Range], vectors: usize, copied: isize) -> usize {
 
 /// A file that the kernel copies into, mapped to be read here.
 struct Mapped {
-    file: File,
+    file: Descriptor,
     map: *mut u8,
     vectors: Vec<libc::iovec>,
     name: &'static str,
@@ -183,8 +255,10 @@ struct Mapped {
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    fn new(file: File, name: &'static str) -> std::io::Result<Self> {
-        file.set_len(CAPACITY as u64)?;
+    fn new(mut file: File, is_shared: bool, name: &'static str) -> std::io::Result<Self> {
+        // As long as by ftruncate, and only what is written to takes memory.
+        file.seek(SeekFrom::Start(CAPACITY as u64 - 1))?;
+        file.write_all(&[0])?;
         // SAFETY: a new mapping of a file of this size, at an address the kernel chooses.
         let map = unsafe {
             libc::mmap(
@@ -203,7 +277,7 @@ impl Mapped {
         // SAFETY: the mapping was made above.
         unsafe { libc::madvise(map, CAPACITY, libc::MADV_DONTFORK) };
         Ok(Self {
-            file,
+            file: Descriptor::new(file.into(), is_shared),
             map: map.cast(),
             vectors: Vec::new(),
             name,
@@ -220,11 +294,14 @@ impl Drop for Mapped {
 
 impl ReadMemory for Mapped {
     fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        let Some(file) = self.file.number() else {
+            return 0;
+        };
         vectors(ranges, CAPACITY, &mut self.vectors);
         // SAFETY: the kernel checks every address it reads and reports a fault as a short count.
         let copied = unsafe {
             libc::pwritev(
-                self.file.as_raw_fd(),
+                file,
                 self.vectors.as_ptr(),
                 self.vectors.len() as libc::c_int,
                 0,
@@ -303,8 +380,8 @@ impl ReadMemory for VmReadv {
 
 /// Copies through a pipe: two calls, small batches, but allowed wherever Python itself runs.
 struct Pipe {
-    reader: OwnedFd,
-    writer: OwnedFd,
+    reader: Descriptor,
+    writer: Descriptor,
     buffer: Vec<u8>,
     vectors: Vec<libc::iovec>,
 }
@@ -313,15 +390,18 @@ struct Pipe {
 unsafe impl Send for Pipe {}
 
 impl Pipe {
-    fn new() -> std::io::Result<Self> {
+    fn new(is_shared: bool) -> std::io::Result<Self> {
         let mut ends = [0; 2];
         // SAFETY: `ends` has room for the two descriptors.
         let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        // SAFETY: both descriptors are new and owned by nobody else.
-        let [reader, writer] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+        let [reader, writer] = ends.map(|end| {
+            // SAFETY: both descriptors are new and owned by nobody else.
+            let end = unsafe { OwnedFd::from_raw_fd(end) };
+            Descriptor::new(end, is_shared)
+        });
         Ok(Self {
             reader,
             writer,
@@ -339,11 +419,12 @@ impl Pipe {
         if self.vectors.len() < ranges.len() {
             return None;
         }
+        let (reader, writer) = (self.reader.number()?, self.writer.number()?);
         // SAFETY: the kernel checks every address it reads; neither end blocks, and the pipe is
         // empty before. What is read fits into the buffer, because `vectors` saw to it.
         unsafe {
             let written = libc::writev(
-                self.writer.as_raw_fd(),
+                writer,
                 self.vectors.as_ptr(),
                 self.vectors.len() as libc::c_int,
             );
@@ -351,7 +432,7 @@ impl Pipe {
             while copied < written {
                 let at = begin + copied as usize;
                 let got = libc::read(
-                    self.reader.as_raw_fd(),
+                    reader,
                     self.buffer.as_mut_ptr().add(at).cast(),
                     self.buffer.len() - at,
                 );
@@ -398,8 +479,10 @@ impl ReadMemory for Pipe {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use super::{Lasting, TRANSPORTS, open};
-    use crate::memory::{Range, read, read_word};
+    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+    use super::{Circumstances, Lasting, Mapped, Pipe, TRANSPORTS, open, open_one_of};
+    use crate::memory::{Range, ReadMemory, read, read_word};
 
     /// Pages that come and go while they are read by every means; `RPROF_CI_LONG` is the long run.
     #[test]
@@ -434,7 +517,8 @@ mod tests {
             while let Some((turn, name)) = turns.next()
                 && (turn < TRANSPORTS.len() || whole == 0 || partial == 0)
             {
-                let mut memory = open(Some(name)).unwrap_or_else(|reason| unreachable!("{reason}"));
+                let mut memory =
+                    open_one_of(&[name], false).unwrap_or_else(|why| unreachable!("{why}"));
                 let safe = &raw const reads as usize;
                 for _ in 0..reads / 10 {
                     let page = place.load(Ordering::Relaxed);
@@ -459,7 +543,7 @@ mod tests {
         // SAFETY: `environ` is a variable of the C library, or of the program in its stead.
         let variable = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"environ".as_ptr()) } as usize;
         let expected = read_word(
-            open(None)
+            open(Circumstances::default())
                 .unwrap_or_else(|why| unreachable!("{why}"))
                 .as_mut(),
             variable,
@@ -476,10 +560,51 @@ mod tests {
         assert_eq!(Lasting::default().word(variable), None);
     }
 
+    /// Closes what was opened in a table that all share and opens another file under its number:
+    /// neither a read nor the end touches that.
+    fn check_replaced(mut memory: impl ReadMemory, numbers: &[i32], name: &str) {
+        let text = *b"not for others";
+        let range = Range::new(text.as_ptr() as usize, text.len());
+        assert_eq!(memory.read_batch(&[range]), 1, "{name}");
+        let file = super::unlinked_file().unwrap_or_else(|why| unreachable!("{why}"));
+        for number in numbers {
+            // SAFETY: both are open, and belong to this test.
+            let replaced = unsafe { libc::dup2(file.as_raw_fd(), *number) };
+            assert_eq!(replaced, *number, "{name}");
+        }
+        assert_eq!(memory.read_batch(&[range]), 0, "{name}");
+        drop(memory);
+        let length = file.metadata().map(|about| about.len());
+        assert_eq!(length.ok(), Some(0), "{name}");
+        for number in numbers {
+            // SAFETY: it is this test's own since the call above.
+            let still = unsafe { OwnedFd::from_raw_fd(*number) };
+            assert!(super::identity(&still).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_others_opened_under_the_same_number_is_left_alone() {
+        for (name, opened) in [
+            ("memfd", super::memory_file()),
+            ("file", super::unlinked_file()),
+        ] {
+            let memory = opened
+                .and_then(|file| Mapped::new(file, true, name))
+                .unwrap_or_else(|why| unreachable!("{why}"));
+            let number = memory.file.number().unwrap_or(-1);
+            check_replaced(memory, &[number], name);
+        }
+        let pipe = Pipe::new(true).unwrap_or_else(|why| unreachable!("{why}"));
+        let numbers = [&pipe.reader, &pipe.writer].map(|end| end.number().unwrap_or(-1));
+        check_replaced(pipe, &numbers, "pipe");
+    }
+
     #[test]
     fn every_means_copies_in_order_and_stops_at_a_fault() {
         for name in TRANSPORTS {
-            let mut memory = open(Some(name)).unwrap_or_else(|reason| unreachable!("{reason}"));
+            let mut memory =
+                open_one_of(&[name], false).unwrap_or_else(|why| unreachable!("{why}"));
             assert_eq!(memory.name(), name);
             let text = *b"one two three";
             let at = text.as_ptr() as usize;

@@ -21,10 +21,19 @@ impl Lasting {
     }
 }
 
+/// Where memory is to be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances {
+    /// See the other one.
+    pub may_be_filtered: bool,
+    /// See the other one.
+    pub shares_descriptors: bool,
+}
+
 /// Opens nothing.
 ///
 /// # Errors
 /// Always.
-pub fn open(_only: Option<&str>) -> Result<Box<dyn ReadMemory>, String> {
+pub fn open(_circumstances: Circumstances) -> Result<Box<dyn ReadMemory>, String> {
     Err("it reads memory on Linux only".to_owned())
 }

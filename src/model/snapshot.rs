@@ -141,6 +141,9 @@ pub struct Snapshot {
     /// where a thread asks for its CPU clock or something else that has the kernel look
     /// (`update_curr`, `kernel/sched/fair.c`, Linux 6.18).
     pub is_overdue: bool,
+    /// Whether it could not be told of some thread, now or earlier, whether it waits for the GIL or for
+    /// something else.
+    pub hides_gil_waits: bool,
     /// Whether any request was ever seen.
     pub has_requests: bool,
     /// Grows whenever a thread was added, dropped or named, and with the first request.

@@ -12,7 +12,9 @@ use super::proto;
 use crate::error::{Error, Result};
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
-use crate::model::label::{Label, LabelValue};
+use crate::memory::reserve::Provision;
+use crate::model::function::Function;
+use crate::model::label::{Label, LabelSet, LabelValue};
 use crate::model::location::LocationId;
 use crate::model::sample_type::SampleType;
 
@@ -22,8 +24,12 @@ const LEVEL: u32 = 6;
 /// Encodes and compresses.
 ///
 /// # Errors
-/// Only if compressing in memory fails, which it does not for lack of anything but memory.
+/// When there is no memory for it.
 pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
+    // More may be needed than can be asked for piece by piece: all of it is set aside beforehand.
+    let Some(_provision) = Provision::of(needed_bytes(profile)) else {
+        return Err(Error::memory("encode a profile"));
+    };
     let message = encode_message(profile);
     // No name and no time in the header: they would make equal profiles differ.
     let mut compressor = GzBuilder::new().mtime(0).write(
@@ -34,6 +40,36 @@ pub fn encode(profile: &Profile) -> Result<Vec<u8>> {
         .write_all(&message)
         .and_then(|()| compressor.finish())
         .map_err(|error| Error::os("cannot compress a profile", &error))
+}
+
+/// What encoding may need at the most, in bytes.
+fn needed_bytes(profile: &Profile) -> usize {
+    /// The compressor's state and what little things need.
+    const BASE: usize = 2 << 20;
+    /// Ids are collected in a vector that is doubled as it grows, and then written as up to ten bytes
+    /// each; whatever is written is held once more, compressed.
+    const COPIES: usize = 6;
+    let depth: usize = profile
+        .samples
+        .iter()
+        .map(|sample| profile.tree.path(sample.node).count())
+        .sum();
+    let labels = |set: &LabelSet| set.len() * size_of::<proto::Label>();
+    let sets = profile
+        .samples
+        .iter()
+        .map(|sample| labels(&profile.label_sets[sample.labels.0 as usize]));
+    let labels: usize = sets.sum();
+    let text: usize = profile
+        .symbols
+        .functions
+        .iter()
+        .map(Function::string_bytes)
+        .sum();
+    let samples = profile.samples.len() * size_of::<proto::Sample>();
+    let locations = profile.symbols.locations.len() * size_of::<proto::Location>();
+    let words = (depth + profile.values.len()) * size_of::<u64>();
+    BASE + COPIES * (profile.bytes() + words + labels + text + samples + locations)
 }
 
 /// Encodes without compressing.

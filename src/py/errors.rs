@@ -13,6 +13,7 @@ impl From<Error> for PyErr {
             ErrorKind::Type => "RprofTypeError",
             ErrorKind::State => "RprofStateError",
             ErrorKind::Os => "RprofOSError",
+            ErrorKind::Memory => "RprofMemoryError",
         };
         Python::attach(|py| {
             let class = py

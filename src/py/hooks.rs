@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use super::{dump, reporter, serve, watch};
 use crate::clock::cpu::thread_id;
 use crate::session::fork::{forget_parent, session};
+use crate::session::native_thread::own_name;
 
 /// A fork tries so long to end the threads while it keeps the GIL. They mostly sleep, so this is
 /// enough but for a sampler that is waiting for the GIL itself.
@@ -135,13 +136,15 @@ pub(crate) fn quiet_panics() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
-        match thread.name() {
-            Some(name) if name.starts_with("rprof") => {
+        // The endpoint's workers are not started by us.
+        let worker = thread.name().filter(|name| name.starts_with("rprof"));
+        match own_name().or(worker) {
+            Some(name) => {
                 session()
                     .health()
                     .set_error(format!("{name} panicked: {panic}"));
             }
-            _ => previous(panic),
+            None => previous(panic),
         }
     }));
 }

@@ -631,7 +631,7 @@ fn contexts(py: Python<'_>) -> PyResult<&'static Contexts> {
 
 /// Finds out where this interpreter keeps contexts, and shows that labels are found there.
 fn locate(py: Python<'_>, contexts: &'static Contexts) -> Result<LabelPlace, String> {
-    let mut memory = own::open(None)?;
+    let mut memory = own::open(super::direct::circumstances())?;
     // SAFETY: the GIL is held, as `py` proves.
     let thread = unsafe { ffi::PyThreadState_Get() } as usize;
     let (new_context, enter, exit) = (

@@ -11,7 +11,13 @@ use crate::session::manager::EngineNote;
 use crate::session::requests::RouteFigures;
 
 /// Counters that only grow, as Prometheus wants to know of each.
-const GAUGES: [&str; 4] = ["period_ns", "hold_max_ns", "own_bytes", "failed"];
+const GAUGES: [&str; 5] = [
+    "period_ns",
+    "hold_max_ns",
+    "own_bytes",
+    "failed",
+    "gil_waits_hidden",
+];
 
 /// Routes, and what they are for.
 const ROUTES: [(&str, &str); 9] = [

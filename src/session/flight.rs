@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
+use crate::memory::reserve::Provision;
 use crate::model::label::{LabelSet, LabelValue, REQUEST_NUMBER};
 
 /// Which samples are wanted of the past.
@@ -37,8 +38,14 @@ impl Pick {
 /// other.
 ///
 /// # Errors
-/// When there is no profile.
+/// When there is no profile, or no memory for the result.
 pub fn pick(profiles: &[Arc<Profile>], pick: &Pick) -> Result<Profile> {
+    /// One profile is copied whole, and the tables of the result may be doubled as they grow.
+    const COPIES: usize = 6;
+    let bytes: usize = profiles.iter().map(|profile| profile.bytes()).sum();
+    let Some(_provision) = Provision::of((COPIES * bytes).max(1 << 20)) else {
+        return Err(Error::memory("put the last minutes together"));
+    };
     let mut merge = Merge::bounded(Limits::default());
     let mut duration_ns = 0_i64;
     for profile in profiles {

@@ -15,10 +15,14 @@ macro_rules! counters {
         }
 
         impl Health {
-            /// Every counter with its name.
+            /// Every counter with its name, but for what cannot be known.
             #[must_use]
             pub fn counters(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.load(Relaxed)),)*]
+                let mut counters = vec![$((stringify!($name), self.$name.load(Relaxed)),)*];
+                if self.gil_waits_hidden.load(Relaxed) != 0 {
+                    counters.retain(|(name, _)| *name != "gil_wait_ns");
+                }
+                counters
             }
         }
     };
@@ -37,6 +41,12 @@ counters! {
     gaps,
     /// Length of these in ns.
     gap_ns,
+    /// Times the recordings paused because there was no memory left.
+    starved,
+    /// Length of these in ns.
+    starved_ns,
+    /// Windows that are in no file: there was no memory for them, or nobody to write them.
+    lost_windows,
     /// Stacks read.
     stacks,
     /// Stacks that could not be read whole.
@@ -49,6 +59,8 @@ counters! {
     gil_held_ns,
     /// Time all threads together waited for the GIL in ns, as seen at the ticks.
     gil_wait_ns,
+    /// 1 once the kernel does not say any more what threads wait for.
+    gil_waits_hidden,
     /// CPU time of the sampler thread in ns.
     sampler_cpu_ns,
     /// CPU time of the writer thread in ns.

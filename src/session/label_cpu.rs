@@ -50,7 +50,11 @@ impl LabelCpu {
     ) -> Option<LabelSetId> {
         let active = span.labels.as_deref();
         let labels = active.filter(|_| requests.accept(active))?;
-        if span.end == SpanEnd::Open && requests.keep_apart && labels.request != 0 {
+        if span.end == SpanEnd::Open
+            && requests.keep_apart
+            && labels.request != 0
+            && self.found.try_reserve(1).is_ok()
+        {
             self.found.insert(labels.request);
         }
         let is_apart = requests.keep_apart && (!is_flight || self.found.contains(&labels.request));
@@ -74,7 +78,9 @@ impl LabelCpu {
         if self.ids.len() >= MAX_REMEMBERED {
             self.ids.clear();
         }
-        self.ids.insert(under, (labels.set.clone(), id));
+        if self.ids.try_reserve(1).is_ok() {
+            self.ids.insert(under, (labels.set.clone(), id));
+        }
         Some(id)
     }
 
@@ -98,7 +104,7 @@ impl LabelCpu {
 
     /// A thread has spent so much under these labels.
     pub fn earn(&mut self, labels: LabelSetId, cpu_ns: u64) {
-        if cpu_ns > 0 {
+        if cpu_ns > 0 && self.unplaced_ns.try_reserve(1).is_ok() {
             *self.unplaced_ns.entry(labels).or_default() += cpu_ns;
         }
     }

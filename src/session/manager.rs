@@ -17,7 +17,7 @@ use super::control::{Control, RecordingId};
 use super::flight::{Pick, Ring, pick};
 use super::health::Health;
 use super::native_thread::NativeThread;
-use super::recording::Recording;
+use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
 use super::requests::Requests;
 use super::sampler::Sampler;
 use super::watcher::Watch;
@@ -27,6 +27,7 @@ use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::clock::kernel::Bell;
 use crate::error::{Error, Result};
 use crate::fold::profile::Profile;
+use crate::memory::reserve;
 use crate::model::snapshot::Snapshot;
 use crate::sink::Sink;
 
@@ -234,7 +235,11 @@ impl Session {
     /// The engine in use.
     #[must_use]
     pub fn engine(&self) -> EngineNote {
-        self.state.lock().engine.clone()
+        let mut engine = self.state.lock().engine.clone();
+        if self.health.gil_waits_hidden.load(Ordering::Relaxed) != 0 {
+            engine.reason = format!("{}; no gil_wait: {GIL_WAITS_ARE_HIDDEN}", engine.reason);
+        }
+        engine
     }
 
     /// Whether the next start needs a new engine: there is none, or it is not `wanted` and no
@@ -305,6 +310,7 @@ impl Session {
         sink: Option<Box<dyn Sink>>,
         engine: Option<(Box<dyn Engine>, String)>,
     ) -> Result<RecordingId> {
+        check_memory()?;
         let (started, baseline) = bounded(1);
         let mut state = self.settled();
         self.check_failure()?;
@@ -357,6 +363,7 @@ impl Session {
     /// # Errors
     /// When there is no such recording, or the sampler has failed or does not answer.
     pub fn stop(&self, id: RecordingId) -> Result<Finished> {
+        await_memory();
         let profile = self.ask(id, Control::Stop)?;
         let written = self.write(id, profile.clone());
         if self.has_output(id) {
@@ -391,6 +398,7 @@ impl Session {
     /// # Errors
     /// When there is no such recording, or the sampler has failed or does not answer.
     pub fn rotate(&self, id: RecordingId) -> Result<Finished> {
+        check_memory()?;
         let profile = self.ask(id, Control::Rotate)?;
         let written = self.write(id, profile.clone());
         Ok(Finished { profile, written })
@@ -684,6 +692,26 @@ impl Session {
         self.changed.notify_all();
         ended
     }
+}
+
+/// The same for what has to be done in any case: a program that has run out of memory mostly lets go
+/// of some.
+fn await_memory() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_millis(5);
+    let mut waited = Duration::ZERO;
+    while waited < PATIENCE && !reserve::is_there() {
+        std::thread::sleep(STEP);
+        waited += STEP;
+    }
+}
+
+/// Nothing is begun that waits without memory, see [`reserve::is_there`].
+fn check_memory() -> Result<()> {
+    if reserve::is_there() {
+        return Ok(());
+    }
+    Err(Error::memory("record"))
 }
 
 /// Tells the session when the sampler ends by a panic.

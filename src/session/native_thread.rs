@@ -1,18 +1,44 @@
 //! Native threads that receive no signals.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::clock::cpu::thread_id;
+use crate::clock::{descriptors, filter};
 use crate::error::{Error, Result};
+use crate::memory::reserve;
 
 /// Deep enough for our own code; the kernel only commits what is touched.
 const STACK_BYTES: usize = 512 << 10;
 /// What a thread of Python's usually has: CPython counts calls, and not bytes, up to 3.13.
 const PYTHON_STACK_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static NAME: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// The name of the calling thread, if it is one of ours.
+#[must_use]
+pub fn own_name() -> Option<&'static str> {
+    NAME.get()
+}
+
+/// Shows a thread's name to debuggers and `top`. By a file: the standard library does it by `prctl`,
+/// which a filter may forbid. Where that cannot be had it has the name of whoever started it.
+fn show_name(name: &str) {
+    use std::io::Write as _;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/thread-self/comm");
+    if let Ok(mut file) = file {
+        // It is only for show.
+        let _: std::io::Result<()> = file.write_all(name.as_bytes());
+    }
+}
 
 /// A running native thread that returns a `T`.
 #[derive(Debug)]
@@ -30,10 +56,10 @@ impl<T: Send + 'static> NativeThread<T> {
     /// A panic of `body` ends the thread quietly; `join` then returns `None` as its result.
     ///
     /// # Errors
-    /// When the system has no room for another thread.
-    pub fn spawn(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+    /// When the system has no room or no memory for another thread.
+    pub fn spawn(name: &'static str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
         Self::spawn_sharing(name, || {
-            isolate_descriptors();
+            descriptors::isolate();
             body()
         })
     }
@@ -42,7 +68,10 @@ impl<T: Send + 'static> NativeThread<T> {
     ///
     /// # Errors
     /// As [`Self::spawn`].
-    pub fn spawn_sharing(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+    pub fn spawn_sharing(
+        name: &'static str,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Self> {
         Self::spawn_with(name, STACK_BYTES, body)
     }
 
@@ -50,26 +79,33 @@ impl<T: Send + 'static> NativeThread<T> {
     ///
     /// # Errors
     /// As [`Self::spawn`].
-    pub fn spawn_python(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
+    pub fn spawn_python(
+        name: &'static str,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Self> {
         Self::spawn_with(name, PYTHON_STACK_BYTES, body)
     }
 
     fn spawn_with(
-        name: &str,
+        name: &'static str,
         stack_bytes: usize,
         body: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Self> {
+        if !(reserve::set_aside() && reserve::is_there()) {
+            return Err(Error::memory(&format!("start the thread {name}")));
+        }
         let (id_sender, thread_id_receiver) = bounded(1);
         let (ended_sender, ended) = bounded::<()>(0);
         let run = move || {
             let _ended = ended_sender;
+            NAME.set(Some(name));
+            show_name(name);
             // Room for one message is there, so this neither blocks nor fails.
             let _ = id_sender.try_send(thread_id());
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
         };
         let handle = with_signals_blocked(|| {
             std::thread::Builder::new()
-                .name(name.to_owned())
                 .stack_size(stack_bytes)
                 .spawn(run)
         })
@@ -120,49 +156,30 @@ fn wait_until_gone(id: u64) {
     if cfg!(target_os = "linux") {
         let path = format!("/proc/self/task/{id}");
         let deadline = Instant::now() + Duration::from_millis(20);
-        while std::fs::exists(&path).unwrap_or(false) && Instant::now() < deadline {
+        while is_there(&path) && Instant::now() < deadline {
             std::thread::yield_now();
         }
     }
 }
 
-/// Gives the calling thread a table of file descriptors of its own, with nothing of the
-/// application's in it.
-///
-/// A program that closes all its descriptors, as a daemon does, and opens its own files would
-/// otherwise make ours name one of them, and we would write into it. In turn, what we open is never
-/// in the application's way: not in its tests for leaks, not in its children. Where the kernel
-/// cannot do this (before Linux 5.9), the table stays shared.
-#[cfg(target_os = "linux")]
-fn isolate_descriptors() {
-    const CLOSE_RANGE_UNSHARE: libc::c_uint = 2;
-    // SAFETY: the call closes descriptors of a table that it first makes private to this thread,
-    // which has none open.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            0 as libc::c_uint,
-            libc::c_uint::MAX,
-            CLOSE_RANGE_UNSHARE,
-        )
-    };
-    if result == 0 {
-        // Whatever writes to the standard streams by number must not hit a file of ours.
-        for _ in 0..3 {
-            // SAFETY: opens a path that is a C string; the descriptor stays open for good.
-            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
-        }
-    }
+/// By the call that CPython itself makes: the standard library's `exists` makes another, statx.
+#[cfg(unix)]
+fn is_there(path: &str) -> bool {
+    use rustix::fs::{AtFlags, CWD, statat};
+    statat(CWD, path, AtFlags::empty()).is_ok()
 }
 
-#[cfg(not(target_os = "linux"))]
-fn isolate_descriptors() {}
+#[cfg(not(unix))]
+fn is_there(_path: &str) -> bool {
+    false
+}
 
 /// Asks the kernel to let the calling thread run soon after it wakes, in return for short turns, or
 /// to treat it as any other. A sampler that has to wait for a busy CPU gets it when the application
 /// enters the kernel, and would find it there more often than it is. Linux 6.12 and later have it
 /// for ordinary threads (`kernel/sched/syscalls.c`, `__setparam_fair`); before, and where it is
-/// refused, nothing changes.
+/// refused, nothing changes. Where a filter might kill the process for it, it is not asked for:
+/// systemd's group `@resources` is often forbidden.
 ///
 /// Not for threads that wake more often than every [`LEAST_SLEEP_NS`]: where short turns meet usual
 /// ones among control groups, Linux makes other groups' threads wait too long for their next turn
@@ -174,6 +191,9 @@ pub fn run_soon(is_wanted: bool) {
     const SHORT_NS: u64 = 100_000;
     /// What it takes for no wish.
     const USUAL: u64 = 0;
+    if filter::may_be_there() {
+        return;
+    }
     // SAFETY: a zeroed sched_attr is valid; the calls read and write it within its size, and 0 means
     // the calling thread.
     unsafe {

@@ -23,6 +23,10 @@ const MAX_UNPLACED_TICKS: u64 = 16;
 /// not computing.
 const PUSHED_ASIDE_PART: u64 = 4;
 
+/// Why a window has no column of waits for the GIL.
+pub const GIL_WAITS_ARE_HIDDEN: &str =
+    "the kernel does not say what threads wait for, as in a process that has changed its user";
+
 /// Counters over one window, for its comments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowCounters {
@@ -38,6 +42,8 @@ pub struct WindowCounters {
     pub skipped: u64,
     /// ns in which the process stood still.
     pub gap_ns: u64,
+    /// ns in which nothing was recorded, for want of memory.
+    pub starved_ns: u64,
 }
 
 /// Ticks that were left out on purpose.
@@ -75,6 +81,8 @@ pub struct Recording {
     threads: FxHashMap<ThreadKey, Seen>,
     /// CPU time of which the labels are known.
     label_cpu: LabelCpu,
+    /// See [`Snapshot::hides_gil_waits`]: the window then has no such column.
+    hides_gil_waits: bool,
     /// Where threads were seen waiting for something other than a CPU or the GIL, in this window.
     waits: FxHashSet<NodeId>,
     observations: u64,
@@ -110,6 +118,7 @@ impl Recording {
             counters: WindowCounters::default(),
             threads: FxHashMap::default(),
             label_cpu: LabelCpu::default(),
+            hides_gil_waits: false,
             waits: FxHashSet::default(),
             observations: 0,
             unserved: 0,
@@ -171,6 +180,7 @@ impl Recording {
         self.counters.incomplete += counters.incomplete;
         self.counters.skipped += counters.skipped;
         self.counters.gap_ns += counters.gap_ns;
+        self.counters.starved_ns += counters.starved_ns;
     }
 
     /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
@@ -212,6 +222,15 @@ impl Recording {
         self.last_observed_ns = None;
     }
 
+    /// Records nothing until the next tick that is served, for want of memory; what happens until then
+    /// belongs to nobody. Call [`Self::settle`] first.
+    pub fn starve(&mut self) {
+        self.close(self.observations, |_| true);
+        self.threads = FxHashMap::default();
+        self.threads_version = None;
+        self.last_observed_ns = None;
+    }
+
     /// Goes on; what happened in between belongs to nobody.
     pub fn resume(&mut self, wall_ns: u64) {
         self.paused = false;
@@ -239,7 +258,11 @@ impl Recording {
         self.window_started_ns = wall_ns;
         self.window_started_unix_ns = unix_ns;
         self.counters = WindowCounters::default();
-        (window.finish(meta), overflowed)
+        let mut profile = window.finish(meta);
+        if std::mem::take(&mut self.hides_gil_waits) {
+            profile = profile.without(sample_type::GIL_WAIT);
+        }
+        (profile, overflowed)
     }
 
     /// An estimate of the memory held, in bytes.
@@ -283,6 +306,15 @@ impl Recording {
                 "process stood still: {seconds:.3} s, credited to no stack"
             ));
         }
+        if self.hides_gil_waits {
+            comments.push(format!("no gil_wait: {GIL_WAITS_ARE_HIDDEN}"));
+        }
+        if self.counters.starved_ns > 0 {
+            let seconds = self.counters.starved_ns as f64 / 1e9;
+            comments.push(format!(
+                "out of memory: {seconds:.3} s not recorded, credited to no stack"
+            ));
+        }
         if overflowed > 0 {
             comments.push(format!(
                 "overflow: {overflowed} stacks beyond max_nodes = {} folded into <overflow>",
@@ -294,6 +326,7 @@ impl Recording {
 
     #[inline]
     fn fold(&mut self, snapshot: &Snapshot, wall_ns: u64, count: i64, unserved: u64) {
+        self.hides_gil_waits |= snapshot.hides_gil_waits;
         self.unserved = unserved;
         self.observations += unserved + 1;
         let last_ns = self.last_observed_ns.replace(snapshot.at_ns);
@@ -365,6 +398,9 @@ impl Recording {
             if is_recorded {
                 self.greet(&mut seen, thread, snapshot, &thread_labels, (count, cpu_ns));
                 seen.marks = marks;
+            }
+            if self.threads.try_reserve(1).is_err() {
+                return;
             }
             self.threads.insert(thread.key, seen);
             return;

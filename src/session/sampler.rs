@@ -22,6 +22,7 @@ use crate::clock::cpu::{own_cpu_ns, unix_time_ns};
 use crate::clock::kernel::Bell;
 use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
+use crate::memory::reserve;
 use crate::model::snapshot::{Snapshot, ThreadState};
 use crate::unwind::label_log;
 
@@ -72,6 +73,8 @@ pub struct Sampler {
     gil: GilCount,
     /// Whether this thread has asked to run soon.
     runs_soon: bool,
+    /// Since when the recordings pause because there is no memory left.
+    starved_since_ns: Option<u64>,
 }
 
 /// How many threads hold the GIL and wait for it.
@@ -134,6 +137,7 @@ impl Sampler {
             gil_mark_ns: 0,
             gil: GilCount::default(),
             runs_soon: false,
+            starved_since_ns: None,
         }
     }
 
@@ -208,6 +212,9 @@ impl Sampler {
             Health::add(&self.health.gaps, 1);
             Health::add(&self.health.gap_ns, tick.gap_ns);
         }
+        if self.starved_since_ns.is_some() {
+            self.end_starving(now_ns);
+        }
         let taken = self.look();
         self.snapshot.is_overdue = tick.is_overdue;
         let wall_ns = self.wall_ns(self.snapshot.at_ns);
@@ -239,6 +246,9 @@ impl Sampler {
                 recording.observe(&self.snapshot, wall_ns, unserved.at_most(due - 1));
             }
         }
+        if reserve::take_shortage() && self.starved_since_ns.is_none() {
+            self.starve(now_ns);
+        }
         for index in 0..self.recordings.len() {
             if self.recordings[index].wants_rotation(wall_ns) {
                 self.rotate(index, wall_ns);
@@ -264,6 +274,53 @@ impl Sampler {
             ticker.rest(self.ready_ns, ticks);
         }
         Flow::Continue
+    }
+
+    /// There was no memory for what this tick needed, but for what had been set aside: nothing more is
+    /// asked for until there is. If much of that is in use, what was recorded is given up for it.
+    #[cold]
+    fn starve(&mut self, now_ns: u64) {
+        Health::add(&self.health.starved, 1);
+        self.settle();
+        for recording in &mut self.recordings {
+            recording.starve();
+        }
+        self.starved_since_ns = Some(now_ns);
+        if !reserve::is_low() {
+            self.health
+                .set_error("there was no memory left; nothing was recorded for a while");
+            return;
+        }
+        for index in 0..self.recordings.len() {
+            drop(self.take_window(index));
+            Health::add(&self.health.lost_windows, 1);
+        }
+        self.engine.forget(&mut self.snapshot);
+        self.health
+            .set_error("there was no memory left; what was recorded in the open windows is lost");
+    }
+
+    /// Goes on if there is memory again.
+    #[cold]
+    fn end_starving(&mut self, now_ns: u64) {
+        if reserve::take_shortage() || !reserve::is_there() {
+            return;
+        }
+        if let Some(since_ns) = self.starved_since_ns.take() {
+            self.count_starved(now_ns.saturating_sub(since_ns));
+            self.idle.begin(now_ns);
+            self.engine.end_rests();
+        }
+    }
+
+    fn count_starved(&mut self, starved_ns: u64) {
+        Health::add(&self.health.starved_ns, starved_ns);
+        for recording in &mut self.recordings {
+            recording.count(WindowCounters {
+                starved_ns,
+                ..WindowCounters::default()
+            });
+        }
     }
 
     /// Whether anything has changed since the last tick.
@@ -356,9 +413,12 @@ impl Sampler {
         }
     }
 
-    /// Has the engine look at all threads.
+    /// Has the engine look at all threads, unless there is no memory for it.
     fn look(&mut self) -> Result<Taken, Missed> {
         self.snapshot.spans.clear();
+        if self.starved_since_ns.is_some() {
+            return Err(Missed::NotNow);
+        }
         let taken = self.engine.snapshot(&mut self.snapshot);
         self.note_spans();
         taken
@@ -366,6 +426,12 @@ impl Sampler {
 
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
+        if let Some(since_ns) = &mut self.starved_since_ns {
+            let now_ns = self.engine.now_ns();
+            let starved_ns = now_ns.saturating_sub(std::mem::replace(since_ns, now_ns));
+            self.count_starved(starved_ns);
+            return;
+        }
         let clocks = |snapshot: &Snapshot| -> u64 {
             let threads = snapshot.threads.iter();
             threads.filter_map(|thread| thread.cpu_ns).sum()
@@ -446,6 +512,7 @@ impl Sampler {
             self.windows.try_send(job)
         {
             Health::add(&self.health.write_errors, 1);
+            Health::add(&self.health.lost_windows, 1);
             self.health
                 .set_error("a window was lost: the writer had ended");
         }
@@ -498,7 +565,11 @@ impl Sampler {
             self.gil = GilCount::of(&self.snapshot, marks);
         }
         Health::add(&self.health.gil_held_ns, self.gil.held * passed_ns);
-        Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
+        if self.snapshot.hides_gil_waits {
+            Health::set(&self.health.gil_waits_hidden, 1);
+        } else {
+            Health::add(&self.health.gil_wait_ns, self.gil.waiting * passed_ns);
+        }
     }
 
     /// Counts ticks that were not served on purpose.

@@ -12,10 +12,11 @@ use rustc_hash::FxHashMap;
 use super::control::RecordingId;
 use super::health::Health;
 use crate::clock::cpu::own_cpu_ns;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
+use crate::memory::reserve::Provision;
 use crate::pprof::encode::encode;
 use crate::sink::Sink;
 
@@ -138,12 +139,15 @@ impl Writer {
         };
         let profile = match outlet.pending.take() {
             None => profile,
-            Some(earlier) => {
-                let mut merge = Merge::bounded(outlet.limits);
-                merge.add(&earlier)?;
-                merge.add(&profile)?;
-                Arc::new(merge.finish()?)
-            }
+            Some(earlier) => match merged(outlet.limits, &earlier, &profile) {
+                Ok(merged) => merged,
+                Err(error) => {
+                    outlet.pending = Some(earlier);
+                    Health::add(&self.health.lost_windows, 1);
+                    self.health.set_error(error.to_string());
+                    return Err(error);
+                }
+            },
         };
         let written = encode(&profile).and_then(|bytes| {
             let path = outlet.sink.write(&bytes)?;
@@ -165,4 +169,18 @@ impl Writer {
             }
         }
     }
+}
+
+/// Both windows in one.
+fn merged(limits: Limits, earlier: &Profile, later: &Profile) -> Result<Arc<Profile>> {
+    // The result holds no more than both together; its tables may be doubled as they grow.
+    const COPIES: usize = 6;
+    let needed_bytes = COPIES * (earlier.bytes() + later.bytes());
+    let Some(_provision) = Provision::of(needed_bytes) else {
+        return Err(Error::memory("merge two windows"));
+    };
+    let mut merge = Merge::bounded(limits);
+    merge.add(earlier)?;
+    merge.add(later)?;
+    Ok(Arc::new(merge.finish()?))
 }

@@ -3,18 +3,17 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, fsync, openat, renameat, statat,
-    unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::file_name::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX};
+use super::lock::{self, Lock};
+use crate::clock::filter;
 use crate::error::{Error, Result};
 
 /// How many new files in a row may be lost to another process's removal of left-overs.
@@ -36,18 +35,21 @@ impl Directory {
     /// # Errors
     /// When it cannot be made, is no directory, or belongs to somebody else.
     pub fn create(path: &Path) -> Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| {
-                Error::os(
-                    format!("cannot make the output directory {}", path.display()),
-                    &error,
-                )
-            })?;
-        let directory = Self::open(path)?;
-        let owner = fstat(&directory.handle).map_err(|error| directory.error("inspect", &error))?;
+        let directory = match Self::open(path) {
+            Ok(directory) => directory,
+            Err(_) => {
+                make(path).map_err(|error| {
+                    Error::os(
+                        format!("cannot make the output directory {}", path.display()),
+                        &error,
+                    )
+                })?;
+                Self::open(path)?
+            }
+        };
+        // By its own handle, with the call that CPython makes for a path.
+        let owner = statat(&directory.handle, c"", AtFlags::EMPTY_PATH)
+            .map_err(|error| directory.error("inspect", &error))?;
         let user = rustix::process::geteuid().as_raw();
         if owner.st_uid != user && owner.st_uid != 0 {
             return Err(Error::os(
@@ -96,17 +98,14 @@ impl Directory {
             .write_all(bytes)
             .map_err(|error| self.error(&format!("write {name}"), &error))
             .and_then(|()| {
-                fsync(&file).map_err(|error| self.error(&format!("write {name}"), &error))
-            })
-            .and_then(|()| {
                 renameat(&self.handle, temporary.as_str(), &self.handle, name)
                     .map_err(|error| self.error(&format!("write {name}"), &error))
             });
         if written.is_err() {
             self.remove(&temporary);
-        } else {
+        } else if !filter::may_be_there() {
             // The name is in place; that it also survives a power cut is as good as it gets, and
-            // some file systems refuse to sync a directory.
+            // some file systems refuse to sync a directory. No call to risk a process for.
             let _: std::result::Result<(), Errno> = fsync(&self.handle);
         }
         written
@@ -132,7 +131,7 @@ impl Directory {
             let Ok(file) = openat(&self.handle, name.as_str(), flags, Mode::empty()) else {
                 continue;
             };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if lock::share(file.as_fd()) == Lock::Held {
                 self.remove(&name);
             }
         }
@@ -182,6 +181,10 @@ impl Directory {
     /// Whether a process with this id exists.
     #[must_use]
     pub fn is_alive(pid: u32) -> bool {
+        if filter::may_be_there() {
+            let place = format!("/proc/{pid}");
+            return !matches!(statat(CWD, place, AtFlags::empty()), Err(Errno::NOENT));
+        }
         i32::try_from(pid)
             .ok()
             .and_then(rustix::process::Pid::from_raw)
@@ -192,10 +195,15 @@ impl Directory {
         statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
-    /// A new, locked file that only this user can read, whatever the umask, and its name.
+    /// A new, locked file that only this user can read, whatever the umask, and its name. What is
+    /// written to it is durable at once, so that no other call is needed for that.
     fn new_file(&self) -> Result<(String, File)> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::CLOEXEC
+            | OFlags::SYNC;
         for _ in 0..MAX_LOST_FILES {
             let name = temporary_name();
             let file = openat(&self.handle, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
@@ -204,7 +212,10 @@ impl Directory {
                 self.remove(&name);
                 continue;
             }
-            if let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR) {
+            // A umask that takes away the owner's own rights is rare, and the file is ours all the same.
+            if !filter::may_be_there()
+                && let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
+            {
                 self.remove(&name);
                 return Err(self.error("make a file", &error));
             }
@@ -217,12 +228,32 @@ impl Directory {
     ///
     /// Where locks are not to be had, nobody else can get one either.
     fn lock_new(&self, file: &OwnedFd, name: &str) -> bool {
-        flock(file, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
-            && self.contains(name)
+        lock::exclude(file.as_fd()) != Lock::Refused && self.contains(name)
     }
 
     fn error(&self, doing: &str, source: &dyn std::fmt::Display) -> Error {
         Error::os(format!("cannot {doing} in {}", self.path.display()), source)
+    }
+}
+
+/// Makes a directory and its parents. The standard library does it as well, but then asks by statx
+/// whether what is there already is a directory; here the next call finds that out.
+fn make(path: &Path) -> std::io::Result<()> {
+    let made = DirBuilder::new().mode(0o700).create(path);
+    match made.as_ref().map_err(std::io::Error::kind) {
+        Err(std::io::ErrorKind::AlreadyExists) => Ok(()),
+        Err(std::io::ErrorKind::NotFound) => match path.parent() {
+            Some(parent) if parent != Path::new("") => {
+                make(parent)?;
+                match DirBuilder::new().mode(0o700).create(path) {
+                    // Another process was faster.
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                    done => done,
+                }
+            }
+            _ => made,
+        },
+        _ => made,
     }
 }
 

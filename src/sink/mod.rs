@@ -1,5 +1,5 @@
 //! Sinks: where finished profiles go.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(unix)]
 pub mod directory;
@@ -7,6 +7,8 @@ pub mod directory;
 pub mod directory_plain;
 pub mod file;
 pub mod file_name;
+#[cfg(unix)]
+mod lock;
 
 use std::path::PathBuf;
 

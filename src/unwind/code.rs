@@ -14,7 +14,7 @@ use super::frames::RawFrame;
 use super::linetable::LineTable;
 use super::text::read_strings;
 use crate::layout::{Instruction, Layout};
-use crate::memory::{Range, ReadMemory, int32, read, word};
+use crate::memory::{Range, ReadMemory, int32, read, reserve, word};
 use crate::model::function::{Function, MAX_FILE_BYTES, MAX_NAME_BYTES};
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::{Frame, FunctionSerial};
@@ -162,9 +162,9 @@ impl CodeCache {
         !are_known
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.entries.clear();
+    /// Forgets everything, and gives the memory back.
+    pub fn forget_all(&mut self) {
+        self.entries = FxHashMap::default();
         self.table_bytes = 0;
     }
 
@@ -193,6 +193,10 @@ impl CodeCache {
     ) -> Result<(), NoCode> {
         for frame in raw {
             if !self.entries.contains_key(&frame.code) {
+                // Nothing is learnt while there is no memory for it.
+                if reserve::is_short() {
+                    return Err(NoCode);
+                }
                 let entry = self
                     .learn(memory, layout, frame.code, functions)
                     .ok_or(NoCode)?;

@@ -141,6 +141,8 @@ pub struct Walked {
     pub is_cut: bool,
     /// The thread holds the GIL.
     pub holds_gil: bool,
+    /// Some thread holds it.
+    pub is_gil_held: bool,
     /// The interpreter collects garbage.
     pub is_collecting: bool,
 }
@@ -232,11 +234,11 @@ impl Walker {
                     // Of the newest frames that may have changed, the caller is right.
                     frames.drain(..changed.min(frames.len().saturating_sub(1)));
                     let tail = again + self.frame_bytes;
+                    let holder = super::threads::gil_holder(&bytes[tail + WORD..], layout);
                     let walked = Walked {
                         is_cut,
-                        holds_gil: target.gil != 0
-                            && super::threads::gil_holder(&bytes[tail + WORD..], layout)
-                                == target.address,
+                        holds_gil: target.gil != 0 && holder == target.address,
+                        is_gil_held: target.gil != 0 && holder != 0,
                         is_collecting: int32(bytes, tail) == 1,
                     };
                     self.remember(layout, hints);

@@ -258,7 +258,7 @@ fn left_overs_of_the_dead_are_removed_but_not_of_the_living() {
     let live = scratch.path().join(".rprof-2-0-0.tmp");
     fs::write(&dead, b"half").unwrap();
     let writing = fs::File::create(&live).unwrap();
-    rustix::fs::flock(&writing, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    rustix::fs::fcntl_lock(&writing, rustix::fs::FlockOperation::LockExclusive).unwrap();
     FileSink::open(config(scratch.path())).unwrap();
     assert!(!dead.exists() && live.exists());
 }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import rprof
 from support import LONG
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the direct engine needs Linux")
+
+WORKLOADS = Path(__file__).parent.parent / "workloads"
 
 HOG = """
 import ctypes, time
@@ -365,16 +369,27 @@ def test_the_garbage_collector_has_a_frame(programs):
     assert cpu["<gc>"] > profile.totals["cpu"] / 2
 
 
-def test_a_daemon_closes_all_its_files(programs):
+FILTERS = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="the numbers of the calls are those of Linux on x86-64",
+)
+FORBID = "from forbidding import ACTIONS, ALLOW, NUMBERS, forbid"
+
+
+@pytest.mark.parametrize("filtered", [False, pytest.param(True, marks=FILTERS)])
+def test_a_daemon_closes_all_its_files(programs, filtered):
+    # Under a filter all descriptors are in the program's own table.
     programs.check(
-        """
+        f"""
+        {FORBID}
         import os, rprof
+        if {filtered}: forbid([], ALLOW)
         from burning import burn
         rprof.start("out/", rate=1000, engine="direct", max_overhead=1.0)
         burn(0.1)
         os.closerange(3, 1000)
         # Descriptors that a careless profiler would take for its own.
-        files = [open(f"mine-{number}", "w+b") for number in range(40)]
+        files = [open(f"mine-{{number}}", "w+b") for number in range(40)]
         burn(0.2)
         rprof.flush()
         burn(0.1)
@@ -382,59 +397,56 @@ def test_a_daemon_closes_all_its_files(programs):
         assert all(file.seek(0, 2) == 0 for file in files), "somebody wrote into them"
         assert profile.totals["cpu"] > 0.05e9
         for file in files: file.close()
-        """
+        """,
+        PYTHONPATH=f"{Path(__file__).parent}:{WORKLOADS}",
     )
     assert len(programs.profiles("out")) == 2
 
 
-FORBID = """
-import ctypes, struct, platform
-assert platform.machine() == "x86_64"
-def forbid(error, *numbers):
-    "Have these system calls fail in this process, by a seccomp filter."
-    code = [(0x20, 0, 0, 0)]  # load the number of the call
-    for number in numbers:
-        code += [(0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | error)]
-    code += [(0x06, 0, 0, 0x7FFF0000)]
-    filters = b"".join(struct.pack("HBBI", *line) for line in code)
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filters", ctypes.c_char_p)]
-    libc = ctypes.CDLL(None, use_errno=True)
-    program = Program(len(code), filters)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, ctypes.byref(program)) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
-MEMFD_CREATE, PROCESS_VM_READV, PWRITEV, CLOSE_RANGE, EPERM, ENOSYS = 319, 310, 296, 436, 1, 38
-"""
-
-
-@pytest.mark.skipif(
-    __import__("platform").machine() != "x86_64", reason="the filter's numbers are those of x86-64"
-)
-@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
-@pytest.mark.parametrize(
-    ("calls", "expected"),
-    [
-        ("MEMFD_CREATE", "file"),
-        ("MEMFD_CREATE, PWRITEV", "process_vm_readv"),
-        ("MEMFD_CREATE, PWRITEV, PROCESS_VM_READV", "pipe"),
-        ("CLOSE_RANGE", "memfd"),
-    ],
-)
-def test_forbidden_calls_are_done_without(programs, calls, expected, error):
+@FILTERS
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS", "kill"])
+@pytest.mark.parametrize("call", ["memfd_create", "process_vm_readv", "close_range"])
+def test_under_a_filter_memory_is_read_by_a_file(programs, call, error):
     out = programs.check(
-        FORBID
-        + f"""
-import rprof
-from burning import burn
-forbid({error}, {calls})
-rprof.start(None, rate=500, engine="direct", max_overhead=1.0)
-burn(0.1)
-print(rprof.status().engine, rprof.status().engine_reason)
-assert rprof.stop().totals["cpu"] > 0.05e9
-"""
+        f"""
+        {FORBID}
+        import rprof
+        from burning import burn
+        forbid([NUMBERS[{call!r}]], ACTIONS[{error!r}])
+        rprof.start(None, rate=500, engine="direct", max_overhead=1.0)
+        burn(0.1)
+        print(rprof.status().engine, rprof.status().engine_reason)
+        assert rprof.stop().totals["cpu"] > 0.05e9
+        """,
+        PYTHONPATH=f"{Path(__file__).parent}:{WORKLOADS}",
     )
     assert out.startswith("direct ")
-    assert out.endswith(f"by {expected}\n")
+    assert out.endswith("by file\n")
+
+
+@FILTERS
+def test_where_a_filter_leaves_no_means_the_other_engine_is_taken(programs):
+    out = programs.check(
+        f"""
+        {FORBID}
+        import rprof
+        from burning import burn
+        forbid([NUMBERS["pwritev"]], ACTIONS["EPERM"])
+        try:
+            rprof.start(None, engine="direct")
+        except rprof.RprofStateError as error:
+            print(error)
+        rprof.start(None, rate=500, max_overhead=1.0)
+        burn(0.1)
+        print(rprof.status().engine, rprof.status().engine_reason)
+        assert rprof.stop().totals["cpu"] > 0.05e9
+        """,
+        PYTHONPATH=f"{Path(__file__).parent}:{WORKLOADS}",
+    )
+    refused, taken = out.splitlines()
+    assert "a filter of system calls may be in force" in refused
+    assert taken.startswith("gil ")
+    assert "a filter of system calls may be in force" in taken
 
 
 def test_short_threads_are_not_lost_and_names_are_not_mixed(programs):

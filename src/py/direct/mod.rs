@@ -13,7 +13,7 @@ use self::names::NameReader;
 use super::gil::engine::EngineOptions;
 use crate::capture::Engine;
 use crate::capture::direct::{DirectEngine, Interpreter, NameSource, ThreadName};
-use crate::clock::kernel;
+use crate::clock::{descriptors, filter, kernel};
 use crate::layout::LineFormat;
 use crate::memory::{ReadMemory, own};
 use crate::model::module_name::ImportRoots;
@@ -34,7 +34,7 @@ impl Kit {
     /// Finds everything and shows that an engine of it tells the truth.
     fn tested(py: Python<'_>, options: &EngineOptions) -> Result<Self, String> {
         kernel::find_time();
-        let mut memory = own::open(None)?;
+        let mut memory = own::open(circumstances())?;
         let (interpreter, code_type) = code_events::find_interpreter(py, memory.as_mut())?;
         let kit = Self {
             interpreter,
@@ -115,5 +115,13 @@ pub(crate) fn decode_lines(py: Python<'_>, table: &[u8], first_line: u32) -> Vec
 }
 
 fn open_memory() -> Option<Box<dyn ReadMemory>> {
-    own::open(None).ok()
+    own::open(circumstances()).ok()
+}
+
+/// Those of the calling thread.
+pub(super) fn circumstances() -> own::Circumstances {
+    own::Circumstances {
+        may_be_filtered: filter::may_be_there(),
+        shares_descriptors: !descriptors::are_own(),
+    }
 }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use crate::capture::Missed;
 use crate::capture::direct::{NameSource, ThreadName};
 use crate::clock::cpu::own_cpu_ns;
+use crate::memory::reserve;
 use crate::py::gil::attach::Attachment;
 use crate::py::gil::names::Names;
 use crate::py::gil::symbols::Symbols;
@@ -165,6 +166,10 @@ impl NameReader {
 impl NameSource for NameReader {
     fn request(&mut self) {
         self.shared.is_asked.store(true, Ordering::Release);
+        // Without memory no thread can be started, and what it works with would be lost.
+        if self.parked.is_some() && !reserve::is_there() {
+            return;
+        }
         if let Some(reader) = self.parked.take() {
             self.shared.quit.store(false, Ordering::Release);
             // Without another thread there are no names, and profiling goes on.

@@ -1,0 +1,452 @@
+//! Memory set aside, so that a process that has none left does not end by our doing.
+//!
+//! A Rust allocation that fails ends the process (`std::alloc::handle_alloc_error`), where Python
+//! raises a `MemoryError` that programs live with. What the system refuses is therefore served from
+//! regions that were mapped beforehand: lasting ones for the little things that our threads need
+//! between two looks at [`take_shortage`], upon which they stop growing; and for what may need much
+//! at once, one of its own for as long as that takes ([`Provision`]), which may be refused.
+//!
+//! A region knows where its free end is and how many blocks are in use. With the last of these it is
+//! whole again. That is all there is to it, for it is used in need alone.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+/// Regions that are set aside for good: several, because a block that stays in use keeps all of its
+/// region from being whole again.
+const LASTING: usize = 4;
+/// Bytes of each, the first that can be had of these; only what is used takes memory. A larger block
+/// is never served from there: whatever grows that large asks whether it can (`try_reserve`).
+const LASTING_BYTES: [usize; 3] = [4 << 20, 1 << 20, 256 << 10];
+/// What must be to be had again before memory is no longer short.
+const PROBE_BYTES: usize = 2 << 20;
+/// Provisions at a time, and those of which something is still in use.
+const PROVISIONS: usize = 7;
+/// A region's state beyond which it is full: no region is that large.
+const CLOSED: u64 = u32::MAX as u64;
+
+/// A mapping from which blocks are cut.
+struct Region {
+    begin: AtomicUsize,
+    /// 0 while there is no mapping.
+    length: AtomicUsize,
+    /// The number of blocks in use (upper half) and the offset of the free end, or [`CLOSED`].
+    state: AtomicU64,
+}
+
+static SET_ASIDE: [Region; LASTING] = [const { Region::new() }; LASTING];
+/// The mapping that they share.
+static ALL_SET_ASIDE: Region = Region::new();
+static PROVIDED: [Region; PROVISIONS] = [const { Region::new() }; PROVISIONS];
+static IS_SHORT: AtomicBool = AtomicBool::new(false);
+
+impl Region {
+    const fn new() -> Self {
+        Self {
+            begin: AtomicUsize::new(0),
+            length: AtomicUsize::new(0),
+            state: AtomicU64::new(CLOSED),
+        }
+    }
+
+    /// Maps it; false if there is no memory for that. One thread at a time.
+    fn open(&self, bytes: usize) -> bool {
+        if bytes >= CLOSED as usize {
+            return false;
+        }
+        let Some(begin) = map(bytes) else {
+            return false;
+        };
+        self.cover(begin, bytes);
+        true
+    }
+
+    fn cover(&self, begin: usize, bytes: usize) {
+        self.begin.store(begin, Relaxed);
+        self.length.store(bytes, Release);
+        self.state.store(0, Release);
+    }
+
+    /// Unmaps it, if nothing of it is in use.
+    fn close(&self) -> bool {
+        let closing = |state: u64| (blocks(state) == 0).then_some(CLOSED);
+        if self.state.fetch_update(AcqRel, Acquire, closing).is_err() {
+            return false;
+        }
+        // Nobody has a block of it, and nobody gets one any more. Before the mapping goes and the
+        // system allocator may use the same addresses.
+        let length = self.length.swap(0, AcqRel);
+        unmap(self.begin.load(Acquire), length);
+        true
+    }
+
+    #[inline]
+    fn contains(&self, address: usize) -> bool {
+        let length = self.length.load(Relaxed);
+        length != 0 && address.wrapping_sub(self.begin.load(Relaxed)) < length
+    }
+
+    fn allocate(&self, layout: Layout) -> *mut u8 {
+        let mut found = 0;
+        let taken = self.state.fetch_update(AcqRel, Acquire, |state| {
+            if end(state) == CLOSED {
+                return None;
+            }
+            let begin = self.begin.load(Acquire);
+            let place = begin.checked_add(end(state) as usize)?;
+            found = place.checked_next_multiple_of(layout.align())?;
+            // Empty blocks have addresses of their own as well.
+            let after = (found - begin).checked_add(layout.size().max(1))?;
+            (after <= self.length.load(Acquire)).then(|| pack(blocks(state) + 1, after as u64))
+        });
+        taken.map_or(ptr::null_mut(), |_| found as *mut u8)
+    }
+
+    fn free(&self, address: usize, size: usize) {
+        let begin = self.begin.load(Acquire);
+        let place = (address - begin) as u64;
+        // Cannot fail: the closure always has an answer.
+        let _: Result<u64, u64> = self.state.fetch_update(AcqRel, Acquire, |state| {
+            let left = blocks(state) - 1;
+            let is_last = place + size.max(1) as u64 == end(state);
+            Some(match left {
+                0 => 0,
+                _ if is_last => pack(left, place),
+                _ => pack(left, end(state)),
+            })
+        });
+    }
+
+    /// Makes the last block longer or shorter; false if it is not the last, or there is no room.
+    fn resize(&self, address: usize, size: usize, wanted: usize) -> bool {
+        let begin = self.begin.load(Acquire);
+        let place = (address - begin) as u64;
+        let resized = self.state.fetch_update(AcqRel, Acquire, |state| {
+            let is_last = place + size.max(1) as u64 == end(state);
+            let after = place.checked_add(wanted.max(1) as u64)?;
+            (is_last && after <= self.length.load(Acquire) as u64)
+                .then(|| pack(blocks(state), after))
+        });
+        resized.is_ok()
+    }
+}
+
+fn blocks(state: u64) -> u64 {
+    state >> 32
+}
+
+fn end(state: u64) -> u64 {
+    state & u64::from(u32::MAX)
+}
+
+fn pack(blocks: u64, end: u64) -> u64 {
+    blocks << 32 | end
+}
+
+/// Sets memory aside for good, if that was not done yet; false if there is none.
+#[must_use]
+pub fn set_aside() -> bool {
+    static IS_BEING_SET: AtomicBool = AtomicBool::new(false);
+    if ALL_SET_ASIDE.length.load(Acquire) != 0 || IS_BEING_SET.swap(true, AcqRel) {
+        return true;
+    }
+    for bytes in LASTING_BYTES {
+        if ALL_SET_ASIDE.open(LASTING * bytes) {
+            let mut begin = ALL_SET_ASIDE.begin.load(Acquire);
+            for region in &SET_ASIDE {
+                region.cover(begin, bytes);
+                begin += bytes;
+            }
+            return true;
+        }
+    }
+    IS_BEING_SET.store(false, Release);
+    false
+}
+
+/// Whether the system has refused memory since this was asked last.
+#[must_use]
+#[inline]
+pub fn take_shortage() -> bool {
+    IS_SHORT.load(Relaxed) && IS_SHORT.swap(false, AcqRel)
+}
+
+/// Whether the system has refused memory since [`take_shortage`].
+#[must_use]
+#[inline]
+pub fn is_short() -> bool {
+    IS_SHORT.load(Relaxed)
+}
+
+/// Whether something is in use in half of the regions set aside for good.
+#[must_use]
+pub fn is_low() -> bool {
+    let is_used = |region: &&Region| blocks(region.state.load(Acquire)) > 0;
+    SET_ASIDE.iter().filter(is_used).count() >= LASTING / 2
+}
+
+/// Whether the system has memory, and not for the least thing only. To be asked before what the standard
+/// library takes from the system's allocator itself, past this one: a thread's handle, when one is
+/// started and when one that was not started by it waits for the first time.
+#[must_use]
+pub fn is_there() -> bool {
+    let Ok(layout) = Layout::from_size_align(PROBE_BYTES, align_of::<usize>()) else {
+        return false;
+    };
+    // SAFETY: the layout is not empty; the block is freed by whom it was made, with its layout.
+    unsafe {
+        // Of a block that nobody looks at the compiler would assume that it was to be had.
+        let block = std::hint::black_box(System.alloc(layout));
+        if !block.is_null() {
+            System.dealloc(block, layout);
+        }
+        !block.is_null()
+    }
+}
+
+/// Memory set aside for one task. What is still in use after that stays until it is freed.
+#[derive(Debug)]
+pub struct Provision(&'static Region);
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Region").finish_non_exhaustive()
+    }
+}
+
+static IS_PROVIDING: AtomicBool = AtomicBool::new(false);
+
+impl Provision {
+    /// Sets so many bytes aside; `None` if they are not to be had, or too many tasks have asked.
+    #[must_use]
+    pub fn of(bytes: usize) -> Option<Self> {
+        if IS_PROVIDING.swap(true, AcqRel) {
+            // Another thread is at it: the task may wait for its next turn.
+            return None;
+        }
+        let is_free = |region: &&Region| region.length.load(Acquire) == 0 || region.close();
+        let free = PROVIDED.iter().find(is_free);
+        let provided = free.filter(|region| region.open(bytes.next_multiple_of(1 << 12)));
+        IS_PROVIDING.store(false, Release);
+        provided.map(Self)
+    }
+}
+
+impl Drop for Provision {
+    fn drop(&mut self) {
+        // If something is in use, whoever wants the place next tries again.
+        self.0.close();
+    }
+}
+
+/// The system's allocator, and in need what was set aside.
+#[derive(Debug)]
+pub struct Allocator;
+
+impl Allocator {
+    #[cold]
+    #[inline(never)]
+    fn allocate_in_need(layout: Layout) -> *mut u8 {
+        for region in &PROVIDED {
+            let block = region.allocate(layout);
+            if !block.is_null() {
+                return block;
+            }
+        }
+        IS_SHORT.store(true, Release);
+        let mut blocks = SET_ASIDE.iter().map(|region| region.allocate(layout));
+        blocks
+            .find(|block| !block.is_null())
+            .unwrap_or(ptr::null_mut())
+    }
+
+    /// The region that a block belongs to; `None` if it is the system's.
+    #[inline]
+    fn region_of(block: *mut u8) -> Option<&'static Region> {
+        let address = block as usize;
+        if ALL_SET_ASIDE.contains(address) {
+            return SET_ASIDE.iter().find(|region| region.contains(address));
+        }
+        PROVIDED.iter().find(|region| region.contains(address))
+    }
+}
+
+// SAFETY: blocks are the system's, or parts of a mapping that nobody else was given: a region's state
+// changes by one atomic step. Nothing here panics or allocates.
+unsafe impl GlobalAlloc for Allocator {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on.
+        let block = unsafe { System.alloc(layout) };
+        if block.is_null() {
+            return Self::allocate_in_need(layout);
+        }
+        block
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on.
+        let block = unsafe { System.alloc_zeroed(layout) };
+        if !block.is_null() {
+            return block;
+        }
+        let block = Self::allocate_in_need(layout);
+        if !block.is_null() {
+            // SAFETY: the block is this long; it may have been used before.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        match Self::region_of(block) {
+            // SAFETY: the caller's promises are passed on, and the block is the system's.
+            None => unsafe { System.dealloc(block, layout) },
+            Some(region) => region.free(block as usize, layout.size()),
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let region = Self::region_of(block);
+        if region.is_none() {
+            // SAFETY: the caller's promises are passed on, and the block is the system's.
+            let moved = unsafe { System.realloc(block, layout, size) };
+            if !moved.is_null() {
+                return moved;
+            }
+        }
+        if region.is_some_and(|region| region.resize(block as usize, layout.size(), size)) {
+            return block;
+        }
+        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else {
+            return ptr::null_mut();
+        };
+        // SAFETY: `size` is not 0, as the caller promises; both blocks are as long as what is copied,
+        // and the old one is not used any more.
+        unsafe {
+            let moved = self.alloc(wanted);
+            if !moved.is_null() {
+                ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                self.dealloc(block, layout);
+            }
+            moved
+        }
+    }
+}
+
+#[cfg(unix)]
+fn map(bytes: usize) -> Option<usize> {
+    // SAFETY: a new private mapping at an address that the kernel chooses.
+    let place = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    (place != libc::MAP_FAILED).then_some(place as usize)
+}
+
+#[cfg(unix)]
+fn unmap(begin: usize, length: usize) {
+    // SAFETY: the mapping was made by `map`, and nobody uses it any more.
+    unsafe { libc::munmap(begin as *mut libc::c_void, length) };
+}
+
+/// Nothing is set aside on this system.
+#[cfg(not(unix))]
+fn map(_bytes: usize) -> Option<usize> {
+    None
+}
+
+#[cfg(not(unix))]
+fn unmap(_begin: usize, _length: usize) {}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::alloc::Layout;
+
+    use super::{Allocator, Provision, Region, blocks, end};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).unwrap_or_else(|why| unreachable!("{why}"))
+    }
+
+    #[test]
+    fn a_region_is_whole_again_with_its_last_block() {
+        let region = Region::new();
+        assert!(region.allocate(layout(1, 1)).is_null());
+        assert!(region.open(1 << 16));
+        let first = region.allocate(layout(3, 1)) as usize;
+        let second = region.allocate(layout(100, 64)) as usize;
+        assert!(region.contains(first) && region.contains(second) && second.is_multiple_of(64));
+        assert!(!region.close());
+        // Only the last one can grow where it is, and as far as there is room.
+        assert!(!region.resize(first, 3, 4));
+        assert!(region.resize(second, 100, 1_000));
+        assert!(!region.resize(second, 1_000, 1 << 16));
+        assert!(region.allocate(layout(1 << 16, 1)).is_null());
+        let third = region.allocate(layout(8, 8)) as usize;
+        region.free(third, 8);
+        assert_eq!(region.allocate(layout(8, 8)) as usize, third);
+        region.free(first, 3);
+        region.free(third, 8);
+        assert_eq!(blocks(region.state.load(Relaxed)), 1);
+        region.free(second, 1_000);
+        assert_eq!(end(region.state.load(Relaxed)), 0);
+        let whole = region.allocate(layout(1 << 16, 1)) as usize;
+        assert!(region.contains(whole));
+        region.free(whole, 1 << 16);
+        assert!(region.close() && !region.contains(whole));
+        assert!(region.allocate(layout(1, 1)).is_null());
+    }
+
+    #[test]
+    fn threads_never_get_the_same_block() {
+        let region = Region::new();
+        // More than all that is ever asked for: with several threads it is seldom whole.
+        assert!(region.open(32 << 20));
+        std::thread::scope(|scope| {
+            for mark in 1..=4_u8 {
+                let region = &region;
+                scope.spawn(move || {
+                    for round in 0..20_000_usize {
+                        let size = 1 + round % 200;
+                        let block = region.allocate(layout(size, 8));
+                        assert!(!block.is_null());
+                        // SAFETY: the block is this long and ours until it is freed.
+                        unsafe {
+                            block.write_bytes(mark, size);
+                            let seen = std::slice::from_raw_parts(block, size);
+                            assert!(seen.iter().all(|byte| *byte == mark));
+                        }
+                        region.free(block as usize, size);
+                    }
+                });
+            }
+        });
+        assert!(region.close());
+    }
+
+    #[test]
+    fn what_is_provided_outlives_the_task_as_long_as_it_is_used() {
+        let provision = Provision::of(1 << 20).unwrap_or_else(|| unreachable!());
+        let region = provision.0;
+        let block = region.allocate(layout(100, 8));
+        assert!(Allocator::region_of(block).is_some());
+        drop(provision);
+        assert!(region.contains(block as usize));
+        region.free(block as usize, 100);
+        assert!(Provision::of(usize::MAX >> 1).is_none());
+    }
+}

@@ -1,0 +1,138 @@
+"""Programs that run out of memory and live with that, as they do without rprof."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import rprof
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="RLIMIT_AS bounds what malloc gets on Linux only"
+)
+
+# Takes all memory there is, in ever smaller pieces, on several threads at once, runs functions that
+# nobody has seen before, and then lets go of it.
+EXHAUST = """
+import resource, sys, threading, time
+import rprof
+
+def made(number):
+    space = {"clock": time.perf_counter}
+    exec(
+        f"def function_with_quite_a_long_name_{number}():\\n"
+        "    end = clock() + 0.0005\\n"
+        "    while clock() < end: pass\\n",
+        space,
+    )
+    return space[f"function_with_quite_a_long_name_{number}"]
+
+functions = [made(number) for number in range(1000)]
+held = []
+
+def exhaust():
+    size, mine = 1 << 20, None
+    while size >= 64:
+        try:
+            while True:
+                mine = [bytearray(size), mine]
+        except MemoryError:
+            size //= 2
+    held.append(mine)
+
+def without_memory():
+    "Returns how often the program had none."
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), resource.RLIM_INFINITY))
+    threads = [threading.Thread(target=exhaust) for _ in range(3)]
+    try:
+        for thread in threads: thread.start()
+    except (MemoryError, RuntimeError):
+        pass
+    exhaust()
+    for thread in threads:
+        if thread.ident: thread.join()
+    number = 0
+    while number < 1000:
+        try:
+            functions[number]()
+        except MemoryError:
+            pass
+        number += 1
+    held.clear()
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.parametrize("arenas", ["1", "2", None])
+@pytest.mark.parametrize("engine", ["direct", "gil"])
+def test_a_program_without_memory_survives(programs, engine, arenas):
+    variables = {} if arenas is None else {"MALLOC_ARENA_MAX": arenas}
+    out = programs.check(
+        EXHAUST
+        + f"""
+from burning import burn
+rprof.start(None, rate=1000, max_overhead=0, engine={engine!r}, recent=0)
+burn(0.1)
+without_memory()
+burn(0.1)
+profile = rprof.stop()
+print(*profile.comments, sep="\\n")
+seen = sum(row.total_value for row in profile.top(2000, by="cpu") if row.name.endswith("burn"))
+assert seen > 0.1e9, profile.top(20, by="cpu")
+""",
+        **variables,
+    )
+    # With arenas of their own our threads may have what they need all the same.
+    if arenas == "1" and engine == "direct":
+        assert "out of memory: " in out
+
+
+@pytest.mark.parametrize("engine", ["direct", "gil"])
+def test_windows_that_cannot_be_written_are_merged_or_counted(programs, engine):
+    programs.check(
+        EXHAUST
+        + f"""
+rprof.start("out/", rate=1000, window=0.02, max_overhead=0, engine={engine!r}, keep_files=1000)
+without_memory()
+status = rprof.status()
+rprof.stop()
+assert rprof.status().running is False
+""",
+        MALLOC_ARENA_MAX="1",
+    )
+    files = programs.profiles("out")
+    assert files
+    for file in files:
+        rprof.load(file)
+
+
+def test_a_start_without_memory_is_refused(programs):
+    programs.check(
+        """
+        import resource, rprof
+        with rprof.profile(): pass
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+        held = None
+        size = 1 << 20
+        while size >= 64:
+            try:
+                while True: held = [bytearray(size), held]
+            except MemoryError:
+                size //= 2
+        refused = False
+        try:
+            rprof.start(None)
+        except MemoryError:
+            refused = True
+        held = None
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert refused
+        rprof.start(None)
+        rprof.stop()
+        """,
+        MALLOC_ARENA_MAX="1",
+    )
