@@ -71,11 +71,12 @@ with rprof.profile(rate=100, max_overhead=0) as block:
 rows = block.profile.top(1000, by="cpu")
 def value(name):
     return sum(row.self_value for row in rows if row.name.rpartition(".")[2] == name) / 1e9
-told = {"burn": value("burn"), "all": sum(row.self_value for row in rows) / 1e9,
+route = block.profile.only_labels(route="/x").totals["cpu"] / 1e9
+told = {"route": route, "burn": value("burn"), "all": sum(row.self_value for row in rows) / 1e9,
         "not sampled": value("<not sampled>"), "sleep": value("in_thread") + value("select")}
 if rprof.status().engine == "gil":
     # It gets the GIL when a burst ends, and finds none of them computing: they have no stack.
-    told["burn"] = block.profile.only_labels(route="/x").totals["cpu"] / 1e9
+    told["burn"] = route
 routes = {row.route: row for row in rprof.routes()}
 """
 
@@ -92,8 +93,12 @@ def run(tmp_path, ending, *arguments):
 @pytest.mark.parametrize("kind", ["thread", "task"])
 @pytest.mark.parametrize(("milliseconds", "bursts"), [(1, 150), (4, 80)])
 def test_short_bursts_keep_their_cpu_time(tmp_path, kind, how, milliseconds, bursts):
+    # The labels' sum is exact, but for what entering and leaving them takes; a dozen looks tell how
+    # it divides, of which one or two may find it there.
     ending = """
-assert abs(told["burn"] - truth["burn"]) <= 0.03 * truth["burn"], (told, truth)
+assert -0.01 <= told["route"] / truth["burn"] - 1 <= 0.03 + 0.0003 * bursts / truth["burn"], (
+    told, truth)
+assert told["burn"] >= 0.8 * truth["burn"], (told, truth)
 assert abs(told["all"] - truth["all"]) <= 0.05 * truth["all"] + 0.02, (told, truth)
 if how == "request":
     row = routes["/x"]
@@ -122,7 +127,7 @@ assert row.ended == bursts, row
 if sys.version_info >= (3, 14):
     assert row.cpu_known == bursts, row
     assert truth["burn"] <= row.cpu <= 1.04 * truth["burn"] + 0.0003 * bursts, (row, truth)
-    assert abs(told["burn"] - truth["burn"]) <= 0.05 * truth["burn"], (told, truth)
+    assert told["burn"] >= 0.8 * truth["burn"], (told, truth)
 else:
     assert row.cpu_known == 0 and row.cpu == 0, row
 assert abs(told["all"] - truth["all"]) <= 0.05 * truth["all"] + 0.02, (told, truth)
