@@ -113,11 +113,11 @@ def _check_threads(name: str, value: "Any") -> "Any":
     if callable(value):
         return value
     if isinstance(value, str):
-        if value in ("all", "current"):
+        if value in ("all", "current", "main"):
             return value
         raise RprofValueError(
-            f"{name}={value!r} is unknown; choose 'all', 'current', a list of thread names such as "
-            f"[{value!r}], or a callable"
+            f"{name}={value!r} is unknown; choose 'all', 'current', 'main', a list of thread "
+            f"names such as [{value!r}], or a callable"
         )
     try:
         names = tuple(value)
@@ -125,7 +125,7 @@ def _check_threads(name: str, value: "Any") -> "Any":
         names = ()
     if not names or not all(isinstance(item, str) for item in names):
         raise RprofTypeError(
-            f"{name} must be 'all', 'current', a list of thread names (with * and ?) or a "
+            f"{name} must be 'all', 'current', 'main', a list of thread names (with * and ?) or a "
             f"callable, not {value!r}"
         )
     return names
@@ -136,7 +136,11 @@ def _parse_output(text: str) -> str | None:
 
 
 def _parse_threads(text: str) -> str | tuple[str, ...]:
-    return text if text in ("all", "current") else tuple(part.strip() for part in text.split(","))
+    return (
+        text
+        if text in ("all", "current", "main")
+        else tuple(part.strip() for part in text.split(","))
+    )
 
 
 OPTIONS: "Mapping[str, Option]" = {
@@ -290,10 +294,12 @@ def import_roots() -> list[str]:
     return roots
 
 
-def native_threads(config: Config) -> int | list[str] | None:
+def native_threads(config: Config) -> "int | str | list[str] | None":
     """``config.threads`` as the native side takes it; a callable is applied to the result."""
     if config.threads == "current":
         return get_native_id()
+    if config.threads == "main":
+        return "main"
     if isinstance(config.threads, tuple):
         return list(config.threads)
     return None

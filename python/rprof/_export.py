@@ -62,7 +62,7 @@ def markdown(profile: Profile, kinds: list[SampleType], n: int) -> str:
         sections.append("By own time:" if kind.unit in _SECONDS else "By own value:")
         sections.append(_fenced(_table(rows, kind, n)))
         sections.append("With what was called:")
-        rows.sort(key=lambda row: (-row.total_value, -row.self_value, row.name, row.file))
+        rows.sort(key=lambda row: (-abs(row.total_value), -abs(row.self_value), row.name, row.file))
         sections.append(_fenced(_table(rows, kind, n)))
         sections.append("Call tree:")
         sections.append(_fenced(_tree(profile, kind)))

@@ -33,6 +33,20 @@ class Profile:
     def totals(self) -> list[int]:
         """The sum of each sample type."""
     @property
+    def magnitudes(self) -> list[int]:
+        """The sum of each sample type without regard to signs."""
+    def is_difference(self, sample_type: str) -> bool:
+        """Whether a sample type has values below 0."""
+    @property
+    def unmeasured(self) -> list[tuple[str, int, int, int, int]]:
+        """(name, profiles that did not measure it, of how many, for how many ns, of how many)."""
+    @property
+    def main_threads(self) -> list[int]:
+        """The kernel ids of the main threads, one for each process."""
+    @property
+    def has_jit(self) -> bool:
+        """Whether it was recorded while the interpreter's JIT was on."""
+    @property
     def threads(self) -> list[tuple[int, str, list[int]]]:
         """(thread id, thread name, totals) of each thread, heaviest in the default type first."""
     def top(self, sample_type: str, by_line: bool) -> list[tuple[str, str, int, int, int]]:
@@ -123,7 +137,7 @@ def start_recording(
     max_overhead: float,
     max_nodes: int,
     max_depth: int,
-    threads: int | list[str] | None,
+    threads: int | str | list[str] | None,
     window_ns: int | None,
     program: str,
     output: str | PathLike[str] | None,

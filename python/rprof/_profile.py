@@ -15,7 +15,7 @@ from .errors import RprofOSError, RprofStateError, RprofTypeError, RprofValueErr
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import BinaryIO, Literal
 
@@ -77,10 +77,18 @@ class Frame(NamedTuple):
 class TopTable(list[FunctionRow]):
     """Rows of ``Profile.top``; ``str()`` gives a table to print."""
 
-    def __init__(self, rows: "Iterable[FunctionRow]", sample_type: SampleType, total: int) -> None:
+    def __init__(
+        self,
+        rows: "Iterable[FunctionRow]",
+        sample_type: SampleType,
+        total: int,
+        doubts: "Sequence[str]" = (),
+    ) -> None:
         super().__init__(rows)
         self.sample_type = sample_type
         self.total = total
+        self.doubts = list(doubts)
+        """What is to be known of these figures, a sentence each."""
 
     def __str__(self) -> str:
         kind, unit = self.sample_type
@@ -95,6 +103,7 @@ class TopTable(list[FunctionRow]):
                 f"{format_value(row.total_value, unit):>10} {row.total_fraction:>6.1%}  "
                 f"{inert(row.name)}{where}"
             )
+        lines += [f"({inert(doubt)})" for doubt in self.doubts]
         return "\n".join(lines)
 
 
@@ -186,17 +195,41 @@ class Profile:
         kind = self._kind(by)
         rows = self._native.top(kind.type, lines)
         if sort == "total":
-            rows.sort(key=lambda row: row[4], reverse=True)
-        total = self.totals[kind.type]
-        scale = total or 1
+            rows.sort(key=lambda row: abs(row[4]), reverse=True)
+        # Of a difference, shares are those of all that changed, as in `go tool pprof`.
+        scale = self._magnitude(kind.type) or 1
         return TopTable(
             (
                 FunctionRow(name, file, line, own, whole, own / scale, whole / scale)
                 for name, file, line, own, whole in rows[:n]
             ),
             kind,
-            total,
+            self.totals[kind.type],
+            self.doubts(kind.type, lines=lines),
         )
+
+    def doubts(self, by: str | None = None, *, lines: bool = False) -> list[str]:
+        """Return what a reader of this sample type should know: a sentence for each.
+
+        Which of the merged profiles did not measure it, and, if `lines` are shown, whether the
+        interpreter's JIT was on.
+        """
+        kind = self._kind(by).type
+        found = [
+            f"{name} was not measured in {profiles} of {of_profiles} merged profiles, "
+            f"{ns / 1e9:.1f} s of {of_ns / 1e9:.1f} s: its values are those of the others"
+            for name, profiles, of_profiles, ns, of_ns in self._native.unmeasured
+            if name == kind
+        ]
+        if lines and self._native.has_jit:
+            found.append(
+                "the interpreter's JIT was on: lines of hot loops may be wrong, functions are right"
+            )
+        return found
+
+    def _magnitude(self, kind: str) -> int:
+        names = [name for name, _ in self._native.sample_types]
+        return self._native.magnitudes[names.index(kind)]
 
     def tree(
         self,

@@ -11,13 +11,14 @@ use rustc_hash::FxHashMap;
 use super::rest::{GilTurn, rest_ns};
 use super::roster::{Newcomer, Roster};
 use super::{Engine, Missed, Taken};
-use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns};
 use crate::clock::descriptors;
 use crate::clock::thread_state::{Activity, ThreadActivity};
 use crate::layout::{GIL_BYTES, Layout};
 use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read};
 use crate::model::function::{Function, GC};
+use crate::model::label::MAIN_THREAD_NAME;
 use crate::model::snapshot::{Frame, FunctionSerial, Snapshot, ThreadSample, ThreadState};
 use crate::model::stack::Stack;
 use crate::unwind::code::CodeCache;
@@ -565,10 +566,8 @@ impl DirectEngine {
                     _ if track.named_in > self.asked_in => {}
                     Some(name) => snapshot.set_name(at, name.clone()),
                     // gevent files it under the id of a greenlet.
-                    None if sample.name.is_empty()
-                        && sample.thread_id == u64::from(std::process::id()) =>
-                    {
-                        snapshot.set_name(at, Arc::from("MainThread"));
+                    None if sample.name.is_empty() && is_main_thread(sample.thread_id) => {
+                        snapshot.set_name(at, Arc::from(MAIN_THREAD_NAME));
                     }
                     None => {}
                 }

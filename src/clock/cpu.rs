@@ -225,6 +225,19 @@ mod imp {
     }
 }
 
+/// The kernel's id of the main thread, whatever that is called: of a forked child it is the thread
+/// that called fork. Linux gives it the id of the process (gettid(2)); elsewhere it is unknown.
+#[must_use]
+pub fn main_thread_id() -> Option<u64> {
+    cfg!(target_os = "linux").then(|| u64::from(std::process::id()))
+}
+
+/// Whether this is the main thread; false where that is unknown.
+#[must_use]
+pub fn is_main_thread(thread_id: u64) -> bool {
+    main_thread_id() == Some(thread_id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{own_cpu_ns, thread_cpu_ns, thread_id};

@@ -1,14 +1,22 @@
 //! One profile from several.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use super::profile::{Profile, ProfileMeta};
 use super::window::{Limits, Window};
 use crate::error::{Error, Result};
+use crate::model::facts::{Unmeasured, main_thread, main_threads, unmeasured};
 use crate::model::function::OVERFLOW;
-use crate::model::sample_type::SampleType;
+use crate::model::sample_type::{self, SampleType};
 
 /// Comments kept of all profiles together.
 const MAX_COMMENTS: usize = 100;
+/// Processes whose main threads are told.
+const MAX_MAIN_THREADS: usize = 10_000;
+/// Sample types of profiles that differ in them. Each sample has a value for each: files made for
+/// it would fill any memory.
+const MAX_SAMPLE_TYPES: usize = 32;
 
 /// Adds profiles up, one after the other, so that only one of them need be in memory.
 #[derive(Debug)]
@@ -23,8 +31,12 @@ pub struct Merge {
 #[derive(Debug)]
 struct Sum {
     window: Window,
-    sample_types: Vec<SampleType>,
     meta: ProfileMeta,
+    /// What was merged.
+    parts: Parts,
+    /// By column, the parts of it that measured this sample type.
+    measured: Vec<Parts>,
+    main_threads: BTreeSet<i64>,
     /// Start and end of each profile that knows its start.
     spans: Vec<(i64, i64)>,
     /// Lengths of those that do not.
@@ -51,23 +63,17 @@ impl Merge {
         }
     }
 
-    /// Adds a profile. The first names the program, the period and the default sample type.
+    /// Adds a profile. The first names the program, the period and the default sample type. The
+    /// result has the sample types of all; where some were not measured, it says so.
     ///
     /// # Errors
-    /// When its sample types differ from those of the first, naming both lists.
+    /// When a sample type is in another unit than before, or there are too many of them.
     pub fn add(&mut self, profile: &Profile) -> Result<()> {
         let (limits, bounded) = (self.limits, self.bounded);
         let sum = self
             .sum
             .get_or_insert_with(|| Sum::new(profile, limits, bounded));
-        if profile.sample_types != sum.sample_types {
-            return Err(Error::value(format!(
-                "cannot merge profiles of different sample types ({} and {}); merge only profiles \
-                 of one kind",
-                names(&sum.sample_types),
-                names(&profile.sample_types)
-            )));
-        }
+        sum.measure(profile)?;
         sum.add(profile);
         Ok(())
     }
@@ -97,7 +103,9 @@ impl Sum {
                 first.sample_types.clone(),
                 first.default_sample_type.clone(),
             ),
-            sample_types: first.sample_types.clone(),
+            parts: Parts::default(),
+            measured: vec![Parts::default(); first.sample_types.len()],
+            main_threads: BTreeSet::new(),
             meta: ProfileMeta {
                 comments: Vec::new(),
                 ..first.meta.clone()
@@ -105,6 +113,47 @@ impl Sum {
             spans: Vec::new(),
             elsewhen_ns: 0,
         }
+    }
+
+    /// Makes room for the sample types of a profile and counts what measured them.
+    fn measure(&mut self, profile: &Profile) -> Result<()> {
+        let known = self.window.sample_types();
+        let all = sample_type::union(known, &profile.sample_types).map_err(|(one, other)| {
+            Error::value(format!(
+                "cannot merge profiles in which {} is in {} and in {}; merge only profiles of one \
+                 unit",
+                one.name, one.unit, other.unit
+            ))
+        })?;
+        if all.len() > known.len() {
+            if all.len() > MAX_SAMPLE_TYPES {
+                return Err(Error::value(format!(
+                    "cannot merge profiles of more than {MAX_SAMPLE_TYPES} different sample types \
+                     ({} and {}); merge only profiles of one kind",
+                    names(known),
+                    names(&profile.sample_types)
+                )));
+            }
+            let mut measured = vec![Parts::default(); all.len()];
+            for (parts, place) in self.measured.iter().zip(sample_type::places(known, &all)) {
+                if let Some(place) = place {
+                    measured[place] = *parts;
+                }
+            }
+            self.measured = measured;
+            self.window.widen(all);
+        }
+        let gaps: Vec<Unmeasured> = unmeasured(&profile.meta.comments).collect();
+        let parts = Parts::of(profile, &gaps);
+        self.parts.add(parts);
+        let places = sample_type::places(&profile.sample_types, self.window.sample_types());
+        for (kind, place) in profile.sample_types.iter().zip(places) {
+            let gap = gaps.iter().find(|gap| *gap.name == *kind.name);
+            if let Some(place) = place {
+                self.measured[place].add(parts.without(gap));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, profile: &Profile) {
@@ -117,7 +166,16 @@ impl Sum {
         } else {
             self.elsewhen_ns = self.elsewhen_ns.saturating_add(length);
         }
+        for id in main_threads(&meta.comments) {
+            if self.main_threads.len() < MAX_MAIN_THREADS {
+                self.main_threads.insert(id);
+            }
+        }
         for comment in &meta.comments {
+            if is_fact(comment) {
+                // Told at the end, of all together.
+                continue;
+            }
             if self.meta.comments.len() < MAX_COMMENTS && !self.meta.comments.contains(comment) {
                 self.meta.comments.push(comment.clone());
             }
@@ -128,6 +186,14 @@ impl Sum {
         self.spans.sort_unstable();
         self.meta.time_ns = self.spans.first().map_or(0, |span| span.0);
         self.meta.duration_ns = covered(&self.spans).saturating_add(self.elsewhen_ns);
+        let ids = self.main_threads.iter();
+        let comments = ids.filter_map(|id| Some(main_thread(u64::try_from(*id).ok()?)));
+        self.meta.comments.extend(comments);
+        for (kind, measured) in self.window.sample_types().iter().zip(&self.measured) {
+            if let Some(gap) = self.parts.gap(&kind.name, *measured) {
+                self.meta.comments.push(gap.to_string());
+            }
+        }
         if self.window.overflowed() > 0 {
             self.meta.comments.push(format!(
                 "merge: {} stacks folded into {OVERFLOW}",
@@ -136,6 +202,59 @@ impl Sum {
         }
         self.window.finish(self.meta)
     }
+}
+
+/// So many profiles, and how long they lasted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Parts {
+    profiles: u64,
+    ns: i64,
+}
+
+impl Parts {
+    /// What a profile was merged from, as far as it says so.
+    fn of(profile: &Profile, gaps: &[Unmeasured]) -> Self {
+        match gaps.first() {
+            Some(gap) => Self {
+                profiles: gap.of_profiles,
+                ns: gap.of_ns,
+            },
+            None => Self {
+                profiles: 1,
+                ns: profile.meta.duration_ns.max(0),
+            },
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.profiles = self.profiles.saturating_add(other.profiles);
+        self.ns = self.ns.saturating_add(other.ns);
+    }
+
+    fn without(self, gap: Option<&Unmeasured>) -> Self {
+        Self {
+            profiles: self
+                .profiles
+                .saturating_sub(gap.map_or(0, |gap| gap.profiles)),
+            ns: self.ns.saturating_sub(gap.map_or(0, |gap| gap.ns)).max(0),
+        }
+    }
+
+    /// What is to be said of a sample type that only these parts measured.
+    fn gap(self, name: &str, measured: Self) -> Option<Unmeasured> {
+        (measured.profiles < self.profiles).then(|| Unmeasured {
+            name: name.to_owned(),
+            profiles: self.profiles - measured.profiles,
+            of_profiles: self.profiles,
+            ns: self.ns.saturating_sub(measured.ns).max(0),
+            of_ns: self.ns,
+        })
+    }
+}
+
+fn is_fact(comment: &String) -> bool {
+    Unmeasured::parse(comment).is_some()
+        || main_threads(std::slice::from_ref(comment)).next().is_some()
 }
 
 /// The time in which at least one of these sorted spans was on: profiles of several processes at
@@ -161,10 +280,10 @@ fn names(types: &[SampleType]) -> String {
     words.join(", ")
 }
 
-/// One profile from several of the same sample types.
+/// One profile from several.
 ///
 /// # Errors
-/// When there is none, or their sample types differ.
+/// As [`Merge::add`] and [`Merge::finish`].
 pub fn merge(profiles: &[&Profile], limits: Limits) -> Result<Profile> {
     let mut merge = Merge::new(limits);
     for profile in profiles {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::call_tree::{CallTree, NodeId};
 use crate::model::function::Function;
-use crate::model::label::{Label, LabelSet, LabelSetId};
+use crate::model::label::{Label, LabelSet, LabelSetId, LabelValue};
 use crate::model::location::{Location, LocationId, Symbols};
 use crate::model::sample_type::{self, SampleType};
 
@@ -91,12 +91,15 @@ impl Profile {
             + self.values.len() * size_of::<i64>()
     }
 
-    /// The column of the sample type called `name`.
+    /// The column of the sample type called `name`, now or before.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
-        self.sample_types
-            .iter()
-            .position(|kind| &*kind.name == name)
+        let called = |name: &str| {
+            self.sample_types
+                .iter()
+                .position(|kind| &*kind.name == name)
+        };
+        called(name).or_else(|| called(sample_type::present_name(name)))
     }
 
     /// The sum of each sample type over all samples.
@@ -107,6 +110,45 @@ impl Profile {
             add(&mut totals, values);
         }
         totals
+    }
+
+    /// How much each sample type is without regard to signs: what shares are shares of. The same as
+    /// [`Self::totals`] but for a difference, where it is as `go tool pprof` has it: the sum of all
+    /// changes or, where the file has the samples of what came before (`-diff_base`), the sum of
+    /// those.
+    #[must_use]
+    pub fn magnitudes(&self) -> Vec<i64> {
+        let width = self.sample_types.len();
+        let (mut all, mut base) = (vec![0_i64; width], vec![0_i64; width]);
+        let is_base: Vec<bool> = self.label_sets.iter().map(is_diff_base).collect();
+        for (sample, values) in self.rows() {
+            let sizes: Vec<i64> = values.iter().map(|value| value.saturating_abs()).collect();
+            add(&mut all, &sizes);
+            if is_base[sample.labels.0 as usize] {
+                add(&mut base, &sizes);
+            }
+        }
+        let chosen = all.into_iter().zip(base);
+        chosen
+            .map(|(all, base)| if base > 0 { base } else { all })
+            .collect()
+    }
+
+    /// Whether a column has a value below 0, as only a difference of two profiles has.
+    #[must_use]
+    pub fn is_difference(&self, column: usize) -> bool {
+        self.rows().any(|(_, values)| values[column] < 0)
+    }
+
+    /// One column without its signs, summed by node.
+    #[must_use]
+    pub fn self_magnitudes(&self, column: usize) -> Vec<i64> {
+        let mut by_node = vec![0_i64; self.tree.len()];
+        for (sample, values) in self.rows() {
+            let cell = &mut by_node[sample.node.index()];
+            *cell = cell.saturating_add(values[column].saturating_abs());
+        }
+        by_node
     }
 
     /// One column summed by node, all labels together.
@@ -123,7 +165,12 @@ impl Profile {
     /// For each node its own value and those of all it called.
     #[must_use]
     pub fn total_values(&self, column: usize) -> Vec<i64> {
-        let mut by_node = self.self_values(column);
+        self.with_callees(self.self_values(column))
+    }
+
+    /// Adds to what belongs to each node what belongs to all it called.
+    #[must_use]
+    pub fn with_callees(&self, mut by_node: Vec<i64>) -> Vec<i64> {
         for node in self.tree.nodes().rev() {
             let value = by_node[node.index()];
             let parent = &mut by_node[self.tree.parent(node).index()];
@@ -186,6 +233,14 @@ impl Profile {
         }
         filtered
     }
+}
+
+/// Whether samples of these labels are what `go tool pprof -diff_base` subtracted.
+fn is_diff_base(labels: &LabelSet) -> bool {
+    labels.iter().any(|label| {
+        &*label.key == "pprof::base"
+            && matches!(&label.value, LabelValue::Text(text) if &**text == "true")
+    })
 }
 
 /// Adds `values` to `sums`, element by element.

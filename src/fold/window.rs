@@ -327,7 +327,25 @@ impl Window {
         }
     }
 
-    /// Adds all samples of `other`, whose sample types must be this window's.
+    /// What is measured.
+    #[must_use]
+    pub fn sample_types(&self) -> &[SampleType] {
+        &self.sample_types
+    }
+
+    /// Measures all of `types` from now on, among which those until now must be; the samples until
+    /// now have 0 in the others.
+    pub fn widen(&mut self, types: Vec<SampleType>) {
+        let places = sample_type::places(&self.sample_types, &types);
+        let mut values = vec![0; self.samples.len() * types.len()];
+        let rows = self.values.chunks_exact(self.sample_types.len().max(1));
+        for (wide, narrow) in values.chunks_exact_mut(types.len().max(1)).zip(rows) {
+            scatter(narrow, &places, wide);
+        }
+        (self.sample_types, self.values) = (types, values);
+    }
+
+    /// Adds all samples of `other`, whose sample types must be among this window's.
     pub fn absorb(&mut self, other: &Profile) {
         // Of a profile of which samples were left out, only what the others use.
         let mut is_used = vec![false; other.tree.len()];
@@ -352,9 +370,12 @@ impl Window {
             let parent = nodes[other.tree.parent(node).index()];
             nodes[node.index()] = self.step(parent, location);
         }
+        let places = sample_type::places(&other.sample_types, &self.sample_types);
+        let mut wide = vec![0; self.sample_types.len()];
         for (sample, values) in other.rows() {
             let labels = self.labels(&other.label_sets[sample.labels.0 as usize]);
-            self.add(nodes[sample.node.index()], labels, values);
+            scatter(values, &places, &mut wide);
+            self.add(nodes[sample.node.index()], labels, &wide);
         }
     }
 
@@ -511,4 +532,13 @@ fn drawn(rows: &[(NodeId, u64)], amount: u64) -> Vec<(NodeId, u64)> {
         }
     }
     divided(&chosen, amount)
+}
+
+/// Puts each of `values` at its place in `wide`.
+fn scatter(values: &[i64], places: &[Option<usize>], wide: &mut [i64]) {
+    for (value, place) in values.iter().zip(places) {
+        if let Some(place) = place {
+            wide[*place] = *value;
+        }
+    }
 }

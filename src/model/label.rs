@@ -1,11 +1,15 @@
 //! Labels: key and value pairs on a sample.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Key of the kernel thread id (a number).
 pub const THREAD_ID: &str = "thread id";
 /// Key of the thread's name (a string).
 pub const THREAD_NAME: &str = "thread name";
+
+/// What `threading` calls the main thread as long as nobody calls it otherwise.
+pub const MAIN_THREAD_NAME: &str = "MainThread";
 
 /// Key of the thread's class: [`CLASS_REQUEST`] or [`CLASS_BACKGROUND`].
 pub const THREAD_CLASS: &str = "thread class";
@@ -106,6 +110,16 @@ impl ActiveLabels {
     }
 }
 
+/// What a thread is called: by its number where it has no name, or none that is known yet.
+#[must_use]
+pub fn thread_title(thread_id: u64, thread_name: &str) -> Cow<'_, str> {
+    if thread_name.is_empty() && thread_id != 0 {
+        Cow::Owned(format!("thread {thread_id}"))
+    } else {
+        Cow::Borrowed(thread_name)
+    }
+}
+
 /// The labels that name a thread.
 #[must_use]
 pub fn thread_labels(thread_id: u64, thread_name: &str) -> LabelSet {
@@ -116,14 +130,15 @@ pub fn thread_labels(thread_id: u64, thread_name: &str) -> LabelSet {
         },
         Label {
             key: Arc::from(THREAD_NAME),
-            value: LabelValue::Text(Arc::from(thread_name)),
+            value: LabelValue::Text(Arc::from(thread_title(thread_id, thread_name))),
         },
     ]
 }
 
-/// The thread id and name among `labels`; 0 and `""` where absent.
+/// The thread id and name among `labels`: 0 where there is no id, its number where there is no
+/// name, and `""` where there is neither.
 #[must_use]
-pub fn thread_of(labels: &[Label]) -> (i64, &str) {
+pub fn thread_of(labels: &[Label]) -> (i64, Cow<'_, str>) {
     let mut id = 0;
     let mut name = "";
     for label in labels {
@@ -133,7 +148,7 @@ pub fn thread_of(labels: &[Label]) -> (i64, &str) {
             _ => {}
         }
     }
-    (id, name)
+    (id, thread_title(u64::try_from(id).unwrap_or(0), name))
 }
 
 #[cfg(test)]

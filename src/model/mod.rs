@@ -1,6 +1,7 @@
 //! The nouns of a profile: function, location, stack, sample type, label, snapshot.
 #![forbid(unsafe_code)]
 
+pub mod facts;
 pub mod function;
 pub mod label;
 pub mod location;

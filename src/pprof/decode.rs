@@ -25,7 +25,7 @@ use crate::fold::window::{Limits, Window};
 use crate::model::function::Function;
 use crate::model::label::{Label, LabelSet, LabelValue};
 use crate::model::location::LocationId;
-use crate::model::sample_type::SampleType;
+use crate::model::sample_type::{SampleType, present_name};
 
 pub use super::source::MAX_MESSAGE_BYTES;
 
@@ -342,9 +342,17 @@ fn read_samples(
     mut tables: Tables,
     mut budget: Budget,
 ) -> std::result::Result<Profile, Problem> {
-    let sample_types = tables.sample_types()?;
+    let mut sample_types = tables.sample_types()?;
+    let comments = tables.texts(&tables.comments)?;
+    let is_ours = comments.iter().any(|comment| comment.starts_with("rprof "));
     let expected = sample_types.len();
-    let named = tables.text(tables.default_sample_type)?;
+    let mut named = tables.text(tables.default_sample_type)?;
+    if is_ours {
+        let names = sample_types.iter_mut().map(|kind| &mut kind.name);
+        for name in names.chain([&mut named]) {
+            *name = Arc::from(present_name(name));
+        }
+    }
     // The schema's default is the last one.
     let default_sample_type = sample_types
         .iter()
@@ -359,7 +367,7 @@ fn read_samples(
             Some(mapping) => tables.text(mapping.filename)?.to_string(),
             None => String::new(),
         },
-        comments: tables.texts(&tables.comments)?,
+        comments,
     };
 
     // Names and labels are already bounded by the budget.

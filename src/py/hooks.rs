@@ -9,7 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::{dump, reporter, serve, watch};
-use crate::clock::cpu::thread_id;
+use crate::clock::cpu::{is_main_thread, thread_id};
 use crate::session::fork::{forget_parent, session};
 use crate::session::native_thread::own_name;
 
@@ -87,8 +87,7 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
     if !is_last_hook() {
         return Ok(());
     }
-    let is_main_thread = thread_id() == u64::from(std::process::id());
-    if is_main_thread {
+    if is_main_thread(thread_id()) {
         // SAFETY: the function takes no argument that could dangle.
         let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
         if asked == 0 {

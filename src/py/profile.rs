@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
 use crate::fold::window::Limits;
+use crate::model::facts;
 use crate::model::function::Function;
 use crate::model::label::{LabelValue, thread_of};
 use crate::pprof::{decode::decode, encode::encode};
@@ -133,6 +134,38 @@ impl Profile {
         self.profile.totals()
     }
 
+    /// The sum of each sample type without regard to signs: what shares are shares of.
+    #[getter]
+    fn magnitudes(&self) -> Vec<i64> {
+        self.profile.magnitudes()
+    }
+
+    /// Whether a sample type has values below 0.
+    fn is_difference(&self, sample_type: &str) -> PyResult<bool> {
+        Ok(self.profile.is_difference(self.column(sample_type)?))
+    }
+
+    /// Of each sample type that was measured in part: its name, by how many of the merged profiles
+    /// it was not, of how many, for how many ns, and of how many.
+    #[getter]
+    fn unmeasured(&self) -> Vec<(String, u64, u64, i64, i64)> {
+        facts::unmeasured(&self.profile.meta.comments)
+            .map(|gap| (gap.name, gap.profiles, gap.of_profiles, gap.ns, gap.of_ns))
+            .collect()
+    }
+
+    /// The kernel ids of the main threads, one for each process.
+    #[getter]
+    fn main_threads(&self) -> Vec<i64> {
+        facts::main_threads(&self.profile.meta.comments).collect()
+    }
+
+    /// Whether it was recorded while the interpreter's JIT was on.
+    #[getter]
+    fn has_jit(&self) -> bool {
+        facts::has_jit(&self.profile.meta.comments)
+    }
+
     /// (thread id, thread name, totals) of each thread, heaviest in the default type first.
     #[getter]
     fn threads(&self) -> Vec<(i64, String, Vec<i64>)> {
@@ -232,7 +265,7 @@ impl Profile {
     ) -> PyResult<Vec<(Place, Cost, Vec<(Place, Cost)>)>> {
         let column = self.column(sample_type)?;
         let samples = samples_type.map(|name| self.column(name)).transpose()?;
-        let rows = py.detach(|| calls::calls(&self.profile, column, samples));
+        let rows = py.detach(|| calls::calls(&self.profile, column, samples))?;
         let cost = |cost: calls::Cost| (cost.samples, cost.own, cost.total);
         Ok(rows
             .into_iter()
@@ -281,7 +314,7 @@ impl Profile {
             let (id, name) = thread_of(labels);
             threads
                 .iter()
-                .any(|(kept_id, kept_name)| *kept_id == id && kept_name == name)
+                .any(|(kept_id, kept_name)| *kept_id == id && *kept_name == *name)
         });
         Self::new(Arc::new(filtered))
     }
@@ -345,8 +378,8 @@ impl Profile {
         &self,
         column: usize,
         part: f64,
-    ) -> (Vec<(String, String, u32)>, i64, Vec<(String, i64)>) {
-        let found = divide(&self.profile, column, part);
+    ) -> PyResult<(Vec<(String, String, u32)>, i64, Vec<(String, i64)>)> {
+        let found = divide(&self.profile, column, part)?;
         let common = found.common.into_iter().map(|frame| {
             (
                 frame.function.to_string(),
@@ -355,13 +388,13 @@ impl Profile {
             )
         });
         let below = found.below.into_iter();
-        (
+        Ok((
             common.collect(),
             found.value,
             below
                 .map(|(name, value)| (name.to_string(), value))
                 .collect(),
-        )
+        ))
     }
 
     /// Start in ns since the Unix epoch.

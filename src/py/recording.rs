@@ -15,9 +15,12 @@ use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
 use crate::fold::window::Limits;
+use crate::model::facts::JIT;
+use crate::model::label::thread_title;
 use crate::report::dump::{doing, texts};
 use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
 use crate::session::control::RecordingId;
+use crate::session::facts;
 use crate::session::flight::{Pick, Ring};
 use crate::session::fork::session;
 use crate::session::manager::Finished;
@@ -30,6 +33,8 @@ use crate::sink::file_name::Fields;
 pub(crate) enum Threads {
     One(u64),
     Names(Vec<String>),
+    /// `main`, or nothing that is known.
+    Word(String),
 }
 
 /// A finished window: the profile, the file it is in, and why it is in none.
@@ -115,6 +120,10 @@ pub(crate) fn start_recording(
                 None => ThreadFilter::All,
                 Some(Threads::One(id)) => ThreadFilter::One(id),
                 Some(Threads::Names(names)) => ThreadFilter::Names(names),
+                Some(Threads::Word(word)) if word == "main" => ThreadFilter::Main,
+                Some(Threads::Word(word)) => {
+                    return Err(Error::value(format!("threads={word:?} is unknown")));
+                }
             },
             window_ns,
             program,
@@ -146,6 +155,29 @@ const AUTO: &str = "auto";
 
 /// The engine that is wanted, or the best there is, and why it is this one.
 fn make_engine(
+    py: Python<'_>,
+    wanted: Option<&str>,
+    options: EngineOptions,
+) -> PyResult<(Box<dyn Engine>, String)> {
+    let has_jit = has_jit(py)?;
+    facts::note_jit(has_jit);
+    let (engine, mut reason) = choose_engine(py, wanted, options)?;
+    if has_jit {
+        reason.push_str("; ");
+        reason.push_str(JIT);
+    }
+    Ok((engine, reason))
+}
+
+/// Whether the interpreter compiles what is hot: `sys._jit.is_enabled()`, of CPython 3.14 and later.
+fn has_jit(py: Python<'_>) -> PyResult<bool> {
+    match py.import("sys")?.getattr_opt("_jit")? {
+        Some(jit) => jit.call_method0("is_enabled")?.extract(),
+        None => Ok(false),
+    }
+}
+
+fn choose_engine(
     py: Python<'_>,
     wanted: Option<&str>,
     options: EngineOptions,
@@ -313,7 +345,7 @@ pub(crate) fn dump_threads(
             ))
         });
         let state = doing(thread.state);
-        let name = thread.name.to_string();
+        let name = thread_title(thread.thread_id, &thread.name).into_owned();
         let labels = thread.labels.iter().flat_map(|labels| texts(labels));
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
         (

@@ -3,8 +3,10 @@
 
 use rustc_hash::FxHashMap;
 
+use super::refuse_difference;
 use super::sums::add;
 use super::walk::{Step, walk};
+use crate::error::Result;
 use crate::fold::profile::Profile;
 use crate::model::function::Function;
 use crate::model::location::FunctionId;
@@ -35,8 +37,18 @@ pub struct Called {
 type Edge = (Option<FunctionId>, FunctionId);
 
 /// Every function with a value, in the order of the profile's table.
-#[must_use]
-pub fn calls(profile: &Profile, column: usize, samples_column: Option<usize>) -> Vec<Called> {
+///
+/// # Errors
+/// When a value is below 0: nothing is called less than never.
+pub fn calls(
+    profile: &Profile,
+    column: usize,
+    samples_column: Option<usize>,
+) -> Result<Vec<Called>> {
+    for column in [Some(column), samples_column].into_iter().flatten() {
+        let kind = &profile.sample_types[column].name;
+        refuse_difference(profile, column, kind, "the format of pstats")?;
+    }
     let functions = &profile.symbols.functions;
     let mut by_function = Costs::new(functions.len());
     let mut by_edge = Costs::new(0);
@@ -95,7 +107,7 @@ pub fn calls(profile: &Profile, column: usize, samples_column: Option<usize>) ->
         }
     }
     rows.retain(|row| row.cost != Cost::default());
-    rows
+    Ok(rows)
 }
 
 /// Costs by some index, and how often each index stands on the present stack.

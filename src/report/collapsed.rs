@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::fold::profile::Profile;
 use crate::model::label::thread_of;
 
-/// All stacks with a value, in alphabetical order, below their threads or all threads together.
+/// All stacks with a value, in alphabetical order, below their threads or all threads together. A
+/// difference has values below 0.
 ///
 /// # Errors
 /// When the text would be larger than anybody has use for.
@@ -29,9 +30,8 @@ pub fn collapsed(profile: &Profile, column: usize, by_thread: bool) -> Result<St
         }
         let mut line = match thread_of(&profile.label_sets[sample.labels.0 as usize]) {
             _ if !by_thread => String::new(),
-            (0, "") => String::new(),
-            (id, "") => format!("thread {id}"),
-            (_, name) => clean(name),
+            (_, name) if name.is_empty() => String::new(),
+            (_, name) => clean(&name),
         };
         let path: Vec<_> = profile.tree.path(sample.node).collect();
         for node in path.into_iter().rev() {

@@ -7,6 +7,8 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::refuse_difference;
+use crate::error::Result;
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
 
@@ -37,8 +39,12 @@ pub struct Divide {
 
 /// Follows the stack from the root as long as at least this part of all (0 to 1) goes on in one
 /// call.
-#[must_use]
-pub fn divide(profile: &Profile, column: usize, part: f64) -> Divide {
+///
+/// # Errors
+/// When a value is below 0: of a difference there is no such limit.
+pub fn divide(profile: &Profile, column: usize, part: f64) -> Result<Divide> {
+    let kind = &profile.sample_types[column].name;
+    refuse_difference(profile, column, kind, "a limit between hot and cold")?;
     let totals = profile.total_values(column);
     let mut children: Vec<Vec<NodeId>> = vec![Vec::new(); profile.tree.len()];
     for node in profile.tree.nodes() {
@@ -87,7 +93,7 @@ pub fn divide(profile: &Profile, column: usize, part: f64) -> Divide {
     below.sort_by_key(|(_, value)| Reverse(*value));
     below.truncate(MAX_BELOW);
     found.below = below;
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -102,7 +108,7 @@ mod tests {
     use crate::model::sample_type::{SAMPLES, WALL, sampled};
 
     #[test]
-    fn the_limit_is_where_the_stacks_part() {
+    fn the_limit_is_where_the_stacks_part() -> crate::error::Result<()> {
         let mut window = Window::new(Limits::default(), false);
         for (path, wall) in [
             (&["main", "serve", "view", "query"][..], 60),
@@ -124,12 +130,14 @@ mod tests {
             window.add_path(frames, &thread_labels(1, "x"), &values);
         }
         let profile = window.finish(ProfileMeta::default());
-        let found = divide(&profile, WALL, 0.9);
+        let found = divide(&profile, WALL, 0.9)?;
         let common: Vec<&str> = found.common.iter().map(|frame| &*frame.function).collect();
         assert_eq!(common, ["main", "serve", "view"]);
         assert_eq!(found.value, 98);
         let below: Vec<(&str, i64)> = found.below.iter().map(|(n, v)| (&**n, *v)).collect();
         assert_eq!(below, [("query", 60), ("render", 35), ("", 3)]);
-        assert_eq!(divide(&profile, WALL, 0.99).common.len(), 1);
+        let strict = divide(&profile, WALL, 0.99).map(|found| found.common.len());
+        assert!(matches!(strict, Ok(1)));
+        Ok(())
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::model::label::{ActiveLabels, LabelValue};
+use crate::clock::cpu::is_main_thread;
+use crate::model::label::{ActiveLabels, LabelValue, MAIN_THREAD_NAME, thread_title};
 use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
 
 /// What a thread does, in words; empty if unknown.
@@ -81,7 +82,8 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
                 .collect();
             json!({
                 "id": thread.thread_id,
-                "name": &*thread.name,
+                "name": thread_title(thread.thread_id, &thread.name),
+                "main": is_main_thread(thread.thread_id),
                 "state": doing(thread.state),
                 "cpu_ns": thread.cpu_ns,
                 "standing_seconds": standing(snapshot, thread),
@@ -115,7 +117,12 @@ pub fn texts(labels: &ActiveLabels) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn heading(snapshot: &Snapshot, thread: &ThreadSample) -> String {
-    let mut text = format!("Thread {} \"{}\"", thread.thread_id, thread.name);
+    let title = thread_title(thread.thread_id, &thread.name);
+    let mut text = format!("Thread {} \"{title}\"", thread.thread_id);
+    let is_main = is_main_thread(thread.thread_id);
+    if is_main && &*thread.name != MAIN_THREAD_NAME {
+        text.push_str(" (the main thread)");
+    }
     let state = doing(thread.state);
     if !state.is_empty() {
         let _ = write!(text, ", {state}");

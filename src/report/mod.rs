@@ -16,6 +16,7 @@ pub mod tree;
 mod walk;
 
 use crate::error::{Error, Result};
+use crate::fold::profile::Profile;
 
 /// What makes a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,17 @@ fn check_size(bytes: usize, format: &str) -> Result<()> {
         "this profile is larger than {} MiB in the {format} format; export a part of it, chosen \
          with only_threads",
         MAX_EXPORT_BYTES >> 20
+    )))
+}
+
+/// Refuses a difference of two profiles, for a format that has no values below 0.
+fn refuse_difference(profile: &Profile, column: usize, kind: &str, format: &str) -> Result<()> {
+    if !profile.is_difference(column) {
+        return Ok(());
+    }
+    Err(Error::value(format!(
+        "this profile is a difference: it has values of {kind} below 0, which {format} does not know; \
+         export the two profiles it was made from, or look at it with rprof top, tree or view"
     )))
 }
 

@@ -4,29 +4,33 @@
 //! <https://www.speedscope.app/file-format-schema.json>.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use rustc_hash::FxHashMap;
 
-use super::check_size;
 use super::text::is_hidden;
 use super::threads::thread_totals;
 use super::walk::{Step, walk};
+use super::{check_size, refuse_difference};
 use crate::error::Result;
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
-use crate::model::label::thread_of;
+use crate::model::label::{thread_of, thread_title};
 use crate::model::location::FunctionId;
 
 /// The profile as JSON.
 ///
 /// Frames are functions with the line of their `def`. Stacks stand in the order of the call tree,
-/// so that those which share callers are neighbours. Stacks with a value below 0, which the format
-/// does not know, are left out.
+/// so that those which share callers are neighbours.
 ///
 /// # Errors
-/// When the text would be larger than anybody has use for.
+/// When a value is below 0, which the format does not know, or the text would be larger than anybody
+/// has use for.
 pub fn speedscope(profile: &Profile) -> Result<String> {
+    for (column, kind) in profile.sample_types.iter().enumerate() {
+        refuse_difference(profile, column, &kind.name, "speedscope's format")?;
+    }
     let mut writer = Writer {
         profile,
         frames: FxHashMap::default(),
@@ -77,7 +81,7 @@ impl Writer<'_> {
         let mut count = 0;
         let mut active = None;
         for (id, name, _) in thread_totals(profile) {
-            let Some(rows) = by_thread.get(&(id, name.as_str())) else {
+            let Some(rows) = by_thread.get(&(id, Cow::Borrowed(name.as_str()))) else {
                 continue;
             };
             for (column, kind) in profile.sample_types.iter().enumerate() {
@@ -95,8 +99,10 @@ impl Writer<'_> {
                 separate(&mut json, count);
                 let thread = match (name.as_str(), id) {
                     ("", 0) => String::new(),
-                    ("", id) => format!("thread {id}: "),
                     (name, 0) => format!("{name}: "),
+                    (name, id) if *name == *thread_title(id.unsigned_abs(), "") => {
+                        format!("{name}: ")
+                    }
                     (name, id) => format!("{name} ({id}): "),
                 };
                 self.push_profile(&mut json, &thread, &kind.name, &kind.unit, &weights)?;
@@ -163,7 +169,7 @@ impl Writer<'_> {
 
 /// Each thread's samples in the order of the tree.
 #[expect(clippy::type_complexity, reason = "one use")]
-fn samples_by_thread(profile: &Profile) -> FxHashMap<(i64, &str), Vec<(NodeId, &[i64])>> {
+fn samples_by_thread(profile: &Profile) -> FxHashMap<(i64, Cow<'_, str>), Vec<(NodeId, &[i64])>> {
     let mut rank = vec![0_usize; profile.tree.len()];
     let entered = walk(&profile.tree).filter_map(|step| match step {
         Step::Enter(node) => Some(node),

@@ -1,6 +1,8 @@
 //! What each thread used.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use rustc_hash::FxHashMap;
 
 use crate::fold::profile::{Profile, add};
@@ -9,23 +11,24 @@ use crate::model::label::thread_of;
 /// Thread id, thread name, and the sum of each sample type.
 pub type ThreadTotals = (i64, String, Vec<i64>);
 
-/// One row for each thread, heaviest in the default sample type first.
+/// One row for each thread, heaviest in the default sample type first; of a difference, what
+/// changed most.
 #[must_use]
 pub fn thread_totals(profile: &Profile) -> Vec<ThreadTotals> {
     let mut rows: Vec<ThreadTotals> = Vec::new();
-    let mut index: FxHashMap<(i64, &str), usize> = FxHashMap::default();
+    let mut index: FxHashMap<(i64, Cow<'_, str>), usize> = FxHashMap::default();
     for (sample, values) in profile.rows() {
         let (id, name) = thread_of(&profile.label_sets[sample.labels.0 as usize]);
-        let row = *index.entry((id, name)).or_insert_with(|| {
-            rows.push((id, name.to_owned(), vec![0; profile.sample_types.len()]));
+        let row = *index.entry((id, name.clone())).or_insert_with(|| {
+            rows.push((id, name.into_owned(), vec![0; profile.sample_types.len()]));
             rows.len() - 1
         });
         add(&mut rows[row].2, values);
     }
     let column = profile.column(&profile.default_sample_type).unwrap_or(0);
     rows.sort_by(|left, right| {
-        right.2[column]
-            .cmp(&left.2[column])
+        (right.2[column].unsigned_abs())
+            .cmp(&left.2[column].unsigned_abs())
             .then_with(|| (left.0, &left.1).cmp(&(right.0, &right.1)))
     });
     rows

@@ -21,7 +21,8 @@ pub struct Row {
     pub total_value: i64,
 }
 
-/// All functions or lines, heaviest own value first, then total, then by name.
+/// All functions or lines, heaviest own value first, then total, then by name. Of a difference what
+/// became more and what became less count alike, as `go tool pprof` has it.
 #[must_use]
 pub fn top(profile: &Profile, column: usize, grouping: Grouping) -> Vec<Row> {
     let functions = &profile.symbols.functions;
@@ -56,8 +57,13 @@ pub fn top(profile: &Profile, column: usize, grouping: Grouping) -> Vec<Row> {
     }
     rows.retain(|row| row.self_value != 0 || row.total_value != 0);
     rows.sort_by(|left, right| {
-        (right.self_value, right.total_value)
-            .cmp(&(left.self_value, left.total_value))
+        let weight = |row: &Row| {
+            (
+                row.self_value.unsigned_abs(),
+                row.total_value.unsigned_abs(),
+            )
+        };
+        (weight(right).cmp(&weight(left)))
             .then_with(|| (&left.function, left.line).cmp(&(&right.function, right.line)))
     });
     rows

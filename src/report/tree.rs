@@ -11,6 +11,7 @@ use super::text::inert;
 use super::{format_value, percent};
 use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
+use crate::model::facts::unmeasured;
 use crate::model::location::FunctionId;
 
 /// How much of the tree is shown.
@@ -45,12 +46,15 @@ struct Branch {
     function: Option<FunctionId>,
     total: i64,
     own: i64,
+    /// `total` without regard to signs: of a difference, what changed in it.
+    weight: i64,
     children: Vec<usize>,
     /// How many library functions are folded into this branch; `None` where the user's code is.
     folded: Option<usize>,
 }
 
-/// The call tree in one sample type, heaviest branches first.
+/// The call tree in one sample type, heaviest branches first. Of a difference what became more and
+/// what became less count alike, and shares are of all that changed; see [`Profile::magnitudes`].
 #[must_use]
 pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
     let branches = branches(profile, column, options.fold_library);
@@ -59,13 +63,23 @@ pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
     let mut text = String::new();
     let duration = format_value(profile.meta.duration_ns, "nanoseconds");
     let sum = format_value(total, &kind.unit);
+    let whole = profile.magnitudes()[column];
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}: {sum} in {duration}", kind.name);
+    let _ = write!(text, "{}: {sum} in {duration}", kind.name);
+    if profile.is_difference(column) {
+        let changes = format_value(whole, &kind.unit);
+        let _ = write!(text, ", a difference: shares are of {changes}");
+    }
+    text.push('\n');
+    for gap in unmeasured(&profile.meta.comments).filter(|gap| *gap.name == *kind.name) {
+        let _ = writeln!(text, "{}", inert(&gap.to_string()));
+    }
     let mut printer = Printer {
         profile,
         branches: &branches,
         unit: &kind.unit,
-        threshold: (total as f64 * options.min_fraction.clamp(0.0, 1.0)) as i64,
+        whole,
+        threshold: (whole as f64 * options.min_fraction.clamp(0.0, 1.0)) as i64,
         color: options.color,
         max_depth: options.max_depth,
         rows_left: options.max_rows,
@@ -79,11 +93,13 @@ pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
 /// library nodes into the library node that calls them.
 fn branches(profile: &Profile, column: usize, fold_library: bool) -> Vec<Branch> {
     let own = profile.self_values(column);
+    let weights = profile.self_magnitudes(column);
     let is_library = library_functions(profile, column, fold_library);
     let mut branches = vec![Branch {
         function: None,
         total: 0,
         own: own[0],
+        weight: weights[0],
         children: Vec::new(),
         folded: None,
     }];
@@ -107,6 +123,7 @@ fn branches(profile: &Profile, column: usize, fold_library: bool) -> Vec<Branch>
                     function: Some(function),
                     total: 0,
                     own: 0,
+                    weight: 0,
                     children: Vec::new(),
                     folded: is_library.then_some(0),
                 });
@@ -117,23 +134,30 @@ fn branches(profile: &Profile, column: usize, fold_library: bool) -> Vec<Branch>
             }
             at
         };
-        branches[at].own = branches[at].own.saturating_add(own[node.index()]);
+        let branch = &mut branches[at];
+        branch.own = branch.own.saturating_add(own[node.index()]);
+        branch.weight = branch.weight.saturating_add(weights[node.index()]);
         of_node[node.index()] = at;
     }
     debug_assert_eq!(of_node[NodeId::ROOT.index()], 0);
     for at in (0..branches.len()).rev() {
         let total = branches[at].total.saturating_add(branches[at].own);
         branches[at].total = total;
+        let weight = branches[at].weight;
         if at > 0 {
             let parent = &mut branches[parents[at]];
             parent.total = parent.total.saturating_add(total);
+            parent.weight = parent.weight.saturating_add(weight);
         }
     }
-    let totals: Vec<i64> = branches.iter().map(|branch| branch.total).collect();
+    let sizes: Vec<(u64, i64)> = branches
+        .iter()
+        .map(|branch| (branch.total.unsigned_abs(), branch.weight))
+        .collect();
     for branch in &mut branches {
         branch
             .children
-            .sort_by_key(|child| (std::cmp::Reverse(totals[*child]), *child));
+            .sort_by_key(|child| (std::cmp::Reverse(sizes[*child]), *child));
     }
     branches
 }
@@ -145,11 +169,11 @@ fn library_functions(profile: &Profile, column: usize, fold_library: bool) -> Ve
         .iter()
         .map(|function| fold_library && is_library(&function.file))
         .collect();
-    let totals = profile.total_values(column);
+    let weights = profile.with_callees(profile.self_magnitudes(column));
     let has_own_code = profile.tree.nodes().any(|node| {
         let location = profile.symbols.location(profile.tree.location(node));
         let function = location.function.0 as usize;
-        totals[node.index()] != 0 && !is_library[function] && !functions[function].file.is_empty()
+        weights[node.index()] != 0 && !is_library[function] && !functions[function].file.is_empty()
     });
     if has_own_code {
         is_library
@@ -162,6 +186,8 @@ struct Printer<'profile> {
     profile: &'profile Profile,
     branches: &'profile [Branch],
     unit: &'profile str,
+    /// What shares are shares of.
+    whole: i64,
     threshold: i64,
     color: bool,
     max_depth: usize,
@@ -207,7 +233,7 @@ impl Printer<'_> {
                 Line::Branch(branch) => &self.branches[branch],
                 Line::Rest(count, sum) => {
                     let noun = if count == 1 { "branch" } else { "branches" };
-                    let share = percent(sum, self.branches[0].total);
+                    let share = percent(sum, self.whole);
                     let words = format!("… {count} more {noun}, {share:.1} %");
                     let words = self.paint(DIM, &words);
                     self.print_line(sum, &next.prefix, joint, &words);
@@ -231,24 +257,21 @@ impl Printer<'_> {
 
     fn push_children(&self, parent: usize, prefix: &str, depth: usize, pending: &mut Vec<Pending>) {
         let children = &self.branches[parent].children;
-        let total = |child: &usize| self.branches[*child].total;
-        let shown = children
+        let weight = |child: usize| self.branches[child].weight;
+        let (shown, rest): (Vec<usize>, Vec<usize>) = children
             .iter()
-            .take_while(|child| total(child) > 0 && total(child) >= self.threshold)
-            .count();
-        let rest: Vec<i64> = children[shown..]
-            .iter()
-            .map(total)
-            .filter(|total| *total > 0)
-            .collect();
-        let sum = rest.iter().fold(0_i64, |sum, one| sum.saturating_add(*one));
+            .filter(|child| weight(**child) > 0)
+            .partition(|child| weight(**child) >= self.threshold);
+        let sum = rest.iter().fold(0_i64, |sum, child| {
+            sum.saturating_add(self.branches[*child].total)
+        });
         // More lines than can still be printed are not worth their line art.
-        let mut lines: Vec<Line> = children[..shown]
-            .iter()
+        let mut lines: Vec<Line> = shown
+            .into_iter()
             .take(self.rows_left.saturating_add(1))
-            .map(|child| Line::Branch(*child))
+            .map(Line::Branch)
             .collect();
-        if sum > 0 {
+        if !rest.is_empty() {
             lines.push(Line::Rest(rest.len(), sum));
         }
         // A stack: the heaviest goes on last, so that it is printed first.
@@ -264,9 +287,9 @@ impl Printer<'_> {
     }
 
     fn print_line(&mut self, value: i64, prefix: &str, joint: &str, words: &str) {
-        let share = percent(value, self.branches[0].total);
+        let share = percent(value, self.whole);
         let time = format_value(value, self.unit);
-        let heat = match share {
+        let heat = match share.abs() {
             50.0.. => "1;31",
             20.0.. => "33",
             5.0.. => "32",

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::flight::Ring;
+use crate::clock::cpu::is_main_thread;
 use crate::fold::window::Limits;
-use crate::model::label::ActiveLabels;
+use crate::model::label::{ActiveLabels, thread_title};
 
 /// Which threads a recording takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum ThreadFilter {
     All,
     /// The thread with this kernel id.
     One(u64),
+    /// The main thread, whatever it is called.
+    Main,
     /// Threads whose name matches one of these patterns (`*` any text, `?` any character).
     Names(Vec<String>),
 }
@@ -25,7 +28,11 @@ impl ThreadFilter {
         match self {
             Self::All => true,
             Self::One(wanted) => *wanted == thread_id,
-            Self::Names(patterns) => patterns.iter().any(|pattern| matches(pattern, name)),
+            Self::Main => is_main_thread(thread_id),
+            Self::Names(patterns) => {
+                let title = thread_title(thread_id, name);
+                patterns.iter().any(|pattern| matches(pattern, &title))
+            }
         }
     }
 }
@@ -127,5 +134,12 @@ mod tests {
         assert!(ThreadFilter::One(7).accepts(7, ""));
         assert!(!ThreadFilter::One(7).accepts(8, ""));
         assert!(ThreadFilter::Names(vec!["a".into(), "b*".into()]).accepts(1, "bee"));
+        assert!(ThreadFilter::Names(vec!["thread 7".into()]).accepts(7, ""));
+        let main = u64::from(std::process::id());
+        assert_eq!(
+            ThreadFilter::Main.accepts(main, "Thread-2"),
+            cfg!(target_os = "linux")
+        );
+        assert!(!ThreadFilter::Main.accepts(main + 1, "MainThread"));
     }
 }

@@ -5,6 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::config::RecordingConfig;
 use super::control::RecordingId;
+use super::facts;
 use super::label_cpu::LabelCpu;
 use super::seen::{Computing, NEVER, Seen, values};
 use crate::fold::call_tree::NodeId;
@@ -291,6 +292,7 @@ impl Recording {
             format!("late ticks: {}", self.counters.late),
             format!("incomplete stacks: {}", self.counters.incomplete),
         ];
+        comments.extend(facts::comments());
         if self.counters.idle > 0 {
             comments.push(format!(
                 "idle ticks: {}, at which nothing had happened",

@@ -17,7 +17,7 @@ use super::manager::Session;
 use crate::capture::direct::DirectEngine;
 use crate::clock::cpu::{monotonic_ns, process_cpu_ns};
 use crate::clock::resident::resident_bytes;
-use crate::model::label::OWN_THREADS;
+use crate::model::label::{OWN_THREADS, thread_title};
 use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
 use crate::report::dump;
 
@@ -495,7 +495,7 @@ impl Watcher {
 fn place(snapshot: &Snapshot, thread: &ThreadSample) -> Place {
     Place {
         thread_id: thread.thread_id,
-        thread: thread.name.to_string(),
+        thread: thread_title(thread.thread_id, &thread.name).into_owned(),
         doing: dump::doing(thread.state),
         frames: dump::frames(snapshot, thread)
             .map(|(function, file, line)| (function.to_owned(), file.to_owned(), line))

@@ -1,13 +1,15 @@
 use proptest::prelude::*;
 use rprof::fold::merge::{Merge, merge};
-use rprof::fold::profile::ProfileMeta;
-use rprof::fold::window::Limits;
+use rprof::fold::profile::{Profile, ProfileMeta};
+use rprof::fold::window::{Limits, Window};
+use rprof::model::facts::main_thread;
 use rprof::model::function::{Function, MAX_NAME_BYTES, OTHER, OVERFLOW};
-use rprof::model::label::thread_of;
+use rprof::model::label::{thread_labels, thread_of};
+use rprof::model::sample_type::SampleType;
 use rprof::model::stack::elide;
 use rprof::report::collapsed::collapsed;
 
-use crate::support::{any_rows, build, meaning, profile, row, sampled_columns};
+use crate::support::{any_rows, build, function, meaning, profile, row, sampled_columns};
 
 proptest! {
     #[test]
@@ -86,18 +88,117 @@ fn generated_names_are_cut_at_a_character() {
     assert!(cut.name.ends_with('…'));
 }
 
+/// A profile of one stack that measured these sample types, each with its value.
+fn measured(types: &[(&str, &str, i64)], seconds: i64) -> Profile {
+    let kinds: Vec<_> = types
+        .iter()
+        .map(|(name, unit, _)| SampleType::new(name, unit))
+        .collect();
+    let values: Vec<i64> = types.iter().map(|(_, _, value)| *value).collect();
+    let default = kinds[0].name.clone();
+    let mut window = Window::with_types(Limits::default(), kinds, default);
+    let main = function("main");
+    window.add_path([(&main, 1)].into_iter(), &thread_labels(1, "t"), &values);
+    window.finish(ProfileMeta {
+        duration_ns: seconds * 1_000_000_000,
+        comments: vec!["rprof 0".to_owned(), main_thread(seconds.unsigned_abs())],
+        ..ProfileMeta::default()
+    })
+}
+
+fn names(profile: &Profile) -> Vec<&str> {
+    let kinds = profile.sample_types.iter();
+    kinds.map(|kind| &*kind.name).collect()
+}
+
+const GIL: [(&str, &str, i64); 3] = [
+    ("samples", "count", 1),
+    ("wall", "nanoseconds", 10),
+    ("cpu", "nanoseconds", 5),
+];
+const DIRECT: [(&str, &str, i64); 5] = [
+    ("samples", "count", 2),
+    ("wall", "nanoseconds", 20),
+    ("cpu", "nanoseconds", 6),
+    ("gil", "nanoseconds", 7),
+    ("gil_wait", "nanoseconds", 8),
+];
+
 #[test]
-fn profiles_of_different_kinds_do_not_merge() {
-    let one = profile(&[row("a", 1, [1, 1, 1])]);
-    let mut two = one.clone();
-    two.sample_types.pop();
-    let message = merge(&[&one, &two], Limits::default())
+fn different_sample_types_merge_as_their_union() {
+    let (direct, gil) = (measured(&DIRECT, 60), measured(&GIL, 40));
+    let heap = measured(&[("inuse_space", "bytes", 9), ("samples", "count", 3)], 1);
+    let expected = [
+        "rprof 0",
+        "main thread: 1",
+        "main thread: 40",
+        "main thread: 60",
+        "wall: not measured in 1 of 4 profiles, 1.000 s of 161.000 s",
+        "cpu: not measured in 1 of 4 profiles, 1.000 s of 161.000 s",
+        "gil: not measured in 2 of 4 profiles, 41.000 s of 161.000 s",
+        "gil_wait: not measured in 2 of 4 profiles, 41.000 s of 161.000 s",
+        "inuse_space: not measured in 3 of 4 profiles, 160.000 s of 161.000 s",
+    ];
+    for order in [
+        [&direct, &gil, &heap, &direct],
+        [&heap, &direct, &direct, &gil],
+        [&gil, &direct, &heap, &direct],
+    ] {
+        let all = merge(&order, Limits::default()).unwrap();
+        assert_eq!(
+            names(&all),
+            ["samples", "wall", "cpu", "gil", "gil_wait", "inuse_space"]
+        );
+        assert_eq!(all.totals(), [8, 50, 17, 14, 16, 9]);
+        assert_eq!(all.meta.comments, expected);
+        assert_eq!(all.default_sample_type, order[0].default_sample_type);
+        // In steps, as somebody does who merges days into a week.
+        let early = merge(&order[..2], Limits::default()).unwrap();
+        let late = merge(&order[2..], Limits::default()).unwrap();
+        let both = merge(&[&early, &late], Limits::default()).unwrap();
+        assert_eq!(both.totals(), all.totals());
+        assert_eq!(both.meta.comments, all.meta.comments);
+    }
+    // Nothing is missing where all measured the same.
+    let same = merge(&[&direct, &direct], Limits::default()).unwrap();
+    assert_eq!(same.meta.comments, ["rprof 0", "main thread: 60"]);
+}
+
+#[test]
+fn one_name_of_two_units_does_not_merge() {
+    let one = measured(&GIL, 1);
+    let mut other = GIL;
+    other[1].1 = "milliseconds";
+    let message = merge(&[&one, &measured(&other, 1)], Limits::default())
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("samples/count, wall/nanoseconds"),
+        message.contains("wall is in nanoseconds and in milliseconds"),
         "{message}"
     );
+}
+
+#[test]
+fn equal_sample_types_of_one_file_stay_two() {
+    let twice = [("a", "count", 1), ("a", "count", 10), ("b", "count", 100)];
+    let (one, two) = (measured(&twice, 1), measured(&twice[..1], 1));
+    for order in [[&one, &two], [&two, &one]] {
+        let merged = merge(&order, Limits::default()).unwrap();
+        assert_eq!(names(&merged), ["a", "a", "b"]);
+        assert_eq!(merged.totals(), [2, 10, 100]);
+    }
+}
+
+#[test]
+fn sample_types_of_many_kinds_are_bounded() {
+    let all: Vec<String> = (0..40).map(|number| format!("kind{number}")).collect();
+    let files: Vec<Profile> = all
+        .iter()
+        .map(|name| measured(&[(name, "count", 1)], 1))
+        .collect();
+    let borrowed: Vec<_> = files.iter().collect();
+    let message = merge(&borrowed, Limits::default()).unwrap_err().to_string();
+    assert!(message.contains("more than 32"), "{message}");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 use std::io::Write;
+use std::sync::Arc;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+use rprof::fold::profile::Profile;
+use rprof::model::sample_type::SampleType;
 use rprof::pprof::decode::decode;
 use rprof::pprof::encode::{encode, encode_message};
 
@@ -13,6 +16,27 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+#[test]
+fn the_names_of_before_are_read_as_those_of_now() {
+    let mut old = profile(&[row("main", 1, [1, 10, 5])]);
+    old.sample_types[2] = SampleType::new("gil-wait", "nanoseconds");
+    old.default_sample_type = Arc::from("gil-wait");
+    let names = |profile: &Profile| -> Vec<String> {
+        let read = decode(&encode(profile).unwrap(), "x").unwrap();
+        let kinds = read.sample_types.iter().map(|kind| kind.name.to_string());
+        kinds
+            .chain([read.default_sample_type.to_string()])
+            .collect()
+    };
+    // Another profiler's own affair.
+    assert_eq!(names(&old), ["samples", "wall", "gil-wait", "gil-wait"]);
+    old.meta.comments.push("rprof 0.1.0".to_owned());
+    assert_eq!(names(&old), ["samples", "wall", "gil_wait", "gil_wait"]);
+    let read = decode(&encode(&old).unwrap(), "x").unwrap();
+    assert_eq!(read.column("gil-wait"), read.column("gil_wait"));
+    assert_eq!(read.column("gil_wait"), Some(2));
 }
 
 proptest! {

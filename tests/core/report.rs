@@ -1,11 +1,16 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use rprof::fold::profile::Profile;
+use rprof::model::facts::Unmeasured;
 use rprof::model::function::Function;
+use rprof::model::label::{Label, LabelValue, THREAD_NAME};
 use rprof::model::sample_type::{CPU, SAMPLES, WALL};
 use rprof::report::Grouping;
 use rprof::report::calls::{Cost, calls};
 use rprof::report::collapsed::collapsed;
 use rprof::report::diff::diff;
+use rprof::report::divide::divide;
 use rprof::report::speedscope::speedscope;
 use rprof::report::threads::thread_totals;
 use rprof::report::top::top;
@@ -214,6 +219,137 @@ fn names_do_not_reach_the_terminal_as_they_are() {
     assert_eq!(text, "a\\u{1b}[2J\\u{202e}b\\u{a}c:d 5\n");
 }
 
+/// Two became less by 100 in all, one more by 60, and two more changes are out of sight.
+fn difference() -> Profile {
+    profile(&[
+        row("main;serve;less", 1, [-8, -80, 0]),
+        row("main;serve;more", 1, [6, 60, 0]),
+        row("main;moved;from", 1, [-2, -20, 0]),
+        row("main;moved;to", 2, [2, 20, 0]),
+        row("main;little", 1, [-1, -1, 0]),
+    ])
+}
+
+#[test]
+fn what_became_less_is_as_heavy_as_what_became_more() {
+    let folded = difference();
+    assert_eq!(folded.totals()[WALL], -21);
+    assert_eq!(folded.magnitudes()[WALL], 181);
+    assert!(folded.is_difference(WALL) && !folded.is_difference(CPU));
+    let rows = top(&folded, WALL, Grouping::Function);
+    let own: Vec<_> = rows
+        .iter()
+        .map(|row| (&*row.function.name, row.self_value))
+        .collect();
+    // With their totals: main -21, serve -20; what `moved` called is 0 in sum, and so is no row.
+    let expected = [
+        ("less", -80),
+        ("more", 60),
+        ("from", -20),
+        ("to", 20),
+        ("little", -1),
+        ("main", 0),
+        ("serve", 0),
+    ];
+    assert_eq!(own, expected);
+    assert_eq!(
+        thread_totals(&folded)
+            .iter()
+            .map(|(id, _, totals)| (*id, totals[WALL]))
+            .collect::<Vec<_>>(),
+        [(1, -41), (2, 20)]
+    );
+}
+
+#[test]
+fn a_branch_whose_changes_cancel_out_is_shown() {
+    let options = TreeOptions {
+        min_fraction: 0.05,
+        ..TreeOptions::default()
+    };
+    let expected = "\
+wall: -21 ns in 60.00 s, a difference: shares are of 181 ns
+-11.6 %    -21 ns  main  main.py:3
+-11.0 %    -20 ns  ├─ serve  serve.py:3
+-44.2 %    -80 ns  │  ├─ less  less.py:3
+ 33.1 %     60 ns  │  └─ more  more.py:3
+  0.0 %      0 ns  ├─ moved  moved.py:3
+-11.0 %    -20 ns  │  ├─ from  from.py:3
+ 11.0 %     20 ns  │  └─ to  to.py:3
+ -0.6 %     -1 ns  └─ … 1 more branch, -0.6 %
+";
+    assert_eq!(tree(&difference(), WALL, &options), expected);
+}
+
+#[test]
+fn shares_are_of_what_came_before_where_the_file_has_it() {
+    let mut folded = difference();
+    let base = folded.label_sets[1].clone();
+    folded.label_sets[1].push(Label {
+        key: Arc::from("pprof::base"),
+        value: LabelValue::Text(Arc::from("true")),
+    });
+    // The samples of thread 2 alone.
+    assert_eq!(folded.magnitudes()[WALL], 20);
+    folded.label_sets[1] = base;
+    assert_eq!(folded.magnitudes()[WALL], 181);
+}
+
+#[test]
+fn exports_keep_what_is_below_0_or_refuse_it() {
+    let folded = difference();
+    let text = collapsed(&folded, WALL, true).unwrap();
+    assert!(text.contains("t1;main;serve;less -80\n"), "{text}");
+    for message in [
+        speedscope(&folded).unwrap_err().to_string(),
+        calls(&folded, WALL, None).unwrap_err().to_string(),
+        // The times are no difference, the counts are.
+        calls(&folded, CPU, Some(SAMPLES)).unwrap_err().to_string(),
+        divide(&folded, WALL, 0.9).unwrap_err().to_string(),
+    ] {
+        assert!(message.contains("below 0"), "{message}");
+        assert!(message.contains("export the two profiles"), "{message}");
+    }
+    assert!(calls(&folded, CPU, None).is_ok());
+}
+
+#[test]
+fn a_sample_type_measured_in_part_is_told() {
+    let mut folded = difference();
+    folded.meta.comments.push(
+        Unmeasured {
+            name: "cpu".to_owned(),
+            profiles: 1,
+            of_profiles: 2,
+            ns: 30_000_000_000,
+            of_ns: 60_000_000_000,
+        }
+        .to_string(),
+    );
+    let options = TreeOptions::default();
+    assert_eq!(
+        tree(&folded, CPU, &options),
+        "cpu: 0 ns in 60.00 s\ncpu: not measured in 1 of 2 profiles, 30.000 s of 60.000 s\n"
+    );
+    assert!(!tree(&folded, WALL, &options).contains("not measured"));
+}
+
+#[test]
+fn a_thread_without_a_name_has_a_number() {
+    let mut unnamed = row("a", 7, [1, 7, 0]);
+    unnamed.1.1 = String::new();
+    let folded = profile(&[unnamed]);
+    assert_eq!(thread_totals(&folded)[0].1, "thread 7");
+    assert_eq!(collapsed(&folded, WALL, true).unwrap(), "thread 7;a 7\n");
+    assert!(speedscope(&folded).unwrap().contains("\"thread 7: wall\""));
+    // As in a file of before, or of another profiler.
+    let mut old = folded.clone();
+    for labels in &mut old.label_sets {
+        labels.retain(|label| &*label.key != THREAD_NAME);
+    }
+    assert_eq!(thread_totals(&old), thread_totals(&folded));
+}
+
 #[test]
 fn threads_of_collapsed_stacks_may_be_left_out() {
     let folded = profile(&[row("a;b", 1, [1, 7, 0]), row("a;b", 2, [1, 5, 0])]);
@@ -236,7 +372,7 @@ fn callers_share_a_function_between_them() {
         own,
         total,
     };
-    let mut rows = calls(&folded, CPU, Some(SAMPLES));
+    let mut rows = calls(&folded, CPU, Some(SAMPLES)).unwrap();
     rows.sort_by(|left, right| left.function.cmp(&right.function));
     for row in &mut rows {
         row.callers.sort_by(|left, right| left.0.cmp(&right.0));
@@ -360,6 +496,7 @@ proptest! {
         found.sort();
         prop_assert_eq!(&found, &expected);
         let mut called: Vec<_> = calls(&folded, CPU, None)
+            .unwrap()
             .into_iter()
             .map(|row| (row.function, row.cost.own, row.cost.total))
             .collect();

@@ -119,7 +119,7 @@ def test_stacks_have_lines_and_add_up():
     with rprof.profile(rate=500, engine="direct") as block:
         burn(0.1)
     kinds = [kind.type for kind in block.profile.sample_types]
-    assert kinds == ["samples", "wall", "cpu", "gil", "gil-wait"]
+    assert kinds == ["samples", "wall", "cpu", "gil", "gil_wait"]
     stacks = block.profile.stacks("cpu")
     total = block.profile.totals["cpu"]
     assert sum(value for _, value in stacks) == total

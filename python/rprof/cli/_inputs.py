@@ -30,7 +30,7 @@ def add_sample_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         metavar="TYPE",
-        help="sample type: wall, cpu, gil, gil-wait or samples (default: the profile's own)",
+        help="sample type: wall, cpu, gil, gil_wait or samples (default: the profile's own)",
     )
 
 

@@ -144,8 +144,8 @@ def facts(profile: Profile) -> list[str]:
     parts.append(f"cpu {totals.get('cpu', 0) / 1e9 / seconds:.0%} of a core")
     if "gil" in totals:
         parts.append(f"GIL held {totals['gil'] / 1e9 / seconds:.0%}")
-    if "gil-wait" in totals:
-        parts.append(f"waited for {totals['gil-wait'] / 1e9 / seconds:.0%}")
+    if "gil_wait" in totals:
+        parts.append(f"waited for {totals['gil_wait'] / 1e9 / seconds:.0%}")
     lines.append(", ".join(parts))
     return lines
 

@@ -45,6 +45,8 @@ const MEANINGS = {
   wall: "Elapsed time, running or waiting",
   cpu: "Time on a processor",
   gil: "Time with the GIL held",
+  gil_wait: "Time spent waiting for the GIL",
+  // As it was called before.
   "gil-wait": "Time spent waiting for the GIL",
   samples: "How often it was seen",
 };

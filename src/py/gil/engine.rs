@@ -17,9 +17,10 @@ use super::threads::IdOffsets;
 use super::walk::walk;
 use crate::capture::roster::{Newcomer, Roster};
 use crate::capture::{Engine, Missed, Taken};
-use crate::clock::cpu::{monotonic_ns, thread_cpu_ns};
+use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns};
 use crate::error::Error;
 use crate::model::function::Function;
+use crate::model::label::MAIN_THREAD_NAME;
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::Snapshot;
 use crate::model::stack::Stack;
@@ -358,9 +359,9 @@ impl Walker {
             self.roster.tracks[at].named_in = self.roster.snapshot;
             // SAFETY: the GIL is held.
             name = unsafe { self.names.of(thread.ident) }.name;
-            if name.is_none() && native == u64::from(std::process::id()) {
+            if name.is_none() && is_main_thread(native) {
                 // gevent files it under the id of a greenlet.
-                name = Some(Arc::from("MainThread"));
+                name = Some(Arc::from(MAIN_THREAD_NAME));
             }
         }
         if let Some(name) = name {
