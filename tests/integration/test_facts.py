@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import rprof
@@ -19,16 +20,19 @@ def burn(seconds):
 """
 
 
+def with_burn(code):
+    return BURN + textwrap.dedent(code)
+
+
 def test_files_of_both_engines_are_one_directory(programs):
     for engine in ("gil", "direct"):
         programs.check(
-            f"""
-            {BURN.strip().replace(chr(10), chr(10) + " " * 12)}
-            with rprof.profile("out/{engine}.pb.gz", rate=200, engine="{engine}", max_overhead=0):
+            with_burn(f"""
+            with rprof.profile("{engine}.pb.gz", rate=200, engine="{engine}", max_overhead=0):
                 burn(0.3)
-            """
+            """)
         )
-    files = sorted((programs.directory / "out").glob("*.pb.gz"))
+    files = sorted(programs.directory.glob("*.pb.gz"))
     both, swapped = rprof.merge(files), rprof.merge(files[::-1])
     for merged in (both, swapped):
         kinds = [kind.type for kind in merged.sample_types]
@@ -38,11 +42,11 @@ def test_files_of_both_engines_are_one_directory(programs):
         assert table.doubts[0] in str(table)
         assert not merged.top(5, by="wall").doubts
     assert both.totals == swapped.totals
-    command = [sys.executable, "-m", "rprof", "top", "--by", "gil", str(programs.directory / "out")]
+    command = [sys.executable, "-m", "rprof", "top", "--by", "gil", str(programs.directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "not measured in 1 of 2" in done.stdout
     # What was merged once says so when it is merged again.
-    path = programs.directory / "both.pb.gz"
+    path = programs.directory / "both.pprof"
     both.write(path)
     again = rprof.merge([path, *files])
     assert any("2 of 4" in doubt for doubt in again.top(5, by="gil_wait").doubts)
@@ -51,8 +55,7 @@ def test_files_of_both_engines_are_one_directory(programs):
 @pytest.mark.parametrize("jit", ["0", "1"])
 def test_a_profile_says_whether_the_jit_was_on(programs, jit):
     programs.check(
-        f"""
-        {BURN.strip().replace(chr(10), chr(10) + " " * 8)}
+        with_burn("""
         has_jit = hasattr(sys, "_jit") and sys._jit.is_enabled()
         with rprof.profile(rate=200) as block:
             burn(0.1)
@@ -61,15 +64,14 @@ def test_a_profile_says_whether_the_jit_was_on(programs, jit):
         assert bool(block.profile.top(3, by="cpu", lines=True).doubts) == has_jit
         assert not block.profile.top(3, by="cpu").doubts
         assert ("jit" in rprof.status().engine_reason) == has_jit, rprof.status()
-        """,
+        """),
         PYTHON_JIT=jit,
     )
 
 
 def test_the_main_thread_is_who_it_is_not_who_is_called_so(programs):
     programs.check(
-        f"""
-        {BURN.strip().replace(chr(10), chr(10) + " " * 8)}
+        with_burn("""
         threading.current_thread().name = "renamed"
         other = threading.Thread(target=burn, args=(0.3,), name="MainThread")
         with rprof.profile(rate=200, threads="main") as block:
@@ -77,15 +79,14 @@ def test_the_main_thread_is_who_it_is_not_who_is_called_so(programs):
             burn(0.3)
             other.join()
         assert [thread.name for thread in block.profile.threads] == ["renamed"]
-        """
+        """)
     )
 
 
 @pytest.mark.skipif(ENGINE != "direct", reason="the gil engine of 3.10 has other numbers")
 def test_threads_that_threading_does_not_know_have_a_number(programs):
     programs.check(
-        f"""
-        {BURN.strip().replace(chr(10), chr(10) + " " * 8)}
+        with_burn("""
         import _thread
         ended, ids = _thread.allocate_lock(), []
         ended.acquire()
@@ -96,7 +97,7 @@ def test_threads_that_threading_does_not_know_have_a_number(programs):
         with rprof.profile(rate=200) as block:
             _thread.start_new_thread(work, ())
             ended.acquire()
-        names = {{thread.name for thread in block.profile.threads}}
-        assert f"thread {{ids[0]}}" in names, (names, ids)
-        """
+        names = {thread.name for thread in block.profile.threads}
+        assert f"thread {ids[0]}" in names, (names, ids)
+        """)
     )

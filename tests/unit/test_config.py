@@ -53,7 +53,7 @@ def test_every_option_has_a_variable():
         ({"max_depth": 1}, RprofValueError, ["max_depth=1"]),
         ({"engine": "turbo"}, RprofValueError, ["turbo", "'direct'"]),
         ({"engine": 3}, RprofTypeError, ["engine", "3"]),
-        ({"threads": "main"}, RprofValueError, ["threads='main'", "['main']"]),
+        ({"threads": "worker"}, RprofValueError, ["threads='worker'", "['worker']"]),
         ({"threads": [1]}, RprofTypeError, ["threads", "[1]"]),
         ({"threads": []}, RprofTypeError, ["threads"]),
         ({"output": 3}, RprofTypeError, ["output", "3"]),
