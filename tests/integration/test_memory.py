@@ -113,14 +113,15 @@ def test_a_start_without_memory_is_refused(programs):
         """
         import resource, rprof
         with rprof.profile(): pass
+        # Not a list in a list: to free that takes stack, which grows no more.
+        held, count = [None] * 2_000_000, 0
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
-        held = None
         size = 1 << 20
         while size >= 64:
             try:
-                while True: held = [bytearray(size), held]
+                while True: held[count] = bytearray(size); count += 1
             except MemoryError:
                 size //= 2
         refused = False
