@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RprofOSError, RprofValueError
 from ._console import say
+from ._fetch import fetch
 
 if TYPE_CHECKING:
     from .._profile import Profile
@@ -29,8 +30,9 @@ examples:
 
 Of a process id or a directory, what is shown is as new as the last window: start with window=5,
 say, to see it move. Nothing is asked of the process, so watching costs it nothing. An endpoint's
-token is taken from RPROF_SERVE_TOKEN. With `pip install 'rprof[live]'` the view is drawn by rich,
-else it is plain text.
+token is taken from RPROF_SERVE_TOKEN and sent to this machine alone: others are reached through a
+tunnel, for example of ssh. With `pip install 'rprof[live]'` the view is drawn by rich, else it is
+plain text.
 """
 
 
@@ -72,24 +74,11 @@ def ask(address: str, seconds: float) -> Profile:
     Raises:
         RprofOSError: It does not answer, or refuses.
     """
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
-
     from .._native import Profile as NativeProfile
     from .._profile import Profile
 
-    request = Request(f"{address.rstrip('/')}/debug/pprof/wall?seconds={max(seconds, 0.01):g}")
-    token = os.environ.get("RPROF_SERVE_TOKEN")
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
-    try:
-        with urlopen(request, timeout=seconds + _PATIENCE_SECONDS) as answer:
-            data = answer.read()
-    except HTTPError as error:
-        words = error.read(1000).decode("utf-8", "replace").strip()
-        raise RprofOSError(f"{address} refuses: {words}") from None
-    except (URLError, OSError) as error:
-        raise RprofOSError(f"{address} does not answer: {error}") from None
+    path = f"/debug/pprof/wall?seconds={max(seconds, 0.01):g}"
+    data = fetch(address, path, seconds + _PATIENCE_SECONDS)
     return Profile(NativeProfile.decode(data, address))
 
 
