@@ -250,6 +250,7 @@ class WsgiServer:
         application: Any,
         model: request,
         make_route: Callable[[str], str],
+        end_at_close: Callable[[Any, request], bool],
         known_route: str | None = None,
         choose_route: Callable[[dict[str, Any], str], str] | None = None,
         answer_instead: Callable[..., Iterable[bytes] | None] | None = None,

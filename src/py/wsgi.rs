@@ -25,6 +25,9 @@ pub(crate) struct WsgiServer {
     /// Called with request, environ and `start_response` for an answer in place of the
     /// application's, or None.
     answer_instead: Option<Py<PyAny>>,
+    /// Called with an answer and its request; has the request end when the server closes the answer
+    /// and returns true, or returns false where that cannot be had.
+    end_at_close: Py<PyAny>,
     /// `_io._IOBase`, of which every file object is.
     file: Py<PyType>,
 }
@@ -32,14 +35,20 @@ pub(crate) struct WsgiServer {
 #[pymethods]
 impl WsgiServer {
     #[new]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the door passes plain values, by keyword"
+    )]
     #[pyo3(signature = (
-        application, model, make_route, known_route=None, choose_route=None, answer_instead=None
+        application, model, make_route, end_at_close, known_route=None, choose_route=None,
+        answer_instead=None
     ))]
     fn new(
         py: Python<'_>,
         application: Py<PyAny>,
         model: Py<Request>,
         make_route: Py<PyAny>,
+        end_at_close: Py<PyAny>,
         known_route: Option<Py<PyString>>,
         choose_route: Option<Py<PyAny>>,
         answer_instead: Option<Py<PyAny>>,
@@ -52,6 +61,7 @@ impl WsgiServer {
             choose_route,
             make_route,
             answer_instead,
+            end_at_close,
             file: file.cast_into::<PyType>()?.unbind(),
         })
     }
@@ -93,12 +103,20 @@ impl WsgiServer {
                 return Err(error);
             }
         };
-        let is_ready = answer.is_exact_instance_of::<PyList>()
-            || answer.is_exact_instance_of::<PyTuple>()
-            || self.is_file(&answer, environ)?;
+        let is_ready =
+            answer.is_exact_instance_of::<PyList>() || answer.is_exact_instance_of::<PyTuple>();
         if is_ready {
             // Nothing is computed any more while it is sent.
             Request::end(&begun, None)?;
+            return Ok(answer);
+        }
+        if self.is_file(&answer, environ)? {
+            // Perhaps by another thread, and while this one goes on to other requests.
+            begun.get().pause(py)?;
+            let end_at_close = self.end_at_close.bind(py);
+            if !end_at_close.call1((&answer, &begun))?.is_truthy()? {
+                Request::end(&begun, None)?;
+            }
             return Ok(answer);
         }
         Ok(Answer::begin(begun.unbind(), &answer)?.into_any())
@@ -108,6 +126,7 @@ impl WsgiServer {
         visit.call(&self.application)?;
         visit.call(&self.choose_route)?;
         visit.call(&self.make_route)?;
+        visit.call(&self.end_at_close)?;
         visit.call(&self.answer_instead)
     }
 }

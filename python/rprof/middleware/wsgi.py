@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ _Application = Callable[[_Environ, Callable[..., Any]], Iterable[bytes]]
 class WSGIMiddleware:
     """Makes each request of a WSGI application an ``rprof.request``.
 
-    It lasts until the answer has been sent: what a server reads from a generator belongs to it.
+    It lasts until the answer has been sent: what a server reads from a generator belongs to it. So
+    does the sending of a file that was handed to ``wsgi.file_wrapper``, until it is closed.
 
     >>> application = WSGIMiddleware(application, slow_after=2.0)
 
@@ -42,6 +44,7 @@ class WSGIMiddleware:
             application,
             chosen.model,
             generic_route,
+            _end_at_close,
             known_route=self.known_route if chosen.route is None else None,
             choose_route=self._choose_route if chosen.route is not None else None,
             answer_instead=self._page_instead if chosen.on_demand is not None else None,
@@ -84,6 +87,66 @@ class WSGIMiddleware:
         ]
         start_response("200 OK", headers)
         return [body]
+
+
+class _Closing:
+    """The ``close`` of an answer that the server sends by itself; ends the request as well."""
+
+    def __init__(self, begun: request, close: Callable[[], Any]) -> None:
+        self._begun: request | None = begun
+        self._close = close
+
+    def __call__(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            self._close()
+            return
+        # Its own code, if it has any, belongs to the request.
+        begun.resume()
+        error: BaseException | None = None
+        try:
+            self._close()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            begun.__exit__(None, error)
+
+    def __del__(self) -> None:
+        # A server that does not close what it was given breaks WSGI; the request ends all the same.
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.__exit__()
+
+
+def _end_at_close(answer: Any, begun: request) -> bool:
+    """Have a request end when the server closes its answer, a file; whether that is possible.
+
+    The answer itself is handed to the server: for another object it could not ask the kernel to
+    send the file.
+    """
+    own = getattr(answer, "__dict__", None)
+    if own is None:
+        return False
+    close = own.get("close")
+    if close is None:
+        # Not the bound method: a file that refers to itself is closed late.
+        method, known = getattr(type(answer), "close", None), weakref.ref(answer)
+        if method is None:
+            return False
+
+        def close() -> None:
+            there = known()
+            if there is not None:
+                method(there)
+
+    closing = _Closing(begun, close)
+    try:
+        answer.close = closing
+    except (AttributeError, TypeError):
+        closing._begun = None
+        return False
+    return True
 
 
 def _close(answer: Iterable[bytes]) -> None:
