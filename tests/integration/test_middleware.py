@@ -436,6 +436,9 @@ def test_what_a_wsgi_server_gets(programs):
         for answer in lasting:
             application = WSGIMiddleware(lambda environ, start_response: answer)
             assert application({"wsgi.file_wrapper": Wrapper}, None) is answer
+        # A file belongs to its request until the server has closed it.
+        assert [row.under_way for row in rprof.routes()] == [1]
+        lasting[2].close()
         class Broken:
             closed = 0
             def __iter__(self): raise ZeroDivisionError
