@@ -178,13 +178,19 @@ impl Directory {
             .map_or(0, |about| u64::try_from(about.st_size).unwrap_or(0))
     }
 
-    /// Whether a process with this id exists.
+    /// Whether a process with this id exists, as far as can be known.
+    #[cfg(target_os = "linux")]
     #[must_use]
     pub fn is_alive(pid: u32) -> bool {
-        if filter::may_be_there() {
-            let place = format!("/proc/{pid}");
-            return !matches!(statat(CWD, place, AtFlags::empty()), Err(Errno::NOENT));
-        }
+        // Not by a signal: that is a call which a filter might kill for.
+        let is_there = |path: &str| statat(CWD, path, AtFlags::empty()).is_ok();
+        is_there(&format!("/proc/{pid}")) || !is_there("/proc/self")
+    }
+
+    /// Whether a process with this id exists.
+    #[cfg(not(target_os = "linux"))]
+    #[must_use]
+    pub fn is_alive(pid: u32) -> bool {
         i32::try_from(pid)
             .ok()
             .and_then(rustix::process::Pid::from_raw)

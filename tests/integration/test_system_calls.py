@@ -37,7 +37,7 @@ NOT_REFUSED = {
 # and never ENOMEM; Rust's hash tables expect neither.
 NOT_REFUSED_SO = {("getrandom", "EAGAIN"), ("getrandom", "ENOMEM")}
 # What the standard library or an earlier version made, and rprof does not any more.
-NOT_MADE = ("statx", "prctl", "ftruncate", "flock", "fstat", "eventfd2")
+NOT_MADE = ("statx", "prctl", "ftruncate", "flock", "fstat", "eventfd2", "kill")
 
 
 def listed() -> dict[str, list[str]]:

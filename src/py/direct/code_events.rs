@@ -7,6 +7,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 use pyo3::Python;
 use pyo3::ffi::{self, PyObject, PyTypeObject};
@@ -16,6 +17,7 @@ use crate::clock::cpu::thread_id;
 use crate::layout::Layout;
 use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read, read_word, word};
+use crate::session::native_thread::NativeThread;
 use crate::unwind::code::FREED;
 
 /// `PyTypeObject.tp_dealloc` (`Include/cpython/object.h`): after the head of a variable-sized
@@ -23,6 +25,8 @@ use crate::unwind::code::FREED;
 const DEALLOC_OFFSET: usize = 48;
 /// Bytes of glibc's or musl's `struct pthread` that are searched for the kernel's thread id.
 const PTHREAD_BYTES: usize = 2_048;
+/// How long a thread is waited for that has next to nothing to do.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Dealloc = unsafe extern "C" fn(*mut PyObject);
 
@@ -92,14 +96,18 @@ fn find_id_from_ident(memory: &mut dyn ReadMemory) -> Result<usize, String> {
     let ids = || (unsafe { libc::pthread_self() } as usize, thread_id());
     let (done, finished) = std::sync::mpsc::channel::<()>();
     let (tell, told) = std::sync::mpsc::channel();
-    let other = std::thread::spawn(move || {
+    let other = NativeThread::spawn_sharing("rprof-probe", move || {
         // Alive until it has been looked at.
         if tell.send(ids()).is_ok() {
             let _: Result<(), std::sync::mpsc::RecvError> = finished.recv();
         }
-    });
+    })
+    .map_err(|error| error.to_string())?;
     let mut places: Vec<usize> = (0..PTHREAD_BYTES / 4).map(|at| at * 4).collect();
-    for (ident, native) in [Some(ids()), told.recv().ok()].into_iter().flatten() {
+    for (ident, native) in [Some(ids()), told.recv_timeout(PATIENCE).ok()]
+        .into_iter()
+        .flatten()
+    {
         places.retain(|at| {
             read(memory, ident + at, 4)
                 .is_some_and(|bytes| u64::try_from(int32(bytes, 0)) == Ok(native))
@@ -107,7 +115,7 @@ fn find_id_from_ident(memory: &mut dyn ReadMemory) -> Result<usize, String> {
     }
     drop(done);
     // A thread that has nothing left to do ends.
-    drop(other.join());
+    drop(other.join(PATIENCE));
     match places[..] {
         [place] => Ok(place),
         _ => Err("the C library's threads have an unknown layout".to_owned()),

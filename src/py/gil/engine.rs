@@ -17,7 +17,7 @@ use super::threads::IdOffsets;
 use super::walk::walk;
 use crate::capture::roster::{Newcomer, Roster};
 use crate::capture::{Engine, Missed, Taken};
-use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns};
+use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns, thread_id};
 use crate::error::Error;
 use crate::model::function::Function;
 use crate::model::label::MAIN_THREAD_NAME;
@@ -69,6 +69,9 @@ struct Walker {
     offsets: IdOffsets,
     /// A kernel id that a thread state has kept from before a fork, and what it is now.
     stale_id: Option<(u64, u64)>,
+    /// Ident and kernel id of the thread that made the engine, mostly the main one: before CPython 3.11
+    /// only `threading` knows kernel ids, and need not be imported.
+    maker: (usize, u64),
     names: Names,
     cache: CodeCache,
     /// By ident.
@@ -114,6 +117,7 @@ impl GilEngine {
             ),
             symbols,
             stale_id: offsets.stale_id(py),
+            maker: (symbols.own_ident(), thread_id()),
             offsets,
             roster: Roster::following(),
             listed: Vec::new(),
@@ -295,7 +299,9 @@ impl Walker {
                 _ => {
                     // SAFETY: the GIL is held.
                     let known = unsafe { self.names.of(thread.ident) };
-                    native = known.native_id.unwrap_or(thread.ident as u64);
+                    let (ident, id) = self.maker;
+                    let made_it = (ident == thread.ident).then_some(id);
+                    native = known.native_id.or(made_it).unwrap_or(thread.ident as u64);
                     name = known.name;
                 }
             }
