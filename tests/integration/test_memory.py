@@ -28,29 +28,30 @@ def made(number):
     return space[f"function_with_quite_a_long_name_{number}"]
 
 functions = [made(number) for number in range(1000)]
-held = []
+# Not lists in lists: to free those takes stack, which grows no more.
+held = [[None] * 1_000_000 for _ in range(4)]
 
-def exhaust():
-    size, mine = 1 << 20, None
+def exhaust(number):
+    size, count, mine = 1 << 20, 0, held[number]
     while size >= 64:
         try:
             while True:
-                mine = [bytearray(size), mine]
-        except MemoryError:
+                mine[count] = bytearray(size)
+                count += 1
+        except (MemoryError, IndexError):
             size //= 2
-    held.append(mine)
 
 def without_memory():
-    "Returns how often the program had none."
+    "The program has none for a while."
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), resource.RLIM_INFINITY))
-    threads = [threading.Thread(target=exhaust) for _ in range(3)]
+    threads = [threading.Thread(target=exhaust, args=(n,)) for n in range(3)]
     try:
         for thread in threads: thread.start()
     except (MemoryError, RuntimeError):
         pass
-    exhaust()
+    exhaust(3)
     for thread in threads:
         if thread.ident: thread.join()
     number = 0

@@ -30,6 +30,7 @@ NOT_REFUSED = {
     "futex": "glibc ends a process whose futexes fail (futex_fatal_error, sysdeps/nptl)",
     "rseq": "glibc ends a process in which one thread cannot register (pthread_create.c)",
     "exit": "glibc tries for ever: no thread of any program could end",
+    "munmap": "CPython 3.15 ends a process whose munmap fails (_PyMem_ArenaFree)",
     "mmap": "the dynamic linker ends a process in which a thread cannot have its data "
     "(elf/dl-tls.c); test_memory has what becomes of programs without memory",
 }
@@ -37,7 +38,7 @@ NOT_REFUSED = {
 # and never ENOMEM; Rust's hash tables expect neither.
 NOT_REFUSED_SO = {("getrandom", "EAGAIN"), ("getrandom", "ENOMEM")}
 # What the standard library or an earlier version made, and rprof does not any more.
-NOT_MADE = ("statx", "prctl", "ftruncate", "flock", "fstat", "eventfd2", "kill")
+NOT_MADE = ("statx", "prctl", "ftruncate", "flock", "eventfd2", "kill")
 
 
 def listed() -> dict[str, list[str]]:
