@@ -99,7 +99,11 @@ impl Reporter {
         loop {
             match self.attachment.attach() {
                 Ok(mut attached) => {
-                    attached.own_state();
+                    if !attached.own_state() {
+                        let problem = "nothing can be reported: a thread state cannot be had";
+                        session().health().set_error(problem);
+                        return true;
+                    }
                     let py = attached.py();
                     if let Err(error) = report(py, &self.symbols, &self.report, events) {
                         session()

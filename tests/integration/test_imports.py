@@ -168,7 +168,10 @@ def leave():
     shutil.rmtree(os.path.join(sys.path[0], "rprof"))
     sys.path[:] = []
     sys.path_importer_cache.clear()
-    sys.meta_path[:] = [finder for finder in sys.meta_path if "Path" not in finder.__name__]
+    # What is built in or frozen is there as ever.
+    kept = ("BuiltinImporter", "FrozenImporter")
+    finders = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") in kept]
+    sys.meta_path[:] = finders
 """
 
 

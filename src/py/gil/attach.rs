@@ -246,28 +246,43 @@ impl Attached<'_> {
     }
 
     /// Exchanges the thread state for one that this thread has made, so that Python code can run
-    /// with it: CPython 3.10 and 3.11 know a state by the thread that made it, in
-    /// `PyGILState_Ensure` and in `sys._current_frames` (`Python/pystate.c`, `new_threadstate`).
-    pub(crate) fn own_state(&mut self) {
-        if self.attachment.is_state_own || !states_belong_to_their_makers(self.py()) {
-            return;
+    /// with it; false if that cannot be done.
+    ///
+    /// CPython 3.10 and 3.11 know a state by the thread that made it (`Python/pystate.c`,
+    /// `new_threadstate`, `_PyGILState_NoteThreadState`): with one that another has made,
+    /// `PyGILState_Ensure` makes a second and waits for the GIL that this thread has. So does the
+    /// allocation of a state while `tracemalloc` traces, hence the note before it.
+    pub(crate) fn own_state(&mut self) -> bool {
+        let (major, minor) = {
+            let version = self.py().version_info();
+            (version.major, version.minor)
+        };
+        if self.attachment.is_state_own || (major, minor) >= (3, 12) {
+            return true;
         }
-        // SAFETY: the GIL is held, so that tracing cannot stop while a state is made; the old one is
-        // used by nobody once this thread has another.
+        let Some(note) = self.attachment.symbols.note_state(minor) else {
+            return false;
+        };
+        // SAFETY: the GIL is held, so that tracing cannot stop while a state is made. A state is
+        // noted for the calling thread only if none is, and its deletion takes the note back. The
+        // old one is used by nobody once this thread has another.
         unsafe {
+            note(self.state);
             let own = ffi::PyThreadState_New(self.attachment.interpreter);
             if own.is_null() {
-                return;
+                return false;
             }
             let old = ffi::PyThreadState_Swap(own);
             ffi::PyThreadState_Clear(old);
             ffi::PyThreadState_Delete(old);
+            note(own);
             self.state = own;
         }
         self.attachment.is_state_own = true;
         self.attachment
             .state_address
             .store(self.state as usize, Ordering::Release);
+        true
     }
 
     /// The token for pyo3's functions.
@@ -300,8 +315,4 @@ impl Drop for Attached<'_> {
             self.attachment.state_address.store(0, Ordering::Release);
         }
     }
-}
-
-fn states_belong_to_their_makers(py: Python<'_>) -> bool {
-    py.version_info() < (3, 12)
 }

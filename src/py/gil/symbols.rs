@@ -39,6 +39,9 @@ pub(crate) struct Symbols {
     pub(crate) weakref_get: Option<WeakrefGet>,
     /// Up to 3.14.
     pub(crate) weakref_get_borrowed: Option<WeakrefGetBorrowed>,
+    /// 3.10, and what took its place in 3.11, where the first one ends the process.
+    init_state: Option<NoteState>,
+    set_current_state: Option<NoteState>,
     is_finalizing: Option<IsFinalizing>,
     get_allocator: Option<GetAllocator>,
 }
@@ -60,6 +63,7 @@ pub(super) type ClearState = unsafe extern "C-unwind" fn(*mut PyThreadState);
 type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
 type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
 type WeakrefGetBorrowed = unsafe extern "C" fn(*mut PyObject) -> *mut PyObject;
+pub(super) type NoteState = unsafe extern "C" fn(*mut PyThreadState);
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
 
@@ -95,10 +99,21 @@ impl Symbols {
             frame_lasti: function!(c"PyFrame_GetLasti", FrameLasti),
             weakref_get: function!(c"PyWeakref_GetRef", WeakrefGet),
             weakref_get_borrowed: function!(c"PyWeakref_GetObject", WeakrefGetBorrowed),
+            init_state: function!(c"_PyThreadState_Init", NoteState),
+            set_current_state: function!(c"_PyThreadState_SetCurrent", NoteState),
             is_finalizing: function!(c"Py_IsFinalizing", IsFinalizing)
                 .or(function!(c"_Py_IsFinalizing", IsFinalizing)),
             get_allocator: function!(c"PyMem_GetAllocator", GetAllocator),
         })
+    }
+
+    /// What notes a thread state for the calling thread, if none is; CPython 3.10 and 3.11.
+    pub(super) fn note_state(&self, minor: u8) -> Option<NoteState> {
+        match minor {
+            10 => self.init_state,
+            11 => self.set_current_state,
+            _ => None,
+        }
     }
 
     /// Whether the interpreter has begun to shut down; may be asked without the GIL.
