@@ -239,11 +239,14 @@ def test_forks_and_reports_at_once(programs):
     programs.check(
         REPORT
         + """
+seen = threading.Event()
+class Seen(Told):
+    def look(self, record): seen.set()
 rprof.start(None)
+logging.getLogger("rprof.slow").handlers[:] = [Seen()]
 for _ in range(20):
-    told.clear()
-    logging.getLogger("rprof.slow").handlers[:] = [Told()]
-    with rprof.request("x", route="/x", slow_after=0.001): time.sleep(0.005)
+    told.clear(); seen.clear()
+    with rprof.request("x", route="/x", slow_after=0.001): assert seen.wait(30)
     # The end of the request is about to be told.
     child = os.fork()
     if child == 0: os._exit(0)
