@@ -176,9 +176,9 @@ def _loaded(module: str) -> "Any":
 
         return _labels
     if module == "_native":
-        from . import _native
+        from ._loading import native
 
-        return _native
+        return native()
     if module == "_profile":
         from . import _profile
 

@@ -59,9 +59,10 @@ SEAMS = (
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
 SAFETY_REACH = 3
 
-# Python: the only module that drives the extension, and the names that are open to all: what
-# users get from it as it is.
+# Python: the only module that drives the extension, the one that loads it and says why it cannot be
+# loaded, and the names that are open to all: what users get from it as it is.
 NATIVE_DRIVER = "rprof._session"
+NATIVE_LOADER = "rprof._loading"
 NATIVE = "rprof._native"
 NATIVE_OPEN_NAMES = {"Profile", "__version__", "current_labels", "labels", "request"}
 CLI = "rprof.cli"
@@ -337,7 +338,7 @@ def python_violations(relative: str, source: str) -> list[Violation]:
                 found.append(Violation(shown, line, f"nobody imports `{CLI}`"))
             if (
                 _is_below(imported, NATIVE)
-                and module != NATIVE_DRIVER
+                and module not in (NATIVE_DRIVER, NATIVE_LOADER)
                 and not (names and names <= NATIVE_OPEN_NAMES)
             ):
                 what = ", ".join(sorted(names - NATIVE_OPEN_NAMES)) or "the module itself"
