@@ -3,14 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
+use rustc_hash::FxHashMap;
+
 use super::Sink;
 use super::file_name::{self, Fields, SUFFIX, WINDOW_PATTERN, expand};
 use crate::error::{Error, Result};
 
 #[cfg(unix)]
-use super::directory::Directory;
+use super::directory::{Directory, Listed};
 #[cfg(not(unix))]
-use super::directory_plain::Directory;
+use super::directory_plain::{Directory, Listed};
 
 /// Where files go and how many stay.
 #[derive(Clone, Debug)]
@@ -131,6 +133,24 @@ impl FileSink {
         }
     }
 
+    /// Brings the files of this recording into the order in which they were written: where the
+    /// system's clock has been set back, the newest seem to be the oldest.
+    fn put_own_in_order(&self, listed: &mut [Listed]) {
+        let ranks: FxHashMap<&str, usize> = (self.written.iter())
+            .enumerate()
+            .filter_map(|(rank, path)| Some((path.file_name()?.to_str()?, rank)))
+            .collect();
+        let rank = |entry: &Listed| ranks.get(entry.0.as_str()).copied();
+        let places: Vec<usize> = (0..listed.len())
+            .filter(|place| rank(&listed[*place]).is_some())
+            .collect();
+        let mut own: Vec<Listed> = places.iter().map(|place| listed[*place].clone()).collect();
+        own.sort_by_key(rank);
+        for (place, entry) in places.into_iter().zip(own) {
+            listed[place] = entry;
+        }
+    }
+
     /// Removes the oldest files beyond what is to be kept. A file that cannot be removed, perhaps
     /// because another process was faster, is simply left.
     fn prune(&mut self, directory: &Directory, newest: &str) {
@@ -142,6 +162,7 @@ impl FileSink {
         if self.is_shared {
             let mut listed = directory.list();
             listed.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
+            self.put_own_in_order(&mut listed);
             for (name, _, bytes) in listed {
                 let writer = match file_name::pid_of_window(&name, &self.config.program) {
                     Some(pid) if pid == self.config.pid => Writer::This,

@@ -90,6 +90,23 @@ fn the_oldest_files_go() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_does_not_make_new_files_old() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut sink = FileSink::open(config(scratch.path())).unwrap();
+    let paths: Vec<_> = (1..=6_u64)
+        .map(|turn| {
+            let path = sink.write(b"new").unwrap();
+            // Each seems to have been written an hour before the one before it.
+            let when = std::time::SystemTime::now() - std::time::Duration::from_secs(3600 * turn);
+            fs::File::open(&path).unwrap().set_modified(when).unwrap();
+            path
+        })
+        .collect();
+    let left: Vec<_> = paths.iter().map(|path| path.exists()).collect();
+    assert_eq!(left, [false, false, false, true, true, true]);
+}
+
+#[test]
 fn bytes_are_bounded_but_the_newest_stays() {
     let scratch = tempfile::tempdir().unwrap();
     let small = FileConfig {
