@@ -332,6 +332,9 @@ def start_reports(report: Callable[[list[dict[str, Any]]], None], keep_thread_st
 def stop_reports() -> bool:
     """Ends the thread that reports; whether it has ended. If not, it is stuck in a log handler."""
 
+def take_events() -> list[dict[str, Any]]:
+    """What has been seen since the events that are being told; for who reports them."""
+
 def pause_reports() -> None:
     """Ends the thread ahead of a fork; what goes on afterwards is kept."""
 

@@ -62,8 +62,10 @@ class _Reporter:
         problems: list[BaseException] = []
         try:
             # What was seen of a request comes before its end.
-            for event in events:
-                self._attempt(problems, self._tell, event)
+            while events:
+                for event in events:
+                    self._attempt(problems, self._tell, event)
+                events = _session.native().take_events()
             while _pending:
                 self._attempt(problems, self._finish, *_pending.popleft())
         finally:
@@ -129,7 +131,7 @@ class _Reporter:
         number, seconds = event["number"], event["elapsed_ns"] / 1e9
         if number in self._finished:
             return
-        slow = watched.get(number)
+        slow = _find(number)
         stack = _stack(event["places"]) or _awaiting(slow)
         if not stack:
             stack = (
@@ -197,6 +199,14 @@ class _Reporter:
                 }
             },
         )
+
+
+def _find(number: int) -> request | None:
+    """Return a request that was looked at; it may have ended since."""
+    slow = watched.get(number)
+    if slow is None:
+        slow = next((ended for ended, known, *_ in tuple(_pending) if known == number), None)
+    return slow
 
 
 def _details(slow: request | None) -> str:

@@ -46,7 +46,7 @@ mod _native {
         rotate_recording, start_recording, stop_recording,
     };
     #[pymodule_export]
-    use super::reporter::{pause_reports, start_reports, stop_reports, wake_event};
+    use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};
     #[pymodule_export]
     use super::requests::Request;
     #[pymodule_export]

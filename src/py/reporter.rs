@@ -127,6 +127,17 @@ impl Reporter {
     }
 }
 
+/// What has been seen since the events that are being told.
+#[pyfunction]
+pub(crate) fn take_events(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let watch = session().watch();
+    let waiting = std::iter::from_fn(|| watch.next_event(Duration::ZERO));
+    waiting
+        .filter(|event| *event != Event::Wake)
+        .map(|event| fields(py, event))
+        .collect()
+}
+
 fn report(
     py: Python<'_>,
     symbols: &Symbols,

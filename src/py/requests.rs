@@ -403,15 +403,20 @@ impl Request {
         let ended = session().requests().end(number, cpu_ns);
         if this.slow.is_some() {
             let watched = watch(py, "watched", &WATCHED)?;
-            let known = watched.call_method1(intern!(py, "pop"), (number, py.None()))?;
+            let known = watched.call_method1(intern!(py, "get"), (number,))?;
             // Nothing is known of what was begun before a fork; most others were not looked at.
-            if let Some(ended) = ended
-                && ended.looks > 0
-                && !known.is_none()
-            {
-                let times = (ended.began_ns, ended.duration_ns, ended.cpu_ns);
-                watch(py, "ended", &ENDED)?.call1((known, number, times, error))?;
-            }
+            let noted = match ended {
+                Some(ended) if ended.looks > 0 && !known.is_none() => {
+                    let times = (ended.began_ns, ended.duration_ns, ended.cpu_ns);
+                    watch(py, "ended", &ENDED)
+                        .and_then(|note| note.call1((known, number, times, error)))
+                        .map(drop)
+                }
+                _ => Ok(()),
+            };
+            // Only now: a look may be about to be told, and the request is to be found somewhere.
+            watched.call_method1(intern!(py, "pop"), (number, py.None()))?;
+            noted?;
         }
         left.map(drop)
     }

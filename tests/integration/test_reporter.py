@@ -382,3 +382,26 @@ while not told.is_set():
     if done.returncode == 77:
         pytest.skip("only root can become a user that has no thread left")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_look_that_is_told_late_still_says_whose_it_was(programs):
+    """The request has ended by then; the handler of the first report keeps the second waiting."""
+    programs.check(
+        REPORT
+        + """
+looks, free = [], threading.Event()
+class Slow(Told):
+    def look(self, record):
+        if "so far" in record.getMessage():
+            looks.append(record.rprof)
+            free.wait()
+logging.getLogger("rprof.slow").handlers[:] = [Slow()]
+with rprof.request("x", route="/x", slow_after=0.02, repeat=0.02, user="ada"):
+    end = time.monotonic() + 30
+    while len(looks) < 1: assert time.monotonic() < end
+    time.sleep(0.2)
+free.set()
+assert told.wait(30)
+assert len(looks) >= 2 and all(look["info"] == {"user": "ada"} for look in looks), looks
+"""
+    )
