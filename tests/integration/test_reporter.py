@@ -30,7 +30,7 @@ def slow(handler=Told):
         with rprof.request("x", route="/x", slow_after=0.02):
             end = time.monotonic() + 0.1
             while time.monotonic() < end: pass
-        told.wait(1)
+        told.wait(10)
 """
 BEGIN = {
     "watch": "rprof.watch(cpu=1000)",
@@ -335,7 +335,7 @@ def test_its_time_is_the_profiler_s(programs):
         + """
 from burning import burn
 class Burning(Told):
-    def look(self, record): burn(0.5)
+    def look(self, record): burn(0.2)
 rprof.start(None, rate=500, max_overhead=1.0)
 slow(Burning)
 profile = rprof.stop()
