@@ -29,7 +29,9 @@ class ThreadInfo(NamedTuple):
     id: int
     """Kernel thread id (``threading.get_native_id()``)."""
     name: str
-    """``threading.Thread.name``; empty for a thread unknown to ``threading``."""
+    """``threading.Thread.name``; ``thread 4711``, its id, for one unknown to ``threading``."""
+    main: bool = False
+    """Whether it is the main thread of its process, whatever it is called."""
 
 
 class Config(NamedTuple):

@@ -80,6 +80,7 @@ class Diff:
         "after_total",
         "before_duration_ns",
         "before_total",
+        "doubts",
         "factor",
         "rows",
         "sample_type",
@@ -102,15 +103,20 @@ class Diff:
     """Length of the older recording in nanoseconds."""
     after_duration_ns: int
     """Length of the newer recording in nanoseconds."""
+    doubts: list[str]
+    """What is to be known of these figures, a sentence each; see ``Profile.doubts``."""
 
     def __init__(
         self,
         rows: list[tuple[tuple[str, str, int], tuple[int, int], tuple[int, int]]],
         sample_type: SampleType,
-        totals: tuple[int, int],
+        totals: tuple[tuple[int, int], tuple[int, int]],
         durations_ns: tuple[int, int],
+        *,
         scale: Scale,
+        doubts: list[str],
     ) -> None:
+        self.doubts = doubts
         self.sample_type = sample_type
         self.scale = scale
         self.before_duration_ns, self.after_duration_ns = durations_ns
@@ -118,7 +124,8 @@ class Diff:
         is_scaled = scale == "duration" and min(durations_ns) > 0
         old, new = durations_ns if is_scaled else (1, 1)
         self.factor = new / old
-        before_total, self.after_total = totals
+        # Of a profile that is itself a difference, shares are of all that changed in it.
+        (before_total, before_whole), (self.after_total, after_whole) = totals
         self.before_total = _scaled(before_total, old, new)
         self.rows = [
             DiffRow(
@@ -129,10 +136,10 @@ class Diff:
                 before_total=_scaled(before[1], old, new),
                 after_self=after[0],
                 after_total=after[1],
-                before_self_fraction=_fraction(before[0], before_total),
-                before_total_fraction=_fraction(before[1], before_total),
-                after_self_fraction=_fraction(after[0], self.after_total),
-                after_total_fraction=_fraction(after[1], self.after_total),
+                before_self_fraction=_fraction(before[0], before_whole),
+                before_total_fraction=_fraction(before[1], before_whole),
+                after_self_fraction=_fraction(after[0], after_whole),
+                after_total_fraction=_fraction(after[1], after_whole),
             )
             for (name, file, line), before, after in rows
         ]
@@ -187,6 +194,7 @@ class Diff:
             # JSON has no infinity.
             "growth_percent": self.growth if math.isfinite(self.growth) else None,
             "regression_points": self.regression,
+            "doubts": self.doubts,
             "largest_regression": _row_dict(worst) if worst is not None else None,
             "rows": [_row_dict(row) for row in self.rows],
         }
@@ -202,7 +210,7 @@ class Diff:
         lines = [f"{kind}: {before} -> {after}{growth}, {self._how_scaled()}"]
         changed = [row for row in self.rows if row.self_change or row.total_change]
         if not changed:
-            return "\n".join([*lines, "nothing changed"])
+            return "\n".join([*lines, "nothing changed", *self._doubt_lines()])
         lines.append(
             f"{'self':>10} {'change':>10} {'points':>7} {'total':>10} {'change':>10} {'points':>7}"
             "  function"
@@ -224,7 +232,10 @@ class Diff:
                 f"largest regression: {inert(worst.name)}, {worst.before_total_fraction:.1%} -> "
                 f"{worst.after_total_fraction:.1%} of {kind} ({worst.total_points:+.1f} points)"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._doubt_lines()])
+
+    def _doubt_lines(self) -> list[str]:
+        return [f"({inert(doubt)})" for doubt in self.doubts]
 
     def _how_scaled(self) -> str:
         old, new = format_ns(self.before_duration_ns), format_ns(self.after_duration_ns)

@@ -58,6 +58,8 @@ def markdown(profile: Profile, kinds: list[SampleType], n: int) -> str:
         total = profile.totals[kind.type]
         heading = f"## {_word(kind.type)}: {format_value(total, kind.unit)} in all"
         sections.append(heading)
+        if profile.doubts(kind.type):
+            sections.append(_fenced([_short(doubt, 300) for doubt in profile.doubts(kind.type)]))
         rows = profile.top(_ALL, by=kind.type)
         sections.append("By own time:" if kind.unit in _SECONDS else "By own value:")
         sections.append(_fenced(_table(rows, kind, n)))
@@ -114,12 +116,16 @@ def _tree(profile: Profile, kind: SampleType) -> list[str]:
 
 def _threads(profile: Profile, kinds: list[SampleType], n: int) -> list[str]:
     lines = []
+    main = profile.main_threads
     for thread in profile.threads[:n]:
         values = [
             f"{_short(kind.type)} {format_value(thread.totals[kind.type], kind.unit)}"
             for kind in kinds
         ]
-        lines.append(f"{_short(thread.name) or 'unnamed'} ({thread.id}): {', '.join(values)}")
+        of_process = ", the main thread" if thread.id in main else ""
+        lines.append(
+            f"{_short(thread.name) or 'unnamed'} ({thread.id}{of_process}): {', '.join(values)}"
+        )
     if len(profile.threads) > n:
         lines.append(f"... {len(profile.threads) - n} more")
     return lines

@@ -384,6 +384,9 @@ def dump_on_signal(
 def no_dump_on_signal() -> None:
     """Ends that and restores what was done on the signal before."""
 
+def main_thread_id() -> int | None:
+    """The kernel's id of the main thread, whatever it is called; None where it is unknown."""
+
 def inject_panic() -> None:
     """Makes the sampler panic, so that a test can see what a fault of rprof's own does."""
 

@@ -39,7 +39,7 @@ class ThreadTotals(NamedTuple):
     id: int
     """Kernel thread id."""
     name: str
-    """Thread name; empty if unknown."""
+    """Thread name; its number, as ``thread 4711``, where `threading` does not know it."""
     totals: dict[str, int]
     """Sum by sample type: samples, and nanoseconds of wall and cpu."""
 
@@ -82,18 +82,21 @@ class TopTable(list[FunctionRow]):
         rows: "Iterable[FunctionRow]",
         sample_type: SampleType,
         total: int,
+        magnitude: int,
         doubts: "Sequence[str]" = (),
     ) -> None:
         super().__init__(rows)
         self.sample_type = sample_type
         self.total = total
+        self.magnitude = magnitude
+        """What the fractions are fractions of: ``total``, or all changes of a difference."""
         self.doubts = list(doubts)
         """What is to be known of these figures, a sentence each."""
 
     def __str__(self) -> str:
         kind, unit = self.sample_type
         lines = [
-            f"{inert(kind)}, {format_value(self.total, unit)} in all",
+            f"{inert(kind)}, {format_value(self.total, unit)} in all{self._of_changes()}",
             f"{'self':>10} {'':>6} {'total':>10} {'':>6}  function",
         ]
         for row in self:
@@ -105,6 +108,12 @@ class TopTable(list[FunctionRow]):
             )
         lines += [f"({inert(doubt)})" for doubt in self.doubts]
         return "\n".join(lines)
+
+    def _of_changes(self) -> str:
+        if self.magnitude == self.total:
+            return ""
+        changes = format_value(self.magnitude, self.sample_type.unit)
+        return f"; a difference, shares are of {changes}"
 
 
 class Profile:
@@ -144,6 +153,15 @@ class Profile:
         ]
 
     @property
+    def main_threads(self) -> frozenset[int]:
+        """Kernel ids of the main threads, one of each process, whatever they are called.
+
+        Empty where the file does not tell: of another profiler, or of rprof before it told. Of
+        profiles from several machines or containers, two threads may have one id.
+        """
+        return frozenset(self._native.main_threads)
+
+    @property
     def comments(self) -> list[str]:
         """Engine, rates and counters in words."""
         return self._native.comments
@@ -178,6 +196,9 @@ class Profile:
     ) -> TopTable:
         """Return the heaviest functions, or lines of them.
 
+        Of a difference of two profiles (``go tool pprof -base``) what became less is as heavy as
+        what became more, and shares are of all that changed, as ``go tool pprof`` has it.
+
         Args:
             n: How many.
             by: Sample type: ``"wall"``, ``"cpu"`` or ``"samples"``; default the profile's own.
@@ -197,14 +218,16 @@ class Profile:
         if sort == "total":
             rows.sort(key=lambda row: abs(row[4]), reverse=True)
         # Of a difference, shares are those of all that changed, as in `go tool pprof`.
-        scale = self._magnitude(kind.type) or 1
+        total, magnitude = self._weights(kind.type)
+        scale = magnitude or 1
         return TopTable(
             (
                 FunctionRow(name, file, line, own, whole, own / scale, whole / scale)
                 for name, file, line, own, whole in rows[:n]
             ),
             kind,
-            self.totals[kind.type],
+            total,
+            magnitude,
             self.doubts(kind.type, lines=lines),
         )
 
@@ -227,9 +250,10 @@ class Profile:
             )
         return found
 
-    def _magnitude(self, kind: str) -> int:
-        names = [name for name, _ in self._native.sample_types]
-        return self._native.magnitudes[names.index(kind)]
+    def _weights(self, kind: str) -> tuple[int, int]:
+        """The sum of a sample type, with the signs of its values and without."""
+        at = [name for name, _ in self._native.sample_types].index(kind)
+        return self._native.totals[at], self._native.magnitudes[at]
 
     def tree(
         self,
@@ -302,7 +326,13 @@ class Profile:
         from ._diff import Diff
 
         kind = self._kind(by)
-        later = other._kind(kind.type)
+        later = next((found for found in other.sample_types if found.type == kind.type), None)
+        if later is None:
+            both = [found.type for found in self.sample_types if found in other.sample_types]
+            raise RprofValueError(
+                f"by={kind.type!r} is not in the newer profile; both have "
+                f"{', '.join(map(inert, both)) or 'nothing in common'}"
+            )
         if kind.unit != later.unit:
             raise RprofValueError(
                 f"{kind.type} is in {kind.unit} before and in {later.unit} after; compare "
@@ -311,16 +341,19 @@ class Profile:
         return Diff(
             self._native.diff(other._native, kind.type, lines),
             kind,
-            (self.totals[kind.type], other.totals[kind.type]),
+            (self._weights(kind.type), other._weights(kind.type)),
             (self.duration_ns, other.duration_ns),
-            scale,
+            scale=scale,
+            doubts=[f"before: {doubt}" for doubt in self.doubts(kind.type, lines=lines)]
+            + [f"after: {doubt}" for doubt in other.doubts(kind.type, lines=lines)],
         )
 
     def to_collapsed(self, by: str | None = None, *, threads: bool = True) -> str:
         """Return one line for each stack, ``thread;root;...;leaf value``.
 
         The format is that of Brendan Gregg's flamegraph.pl. A ``;`` in a name becomes ``:``, and
-        characters that cannot be seen become escapes. Values are in the sample type's unit.
+        characters that cannot be seen become escapes. Values are in the sample type's unit. Those
+        of a difference may be below 0; flamegraph.pl leaves such lines out and says so.
 
         Args:
             by: Sample type, as for ``top``.
@@ -336,11 +369,11 @@ class Profile:
 
         The format is speedscope's own, https://www.speedscope.app/file-format-schema.json, with
         profiles of type ``sampled``: weights are values in the sample type's unit, nanoseconds or
-        a count. It opens on the heaviest thread and the default sample type. Stacks with a value
-        below 0, which the format does not know, are left out.
+        a count. It opens on the heaviest thread and the default sample type.
 
         Raises:
-            RprofValueError: The text would exceed 512 MiB.
+            RprofValueError: The profile is a difference, with values below 0, which the format
+                does not know; or the text would exceed 512 MiB.
         """
         return self._native.speedscope()
 
@@ -357,7 +390,8 @@ class Profile:
             by: Sample type, as for ``top``; it must be a time.
 
         Raises:
-            RprofValueError: There is no such sample type, it is no time, or all of it is zero.
+            RprofValueError: There is no such sample type, it is no time, all of it is zero, or the
+                profile is a difference, with values below 0, which pstats does not know.
             RprofOSError: The file cannot be written.
         """
         from ._export import pstats_bytes
@@ -470,13 +504,18 @@ class Profile:
         See ``rprof.merge`` for what becomes of the rest, and for more profiles than fit in memory.
 
         Raises:
-            RprofValueError: Their sample types differ.
+            RprofValueError: A sample type is in different units.
         """
         return merge([self, *others])
 
     def only_threads(self, accept: "Callable[[ThreadInfo], bool]") -> "Profile":
         """Return the profile of those threads for which ``accept`` is true."""
-        kept = [(t.id, t.name) for t in self.threads if accept(ThreadInfo(t.id, t.name))]
+        main = self.main_threads
+        kept = [
+            (thread.id, thread.name)
+            for thread in self.threads
+            if accept(ThreadInfo(thread.id, thread.name, thread.id in main))
+        ]
         return Profile(self._native.only_threads(kept))
 
     def labels(self) -> dict[str, list[str]]:
@@ -546,7 +585,8 @@ class Profile:
             part: How much of all must go on in one call for that to count as agreeing, 0 to 1.
 
         Raises:
-            RprofValueError: An unknown sample type, or `part` out of range.
+            RprofValueError: An unknown sample type, `part` out of range, or the profile is a
+                difference, with values below 0.
         """
         if not 0 < part <= 1:
             raise RprofValueError(f"part={part!r} is out of range; choose for example 0.9")
@@ -566,9 +606,11 @@ class Profile:
             raise RprofTypeError(f"by must name a sample type, not {by!r}")
         kinds = self.sample_types
         wanted = by or self._native.default_sample_type or (kinds[-1].type if kinds else "")
-        for kind in kinds:
-            if kind.type == wanted:
-                return kind
+        # The second is what it was called before.
+        for name in (wanted, "gil_wait" if wanted == "gil-wait" else wanted):
+            for kind in kinds:
+                if kind.type == name:
+                    return kind
         known = ", ".join(inert(kind.type) for kind in kinds)
         raise RprofValueError(f"by={wanted!r} is not in this profile; it has {known or 'none'}")
 
@@ -676,6 +718,9 @@ def _read_bounded(file: "BinaryIO", name: str) -> bytes:
 def merge(sources: "Iterable[Profile | str | os.PathLike[str]]") -> Profile:
     """Add up profiles, or files of them, which are read one at a time.
 
+    The result has the sample types of all. Where a profile did not measure one, as the ``gil``
+    engine does not measure ``gil``, its samples count nothing there; a comment tells in how many
+    profiles and for how long that was so, and so do ``doubts`` and every table of that type.
     Samples of equal stacks and labels are added up; threads, as all labels, are kept apart. The
     first profile names the program, the period and the default sample type; the result begins
     with the earliest, and its length is the time in which at least one of them was recording:
@@ -688,7 +733,8 @@ def merge(sources: "Iterable[Profile | str | os.PathLike[str]]") -> Profile:
 
     Raises:
         RprofOSError: A file cannot be read.
-        RprofValueError: A file is no profile, their sample types differ, or there is none.
+        RprofValueError: A file is no profile, a sample type is in different units, together they
+            have more than 32 different ones, or there is none.
     """
     return Profile(NativeProfile.merge(_loaded(sources)))
 

@@ -499,7 +499,8 @@ def start(
         keep_bytes: Bytes kept of all processes of this program (default 256 MiB).
         max_nodes: Nodes of one window's call tree (default 200,000).
         max_depth: Frames of one stack; the middle of a deeper one is left out (default 512).
-        threads: ``"all"`` (default), ``"current"`` or a list of names with ``*`` and ``?``.
+        threads: ``"all"`` (default), ``"current"``, ``"main"`` (the main thread, whatever it is
+            called) or a list of names with ``*`` and ``?``.
         recent: Seconds of which all samples are kept in memory for ``rprof.recent()`` (default
             300); 0 keeps none.
         recent_bytes: Memory for that, in bytes (default 16 MiB).
@@ -641,15 +642,17 @@ def dump() -> str:
 
     Works whether or not profiling is on. Needs the GIL, as every Python call does.
     """
-    threads = _load_native().dump_threads(import_roots(), _PACKAGE_DIRECTORY)
-    own_id = get_native_id()
+    native = _load_native()
+    threads = native.dump_threads(import_roots(), _PACKAGE_DIRECTORY)
+    own_id, main_id = get_native_id(), native.main_thread_id()
     blocks = []
     for thread_id, name, doing, labels, frames in threads:
         state = "current" if thread_id == own_id else doing
         state = state and f", {state}"
         said = ", ".join(f"{key}={value}" for key, value in labels)
         said = said and f" [{said}]"
-        lines = [f'Thread {thread_id} "{name}"{state}{said} (most recent call first):']
+        main = " (the main thread)" if thread_id == main_id and name != "MainThread" else ""
+        lines = [f'Thread {thread_id} "{name}"{main}{state}{said} (most recent call first):']
         lines += [f'  File "{file}", line {line}, in {function}' for function, file, line in frames]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

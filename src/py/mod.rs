@@ -42,8 +42,8 @@ mod _native {
     #[pymodule_export]
     use super::recording::{
         age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
-        last_error, output_rotates, pause_recording, recent, recent_of, resume_recording,
-        rotate_recording, start_recording, stop_recording,
+        last_error, main_thread_id, output_rotates, pause_recording, recent, recent_of,
+        resume_recording, rotate_recording, start_recording, stop_recording,
     };
     #[pymodule_export]
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};

@@ -359,6 +359,12 @@ pub(crate) fn dump_threads(
     Ok(threads.collect())
 }
 
+/// The kernel's id of the main thread, whatever it is called; `None` where it is unknown.
+#[pyfunction]
+pub(crate) fn main_thread_id() -> Option<u64> {
+    crate::clock::cpu::main_thread_id()
+}
+
 /// Makes the sampler panic, so that a test can see what a fault of rprof's own does.
 #[pyfunction]
 pub(crate) fn inject_panic(py: Python<'_>) {

@@ -29,7 +29,7 @@ use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
-use crate::model::sample_type::{SampleType, sampled};
+use crate::model::sample_type::{SampleType, present_name, sampled};
 use crate::model::snapshot::Snapshot;
 use crate::pprof::encode::encode;
 use crate::report::dump;
@@ -445,7 +445,7 @@ async fn profile(
     let rate = query
         .number("rate", DEFAULT_RATE, 0.01, 10_000.0)
         .map_err(bad)?;
-    let wanted = query.text("type").unwrap_or(default_type).to_owned();
+    let wanted = present_name(query.text("type").unwrap_or(default_type)).to_owned();
     let knows = |kind: &SampleType| *kind.name == *wanted;
     if !sampled(true).iter().any(knows) {
         return Err(unknown_type(&wanted, &sampled(true)));

@@ -25,7 +25,9 @@ def block(field, content):
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
-def pprof(rows, *, types=WALL_AND_CPU, duration_ns=10**9, program="app", compress=True):
+def pprof(
+    rows, *, types=WALL_AND_CPU, duration_ns=10**9, program="app", comments=(), compress=True
+):
     """A file of rows of (frames, thread, values).
 
     Frames are (name, file, first line, line), outermost first; a thread is (id, name).
@@ -56,6 +58,7 @@ def pprof(rows, *, types=WALL_AND_CPU, duration_ns=10**9, program="app", compres
     for (name, file, first), place in functions.items():
         fields = (1, place), (2, text(name)), (4, text(file)), (5, first)
         message += block(5, b"".join(number(*field) for field in fields))
+    message += b"".join(number(13, text(comment)) for comment in comments)
     # The format's own default would be the last.
     if "wall" in texts:
         message += number(14, texts["wall"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import RprofValueError
+from ._console import say
 
 if TYPE_CHECKING:
     from .._profile import Profile
@@ -70,7 +71,13 @@ def write(profile: Profile, path: str, by: str | None = None) -> None:
     elif extension == ".md":
         write_text(path, profile.to_markdown())
     else:
-        write_text(path, profile.to_collapsed(by))
+        text = profile.to_collapsed(by)
+        write_text(path, text)
+        if any(line.rpartition(" ")[2].startswith("-") for line in text.splitlines()):
+            say(
+                "it is a difference: it has values below 0, which flamegraph.pl leaves out; see "
+                "all of it with rprof top, tree or view"
+            )
 
 
 def write_text(path: str, text: str) -> None:

@@ -44,6 +44,11 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         help="only threads of this name, with * and ?; may be repeated",
     )
     group.add_argument(
+        "--main-thread",
+        action="store_true",
+        help="only the main thread of each process, whatever it is called",
+    )
+    group.add_argument(
         "--label",
         action="append",
         metavar="NAME=VALUE",
@@ -95,6 +100,12 @@ def narrow(profile: Profile, options: argparse.Namespace) -> Profile:
         profile = profile.only_threads(lambda t: any(fnmatchcase(t.name, n) for n in names))
         if not profile.threads:
             raise RprofValueError(f"no thread is called {' or '.join(names)}")
+    if options.main_thread:
+        if not profile.main_threads:
+            raise RprofValueError(
+                "the profile does not tell which thread is the main one; choose it by --thread"
+            )
+        profile = profile.only_threads(lambda thread: thread.main)
     if options.label:
         wanted = {}
         for text in options.label:

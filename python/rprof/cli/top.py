@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
                     "sample_type": table.sample_type.type,
                     "unit": table.sample_type.unit,
                     "total": table.total,
+                    "magnitude": table.magnitude,
                     "doubts": table.doubts,
                     "rows": [row._asdict() for row in table],
                 },

@@ -8,13 +8,13 @@ import { FlameView, Tooltip } from "./flame_view.js";
 import { human, percent } from "./format.js";
 import { describe, visible } from "./names.js";
 import { decode, unpack } from "./profile.js";
-import { facts, recordingList } from "./recording.js";
+import { doubts, facts, recordingList } from "./recording.js";
 import { SandwichView } from "./sandwich_view.js";
 import { SourceView } from "./source_view.js";
 import { State } from "./state.js";
 import { TableView } from "./table_view.js";
-import { threadKey, threadName, threadsOf, ThreadsView } from "./threads_view.js";
-import { Dataset, Selection } from "./tree.js";
+import { bySize, threadKey, threadName, threadsOf, ThreadsView } from "./threads_view.js";
+import { Dataset, magnitude, Selection } from "./tree.js";
 
 const VIEWS = [
   ["flame", "Flame graph"],
@@ -23,6 +23,8 @@ const VIEWS = [
   ["source", "Lines"],
   ["threads", "Threads"],
 ];
+// Those that show lines.
+const LINE_VIEWS = new Set(["sandwich", "source"]);
 const DEFAULTS = {
   view: "flame",
   profile: "0",
@@ -46,8 +48,6 @@ const MEANINGS = {
   cpu: "Time on a processor",
   gil: "Time with the GIL held",
   gil_wait: "Time spent waiting for the GIL",
-  // As it was called before.
-  "gil-wait": "Time spent waiting for the GIL",
   samples: "How often it was seen",
 };
 // A change of this fraction of the whole has its full colour.
@@ -231,7 +231,7 @@ class App {
     const selectionKey = JSON.stringify([number, kind.name, values.thread, values.label]);
     const selection = this.select(selectionKey, dataset, kind.name, accepts);
     const totals = this.total(selectionKey, dataset, selection);
-    const whole = selection.values.map(sum);
+    const whole = selection.wholes;
     const matches = this.match(`${number}|${values.search}`, described, values.search);
     const theme = this.theme();
     const compareShares = comparing && values.compare === "shares";
@@ -248,7 +248,9 @@ class App {
       unit: kind.unit,
       totals,
       whole,
+      isDifference: selection.isDifference,
       typeTotals: main.columns.map(sum),
+      typeWholes: main.columns.map((column) => magnitude(main, column)),
       matches: matches.found,
       problem: matches.problem,
       inverted: values.direction === "inverted",
@@ -337,6 +339,14 @@ class App {
       button.tabIndex = button.getAttribute("aria-checked") === "true" ? 0 : -1;
       if (focused && button.tabIndex === 0) button.focus();
     }
+    const sentences = doubts(context.dataset.sides, context.type, LINE_VIEWS.has(context.view));
+    if (context.isDifference && context.dataset.sides.length === 1) {
+      sentences.unshift(
+        `A difference of two profiles: shares are of ${human(context.whole[0], context.unit)}, all that changed.`,
+      );
+    }
+    byId("doubts").replaceChildren(...sentences.map((sentence) => make("p", {}, sentence)));
+    byId("doubts").hidden = sentences.length === 0;
     this.threadChoices(context);
     this.labelChoices(context);
     const search = byId("search");
@@ -359,14 +369,12 @@ class App {
 
   threadChoices(context) {
     const type = context.dataset.sides[0].sampleTypes.findIndex(({ name }) => name === context.type);
-    const sorted = [...context.threads].sort(
-      (left, right) => Number(right.totals[type] ?? 0) - Number(left.totals[type] ?? 0),
-    );
+    const sorted = [...context.threads].sort((left, right) => bySize(left, right, type));
     const options = sorted.map((thread) =>
       make(
         "option",
         { value: thread.key },
-        `${threadName(thread)} · ${percent(ratio(thread.totals[type] ?? 0, context.typeTotals[type]))}`,
+        `${threadName(thread)} · ${percent(ratio(thread.totals[type] ?? 0, context.typeWholes[type]))}`,
       ),
     );
     byId("thread").replaceChildren(make("option", { value: "" }, `All ${options.length}`), ...options);

@@ -8,7 +8,7 @@ import { exact, human, percent } from "./format.js";
 export function weightCell(value, whole, unit) {
   const share = ratio(value, whole);
   const bar = make("span", { class: "share-bar", "aria-hidden": "true" });
-  bar.style.setProperty("--share", String(Math.max(0, Math.min(1, share))));
+  bar.style.setProperty("--share", String(Math.min(1, Math.abs(share))));
   return make(
     "td",
     { class: "number weight", "data-exact": String(value), title: `${exact(value)} ${unit}` },

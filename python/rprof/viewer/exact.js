@@ -45,6 +45,12 @@ export function sum(column) {
   return total[0];
 }
 
+/** A number without its sign. */
+export const size = (value) => (value < 0 ? -value : value);
+
+/** A column without signs. */
+export const sizes = (column) => column.map(size);
+
 /** Compares two exact numbers, for sorting. */
 export const compare = (left, right) => (left < right ? -1 : left > right ? 1 : 0);
 

@@ -27,7 +27,9 @@ function looks(context, tree, weights) {
         ? INK[context.theme].root
         : weights.length > 1
           ? context.changeColor(weights[0].total[node], weights[1].total[node])
-          : context.color(tree.function[node]),
+          : context.isDifference
+            ? differenceColor(context, weights[0], node)
+            : context.color(tree.function[node]),
     text: (node) => {
       const { prefix, short, kind } = context.described[tree.function[node]] ?? ROOT;
       const total = weights[0].total[node];
@@ -45,9 +47,18 @@ export function changeText(context, after, before) {
   return context.compareShares ? points(value) : signed(value, context.unit);
 }
 
-/** How wide each node is drawn; a picture does with plain numbers. */
+/** What became more below a node of a difference against what became less. */
+function differenceColor(context, { total, size }, node) {
+  const [sum, all] = [Number(total[node]), Number(size[node])];
+  return context.changeColor((all + sum) / 2, (all - sum) / 2);
+}
+
+/**
+ * How wide each node is drawn; a picture does with plain numbers. What became less is as wide as
+ * what became more.
+ */
 function widths(context, weights) {
-  const plain = weights.map(({ total }) => Float64Array.from(total, (value) => Math.max(0, Number(value))));
+  const plain = weights.map(({ size }) => Float64Array.from(size, Number));
   if (weights.length === 1) return plain[0];
   const scale = context.whole.map((whole) => (context.compareShares && Number(whole)) || 1);
   const [after, before] = plain.map((column, side) => column.map((value) => value / scale[side]));
@@ -247,7 +258,7 @@ export class FlameView {
     }
     const key = (kind, text) => make("span", { class: `key ${kind}` }, text);
     this.elements.legend.replaceChildren(
-      ...(context.dataset.sides.length > 1
+      ...(context.dataset.sides.length > 1 || context.isDifference
         ? [key("less", "less than before"), key("same", "the same"), key("more", "more than before")]
         : [key("own", "own code, a hue for each module"), key("library", "libraries"), key("stdlib", "standard library"), key("pseudo", "not Python code")]),
     );

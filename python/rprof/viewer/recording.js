@@ -17,6 +17,36 @@ export function commentPairs(profile) {
   });
 }
 
+/** The ids of the main threads, one of each process. */
+export const mainThreads = (profile) =>
+  new Set(commentPairs(profile).flatMap(([name, value]) => (name === "main thread" ? [value] : [])));
+
+// What was not measured has the value 0 in the format, which has no other.
+const NOT_MEASURED = /^not measured in (\d+) of (\d+) profiles, ([\d.]+) s of ([\d.]+) s$/;
+
+/** What one should know of the figures of a sample type, and of its lines: a sentence each. */
+export function doubts(sides, type, withLines) {
+  const found = [];
+  sides.forEach((profile, number) => {
+    const before = number ? " before" : "";
+    if (!profile.sampleTypes.some(({ name }) => name === type)) {
+      found.push(`${visible(type)} was not measured${before}: there is nothing to compare with.`);
+    }
+    for (const [name, value] of commentPairs(profile)) {
+      const parts = NOT_MEASURED.exec(value);
+      if (parts && name === visible(type)) {
+        found.push(
+          `${name} was not measured in ${parts[1]} of ${parts[2]} merged profiles${before}, ${Number(parts[3])} s of ${Number(parts[4])} s: its values are those of the others.`,
+        );
+      }
+      if (withLines && name === "jit" && value.startsWith("on")) {
+        found.push(`The interpreter's JIT was on${before}: lines of hot loops may be wrong, functions are right.`);
+      }
+    }
+  });
+  return found;
+}
+
 /** The line below the title. */
 export function facts(profile, threadCount) {
   const pairs = new Map(commentPairs(profile));
@@ -27,8 +57,11 @@ export function facts(profile, threadCount) {
   if (threadCount) found.push(["threads", `${exact(threadCount)} ${threadCount === 1 ? "thread" : "threads"}`]);
   const rate = rateText(profile, pairs);
   if (rate) found.push(["rate", rate]);
-  const engine = pairs.get("engine");
-  if (engine) found.push(["engine", `${engine.split(/[ ,;(:]/)[0]} engine`]);
+  const engines = new Set(
+    commentPairs(profile).flatMap(([name, value]) => (name === "engine" ? [value.split(/[ ,;(:]/)[0]] : [])),
+  );
+  if (engines.size) found.push(["engine", `${[...engines].join(" and ")} engine${engines.size > 1 ? "s" : ""}`]);
+  if (pairs.get("jit")?.startsWith("on")) found.push(["jit", "JIT on"]);
   const lost = [...pairs].filter(([name, value]) => COUNTERS.has(name) && Number(value) > 0);
   for (const [name, value] of lost) found.push(["counter", `${exact(Number(value))} ${name}`]);
   for (const name of ["overflow", "process stood still"]) {

@@ -2,7 +2,7 @@
 
 import { swatch } from "./cells.js";
 import { make, nameOf } from "./dom.js";
-import { compare, ratio } from "./exact.js";
+import { compare, ratio, size } from "./exact.js";
 import { FlameGraph } from "./flame.js";
 import { changeText, modelOf } from "./flame_view.js";
 import { exact, human, percent } from "./format.js";
@@ -36,7 +36,7 @@ export class SandwichView {
     this.context = context;
     const total = context.totals[0].total;
     const rows = context.rows();
-    rows.sort((left, right) => compare(total[right], total[left]) || left - right);
+    rows.sort((left, right) => compare(size(total[right]), size(total[left])) || left - right);
     const chosen = this.chosen(context, rows);
     this.elements.picker.replaceChildren(
       ...rows.slice(0, MAX_ENTRIES).map((index) => this.entry(context, index, index === chosen)),
@@ -72,7 +72,7 @@ export class SandwichView {
     const wanted = context.state.function === "" ? -1 : Number(context.state.function);
     if (Number.isInteger(wanted) && wanted >= 0 && wanted < context.described.length) return wanted;
     const self = context.totals[0].self;
-    return rows.reduce((best, index) => (best < 0 || self[index] > self[best] ? index : best), -1);
+    return rows.reduce((best, index) => (best < 0 || size(self[index]) > size(self[best]) ? index : best), -1);
   }
 
   entry(context, index, current) {

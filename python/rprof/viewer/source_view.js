@@ -1,7 +1,7 @@
 // Lines with what they cost: over their source where the page has it, alone where it has not.
 
 import { make } from "./dom.js";
-import { compare, ratio } from "./exact.js";
+import { compare, ratio, size } from "./exact.js";
 import { exact, human, percent } from "./format.js";
 import { shortPath, visible } from "./names.js";
 
@@ -12,13 +12,13 @@ export function lineTable(context, lines, { text, all = false, caption = "" } = 
   const { unit } = context;
   const whole = context.whole[0];
   const by = new Map(lines.map((line) => [line.line, line]));
-  const most = lines.reduce((top, line) => Math.max(top, ratio(line.total, whole)), 0) || 1;
+  const most = lines.reduce((top, line) => Math.max(top, Math.abs(ratio(line.total, whole))), 0) || 1;
   const numbers = all
     ? text.map((_, index) => index + 1)
     : [...by.keys()].sort((left, right) => left - right);
   const rows = numbers.map((number) => {
     const line = by.get(number);
-    const share = line ? ratio(line.total, whole) : 0;
+    const share = line ? Math.abs(ratio(line.total, whole)) : 0;
     const row = make(
       "tr",
       { class: line ? "hot" : "cold", "data-line": String(number) },
@@ -115,7 +115,7 @@ export class SourceView {
 
   hottest(lines) {
     if (!lines.length) return null;
-    const top = lines.reduce((best, line) => (line.self > best.self ? line : best));
+    const top = lines.reduce((best, line) => (size(line.self) > size(best.self) ? line : best));
     return this.root.querySelector(`[data-line="${top.line}"]`);
   }
 
@@ -129,7 +129,7 @@ export class SourceView {
     });
     return [...self]
       .map(([file, value]) => ({ file, value }))
-      .sort((left, right) => compare(right.value, left.value) || compare(left.file, right.file));
+      .sort((left, right) => compare(size(right.value), size(left.value)) || compare(left.file, right.file));
   }
 
   best(files) {

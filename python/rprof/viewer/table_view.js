@@ -2,7 +2,7 @@
 
 import { swatch, weightCell } from "./cells.js";
 import { make, nameOf } from "./dom.js";
-import { compare } from "./exact.js";
+import { compare, size } from "./exact.js";
 import { exact, points, signed } from "./format.js";
 import { place } from "./names.js";
 
@@ -15,7 +15,7 @@ function columnsOf(context) {
     name,
     title,
     numeric: true,
-    value: (index) => totals[side][field][index],
+    value: (index) => size(totals[side][field][index]),
     cell: (index) => weightCell(totals[side][field][index], whole[side], unit),
   });
   const change = (name, title, field) => ({
@@ -85,15 +85,12 @@ export class TableView {
     const rows = context.rows();
     // A change is sorted by its size: what shrank matters as much as what grew.
     const key = sorted.name.endsWith("-change")
-      ? (index) => {
-          const value = sorted.value(index);
-          return value < 0 ? -value : value;
-        }
+      ? (index) => size(sorted.value(index))
       : sorted.value;
     const self = context.totals[0].self;
     rows.sort(
       (left, right) =>
-        sign * compare(key(left), key(right)) || compare(self[right], self[left]) || left - right,
+        sign * compare(key(left), key(right)) || compare(size(self[right]), size(self[left])) || left - right,
     );
     const head = make(
       "tr",

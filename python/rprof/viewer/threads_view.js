@@ -2,9 +2,10 @@
 
 import { weightCell } from "./cells.js";
 import { make } from "./dom.js";
-import { zeros } from "./exact.js";
+import { size, zeros } from "./exact.js";
 import { exact } from "./format.js";
 import { visible } from "./names.js";
+import { mainThreads } from "./recording.js";
 
 /** The value of a label of a set; the thread's id is a number under a key of its own. */
 export const labelOf = (set, key) => set.find((label) => label.key === key)?.value ?? "";
@@ -20,6 +21,7 @@ export function threadsOf(dataset) {
   const comparing = dataset.sides.length > 1;
   const found = new Map();
   for (const side of dataset.sides) {
+    const main = mainThreads(side);
     const sums = side.columns.map((column) => zeros(column, side.labelSets.length));
     side.sampleLabels.forEach((set, sample) => {
       side.columns.forEach((column, type) => {
@@ -30,9 +32,10 @@ export function threadsOf(dataset) {
       const key = threadKey(set, comparing);
       let thread = found.get(key);
       if (!thread) {
-        thread = { key, name: labelOf(set, "thread name"), id: labelOf(set, "thread id"), totals: [] };
+        thread = { key, name: labelOf(set, "thread name"), id: labelOf(set, "thread id"), main: false, totals: [] };
         found.set(key, thread);
       }
+      thread.main ||= main.has(labelOf(set, "thread id"));
       if (side === dataset.sides[0]) {
         sums.forEach((column, type) => {
           const before = thread.totals[type];
@@ -44,7 +47,14 @@ export function threadsOf(dataset) {
   return [...found.values()];
 }
 
-export const threadName = (thread) => visible(thread.name) || (thread.id ? `thread ${thread.id}` : "no name");
+export function threadName(thread) {
+  const name = visible(thread.name) || (thread.id ? `thread ${thread.id}` : "no name");
+  return thread.main && name !== "MainThread" ? `${name} (the main thread)` : name;
+}
+
+/** Which of two threads has more of a sample type, whatever its sign. */
+export const bySize = (left, right, type) =>
+  Number(size(right.totals[type] ?? 0)) - Number(size(left.totals[type] ?? 0));
 
 export class ThreadsView {
   constructor(root) {
@@ -56,8 +66,8 @@ export class ThreadsView {
     const types = side.sampleTypes;
     const current = types.findIndex((type) => type.name === context.type);
     const threads = context.threads.filter((thread) => thread.totals.length);
-    threads.sort((left, right) => Number(right.totals[current] ?? 0) - Number(left.totals[current] ?? 0));
-    const whole = types.map((_, type) => context.typeTotals[type]);
+    threads.sort((left, right) => bySize(left, right, current));
+    const whole = context.typeWholes;
     const head = make(
       "tr",
       {},

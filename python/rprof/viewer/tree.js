@@ -1,6 +1,6 @@
 // Call trees as columns, parents before children; what is selected is weighed into them.
 
-import { alike, compare, zeros } from "./exact.js";
+import { alike, compare, size, sizes, zeros } from "./exact.js";
 
 /** Which samples count: a sample type, and the label sets that are wanted, for each side. */
 export class Selection {
@@ -19,7 +19,25 @@ export class Selection {
         return kept;
       }),
     );
+    /** By side, what shares are shares of. */
+    this.wholes = this.values.map((values, number) => magnitude(dataset.sides[number], values));
+    /** Whether values below 0 are in it: what one profile has less than another. */
+    this.isDifference = this.values.some((values) => values.some((value) => value < 0));
   }
+}
+
+/**
+ * The sum of a column of a profile without regard to signs, as `go tool pprof` has it: of a
+ * difference all that changed or, where the file has the samples of what came before, those.
+ */
+export function magnitude(side, values) {
+  const isBase = side.labelSets.map((set) => set.some(({ key, value }) => key === "pprof::base" && value === "true"));
+  const [all, base] = [zeros(values, 1), zeros(values, 1)];
+  for (let sample = 0; sample < values.length; sample++) {
+    all[0] += size(values[sample]);
+    if (isBase[side.sampleLabels[sample]]) base[0] += size(values[sample]);
+  }
+  return base[0] || all[0];
 }
 
 /** One profile, or two that are compared: side 0 is the profile, side 1 what came before. */
@@ -268,18 +286,32 @@ export class Tree {
     for (let node = 1; node < this.count; node++) this.children[next[parent[node]]++] = node;
   }
 
-  /** The exact self and total of every node, by side. */
+  /** The exact self, total, and total without regard to signs of every node, by side. */
   weigh(selection) {
     return this.ends.map((ends, number) => {
       const values = selection.values[number];
-      const self = zeros(values, this.count);
-      for (let sample = 0; sample < ends.length; sample++) {
-        if (ends[sample] >= 0) self[ends[sample]] += values[sample];
-      }
-      const total = self.slice();
-      for (let node = this.count - 1; node > 0; node--) total[this.parent[node]] += total[node];
-      return { self, total };
+      const self = this.atEnds(ends, values);
+      const total = this.withCallees(self);
+      return {
+        self,
+        total,
+        size: selection.isDifference ? this.withCallees(this.atEnds(ends, sizes(values))) : total,
+      };
     });
+  }
+
+  atEnds(ends, values) {
+    const self = zeros(values, this.count);
+    for (let sample = 0; sample < ends.length; sample++) {
+      if (ends[sample] >= 0) self[ends[sample]] += values[sample];
+    }
+    return self;
+  }
+
+  withCallees(self) {
+    const total = self.slice();
+    for (let node = this.count - 1; node > 0; node--) total[this.parent[node]] += total[node];
+    return total;
   }
 
   /** Puts the heaviest child first and gives every node its place: where it starts, how wide. */
