@@ -8,7 +8,6 @@ import textwrap
 
 import pytest
 import rprof
-from support import ENGINE
 
 BURN = """
 import sys, threading, time
@@ -83,21 +82,88 @@ def test_the_main_thread_is_who_it_is_not_who_is_called_so(programs):
     )
 
 
-@pytest.mark.skipif(ENGINE != "direct", reason="the gil engine of 3.10 has other numbers")
-def test_threads_that_threading_does_not_know_have_a_number(programs):
+def test_the_main_thread_of_a_forked_child_is_the_one_that_forked(programs):
     programs.check(
         with_burn("""
-        import _thread
+        import os
+        def fork():
+            pid = os.fork()
+            if pid == 0:
+                with rprof.profile(rate=200, threads="main") as block:
+                    burn(0.2)
+                seen = [(thread.id, thread.name) for thread in block.profile.threads]
+                is_told = block.profile.main_threads == {os.getpid()}
+                os._exit(0 if is_told and seen == [(os.getpid(), "forker")] else 1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        codes = []
+        with rprof.profile(rate=200) as block:
+            forker = threading.Thread(target=fork, name="forker")
+            forker.start()
+            forker.join()
+        assert codes == [0], codes
+        assert block.profile.main_threads == {os.getpid()}
+        """),
+        "-Wignore::DeprecationWarning",
+    )
+
+
+def test_dumps_say_who_is_the_main_thread(programs):
+    programs.check(
+        with_burn("""
+        threading.current_thread().name = "renamed"
+        ended = threading.Event()
+        other = threading.Thread(target=ended.wait, name="MainThread")
+        other.start()
+        headings = [line for line in rprof.dump().splitlines() if line.startswith("Thread ")]
+        ended.set()
+        assert any('"renamed" (the main thread), current' in line for line in headings), headings
+        assert any('"MainThread"' in line and "(the main" not in line for line in headings)
+        """)
+    )
+
+
+# Begin a thread that calls `work` and is none of `threading`'s.
+STRANGERS = {
+    "python": "import _thread; _thread.start_new_thread(work, ())",
+    "c": """
+import ctypes
+kind = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+entry, handle = kind(lambda _: work()), ctypes.c_ulong()
+assert ctypes.CDLL(None).pthread_create(ctypes.byref(handle), None, entry, None) == 0
+""",
+}
+
+
+@pytest.mark.parametrize("engine", ["direct", "gil"])
+@pytest.mark.parametrize("begin", STRANGERS.values(), ids=STRANGERS)
+def test_threads_that_threading_does_not_know_have_a_number(programs, engine, begin):
+    programs.check(
+        with_burn("""
+        import _thread, os
+        options = {"rate": 200, "engine": os.environ["WITH"], "max_overhead": 0}
         ended, ids = _thread.allocate_lock(), []
         ended.acquire()
         def work():
-            ids.append(_thread.get_native_id())
+            # With the gil engine CPython 3.10 tells the second one only.
+            ids.extend([_thread.get_native_id(), _thread.get_ident()])
+            dumps.append(rprof.dump())
             burn(0.3)
             ended.release()
-        with rprof.profile(rate=200) as block:
-            _thread.start_new_thread(work, ())
+        dumps = []
+        with rprof.profile(**options) as block:
+            exec(os.environ["BEGIN"])
             ended.acquire()
-        names = {thread.name for thread in block.profile.threads}
-        assert f"thread {ids[0]}" in names, (names, ids)
-        """)
+        names = {f"thread {number}" for number in ids}
+        (number,) = names & {thread.name for thread in block.profile.threads}
+        of_name = block.profile.only_labels({"thread name": "thread *"})
+        assert 0 < of_name.totals["wall"] < block.profile.totals["wall"]
+        assert any(f'"{name}", current' in dumps[0] for name in names), dumps
+        with rprof.profile(threads=["thread *"], **options) as b:
+            exec(os.environ["BEGIN"])
+            ended.acquire()
+        assert b.profile.totals["samples"] > 0, (b.profile.threads, b.profile.comments)
+        assert all(thread.name.startswith("thread ") for thread in b.profile.threads)
+        """),
+        WITH=engine,
+        BEGIN=begin,
     )

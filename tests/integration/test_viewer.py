@@ -18,7 +18,7 @@ import pytest
 import rprof
 from browsers import MISSING, Tab, chromium
 from pprof_files import Call, Row, encode
-from rprof import viewer
+from rprof import _native, viewer
 
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)}, to open the page in, not installed"
@@ -607,3 +607,77 @@ def test_a_profile_without_samples_says_so(tab):
     for view in "2345":
         page.keyboard.press(view)
         assert page.is_visible(f"#main section:nth-of-type({view})")
+
+
+# -------------------------------------------------------------------------------------------------
+# What was not measured, differences, who a thread is
+# -------------------------------------------------------------------------------------------------
+
+WITH_GIL = (("samples", "count"), ("wall", "nanoseconds"), ("gil", "nanoseconds"))
+
+
+def page_of(*files, **options):
+    """A page of files that are merged."""
+    read = [rprof.Profile(_native.Profile.decode(file, "x")) for file in files]
+    return rprof.merge(read).to_html(**options)
+
+
+def test_what_was_not_measured_is_told_where_it_is_shown(tab):
+    main = Call("app.main", "app.py", 3)
+    direct = encode(
+        [Row([main], [1, 100, 40], {"thread name": "Thread-2", "thread id": 12})],
+        WITH_GIL,
+        comments=("rprof 0", "engine: direct", "jit: on; lines may be wrong", "main thread: 12"),
+        duration_ns=2 * 10**9,
+    )
+    gil = encode(
+        [Row([main], [1, 50], {"thread id": 13})],
+        comments=("rprof 0", "engine: gil"),
+        duration_ns=3 * 10**9,
+    )
+    page = tab.open(page_of(direct, gil)).page
+    facts = page.text_content("#facts")
+    assert "direct and gil engines" in facts
+    assert "JIT on" in facts
+    page.click("#types [data-value=wall]")
+    assert page.is_hidden("#doubts")
+    page.click("#types [data-value=gil]")
+    assert "gil was not measured in 1 of 2 merged profiles, 3 s of 5 s" in page.text_content(
+        "#doubts"
+    )
+    assert "JIT" not in page.text_content("#doubts")
+    page.keyboard.press("4")
+    assert "The interpreter's JIT was on" in page.text_content("#doubts")
+    page.keyboard.press("5")
+    names = page.locator("#threads tbody .name").all_text_contents()
+    assert names == ["Thread-2 (the main thread)", "thread 13"]
+
+
+def test_only_what_both_measured_is_compared(tab):
+    main = Call("app.main", "app.py", 3)
+    after = rprof.Profile(
+        _native.Profile.decode(encode([Row([main], [1, 100, 40])], WITH_GIL), "after")
+    )
+    before = rprof.Profile(_native.Profile.decode(encode([Row([main], [1, 50])]), "before"))
+    page = tab.open(after.to_html(baseline=before)).page
+    assert page.locator("#types .type-name").all_text_contents() == ["samples", "wall"]
+    assert "nothing to compare: gil" in page.text_content("#doubts")
+    other_way = tab.open(before.to_html(baseline=after)).page
+    assert "nothing to compare: gil" in other_way.text_content("#doubts")
+
+
+@pytest.mark.parametrize("scale", [1, 2**55])
+def test_what_became_less_is_drawn_as_wide_as_what_became_more(tab, scale):
+    """With values that a number of JavaScript holds exactly, and with others."""
+    main, less, more = (Call(f"app.{name}", "app.py", 3) for name in ("main", "less", "more"))
+    rows = [Row([less, main], [-1, -60 * scale]), Row([more, main], [1, 20 * scale])]
+    page = tab.open(page_of(encode(rows, default="wall"))).page
+    assert "A difference of two profiles" in page.text_content("#doubts")
+    assert "more than before" in page.text_content("#legend")
+    # all, main, less, more: what became less has its place.
+    assert page.get_attribute("#flame canvas", "data-frames") == "4"
+    page.keyboard.press("3")
+    names = page.locator("#table tbody th button").all_text_contents()
+    assert [name.removeprefix("app.") for name in names] == ["less", "more", "main"]
+    shares = page.locator("#table tbody tr:first-child .share").all_text_contents()
+    assert shares == ["\N{MINUS SIGN}75.0%"] * 2

@@ -220,9 +220,11 @@ class App {
     const { values } = this.state;
     const { dataset, described, threads, colors, number } = this.loaded;
     const main = dataset.sides[0];
+    const types = offeredTypes(dataset.sides);
     const kind =
-      main.sampleTypes.find(({ name }) => name === values.type) ??
-      main.sampleTypes.find(({ name }) => name === main.defaultType);
+      types.find(({ name }) => name === values.type) ??
+      types.find(({ name }) => name === main.defaultType) ??
+      types[0];
     const comparing = dataset.sides.length > 1;
     const [labelKey, labelValue] = values.label.split("\u0000");
     const accepts = (set) =>
@@ -322,16 +324,20 @@ class App {
     const focused = document.activeElement?.closest?.("#types") !== null;
     segments(
       byId("types"),
-      profile.sampleTypes.map(({ name, unit }, index) => [
-        name,
-        make(
-          "span",
-          { class: "type" },
-          make("span", { class: "type-name" }, visible(name)),
-          make("span", { class: "type-total", "data-exact": String(context.typeTotals[index]) }, human(context.typeTotals[index], unit)),
-        ),
-        MEANINGS[name],
-      ]),
+      offeredTypes(context.dataset.sides).map((kind) => {
+        const { name, unit } = kind;
+        const total = context.typeTotals[profile.sampleTypes.indexOf(kind)];
+        return [
+          name,
+          make(
+            "span",
+            { class: "type" },
+            make("span", { class: "type-name" }, visible(name)),
+            make("span", { class: "type-total", "data-exact": String(total) }, human(total, unit)),
+          ),
+          MEANINGS[name],
+        ];
+      }),
       context.type,
       (type) => this.state.set({ type }),
     );
@@ -419,7 +425,7 @@ class App {
   }
 
   nextType() {
-    const types = this.loaded.dataset.sides[0].sampleTypes.map(({ name }) => name);
+    const types = offeredTypes(this.loaded.dataset.sides).map(({ name }) => name);
     const at = types.indexOf(this.context().type);
     this.state.set({ type: types[(at + 1) % types.length] });
   }
@@ -454,7 +460,7 @@ class App {
   moveType(event) {
     const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (!step) return;
-    const types = this.loaded.dataset.sides[0].sampleTypes.map(({ name }) => name);
+    const types = offeredTypes(this.loaded.dataset.sides).map(({ name }) => name);
     const at = types.indexOf(this.context().type);
     this.state.set({ type: types[(at + step + types.length) % types.length] });
     event.preventDefault();
@@ -492,6 +498,13 @@ class App {
       },
     }[key];
   }
+}
+
+/** The sample types to choose from: of two profiles, those that both measured, if there are any. */
+function offeredTypes(sides) {
+  const [first, ...others] = sides.map((side) => side.sampleTypes);
+  const common = first.filter(({ name }) => others.every((types) => types.some((type) => type.name === name)));
+  return common.length ? common : first;
 }
 
 /** Which functions a search finds: by name or file, upper and lower case alike. */

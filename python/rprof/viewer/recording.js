@@ -27,11 +27,13 @@ const NOT_MEASURED = /^not measured in (\d+) of (\d+) profiles, ([\d.]+) s of ([
 /** What one should know of the figures of a sample type, and of its lines: a sentence each. */
 export function doubts(sides, type, withLines) {
   const found = [];
+  const names = sides.map((side) => side.sampleTypes.map(({ name }) => name));
+  const lone = [...new Set(names.flat())].filter((name) => !names.every((known) => known.includes(name)));
+  if (lone.length) {
+    found.push(`Measured in one of the two only, so that there is nothing to compare: ${lone.map(visible).join(", ")}.`);
+  }
   sides.forEach((profile, number) => {
     const before = number ? " before" : "";
-    if (!profile.sampleTypes.some(({ name }) => name === type)) {
-      found.push(`${visible(type)} was not measured${before}: there is nothing to compare with.`);
-    }
     for (const [name, value] of commentPairs(profile)) {
       const parts = NOT_MEASURED.exec(value);
       if (parts && name === visible(type)) {
