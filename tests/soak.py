@@ -133,9 +133,12 @@ def functions_of(file: str) -> dict[str, set[int]]:
 def is_valid(frame: rprof.Frame) -> bool:
     """Whether this function exists, in this file and with this line."""
     if is_pseudo(frame):
-        return frame.name in {"<gc>", "<incomplete>", "<overflow>"} or frame.name.endswith(
-            " frames omitted>"
-        )
+        return frame.name in {
+            "<gc>",
+            "<incomplete>",
+            "<no Python frame>",
+            "<overflow>",
+        } or frame.name.endswith(" frames omitted>")
     if not frame.file.startswith(("/", "made_")):
         return False
     functions = functions_of(frame.file)
@@ -151,7 +154,8 @@ def is_possible(caller: rprof.Frame | None, callee: rprof.Frame) -> bool:
     if callee.name in {"<gc>", "<overflow>"}:
         return True
     if caller is None:
-        return callee.name == "<incomplete>" or plain(callee) in {"_bootstrap", "<module>"}
+        begins = {"<incomplete>", "<no Python frame>"}
+        return callee.name in begins or plain(callee) in {"_bootstrap", "<module>"}
     # Only the deep recursion is too deep.
     if is_pseudo(caller):
         return caller.name != "<gc>" and plain(callee) == "down"
@@ -182,7 +186,9 @@ def _number(made_file: str) -> str:
 def is_thread_name(name: str, threads: int) -> bool:
     kind, _, number = name.partition(" ")
     return (
-        name in {"", "MainThread", "<other>", *soaking.THREADS}
+        name in {"MainThread", "<other>", *soaking.THREADS}
+        # One whose name was not known yet, or that `threading` does not know.
+        or (kind == "thread" and number.isdecimal())
         or (kind == "brief" and number.isdecimal() and int(number) < threads)
         # A thread is known to `threading` by this until it has told its name.
         or kind.startswith("Dummy-")
