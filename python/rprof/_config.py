@@ -271,7 +271,9 @@ def unknown_variables(environment: "Mapping[str, str]") -> list[str]:
     return sorted(
         name
         for name in environment
-        if name.startswith("RPROF_") and name not in known and not name.startswith("RPROF_CI_")
+        if name.startswith("RPROF_")
+        and name not in known
+        and not name.startswith(("RPROF_CI_", "RPROF_RUN_"))
     )
 
 

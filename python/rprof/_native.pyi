@@ -147,6 +147,7 @@ def start_recording(
     import_roots: list[str],
     own_directory: str,
     keep_thread_state: bool,
+    grows: bool = False,
     captures: int = 0,
     requests_apart: bool = False,
     ring_ns: int | None = None,

@@ -347,6 +347,11 @@ def begin_output(config: Config) -> int:
     )
 
 
+def begin_growing(config: Config, path: str) -> int:
+    """Start a native recording whose one file is written again with each window, whole."""
+    return begin(config, window_ns=round(config.window * 1e9), output=path, grows=True)
+
+
 def _begin_continuous(config: Config) -> None:
     native = _load_native()
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
@@ -740,6 +745,20 @@ def end(recording: int) -> "Profile | None":
         return None
     state.recordings.discard(recording)
     return _finish(_load_native().stop_recording(recording))
+
+
+def end_output(recording: int) -> "tuple[_native.Profile, Exception | None] | None":
+    """End a recording that writes, without a file of ours that would have to be loaded.
+
+    Returns:
+        The last window, and why it is in no file; None if it has been ended before.
+    """
+    state = _current()
+    if recording not in state.recordings:
+        return None
+    state.recordings.discard(recording)
+    profile, _, problem = _load_native().stop_recording(recording)
+    return profile, problem
 
 
 def pause(recording: int) -> None:

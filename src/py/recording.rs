@@ -25,7 +25,7 @@ use crate::session::flight::{Pick, Ring};
 use crate::session::fork::session;
 use crate::session::manager::Finished;
 use crate::sink::Sink;
-use crate::sink::file::{self, FileConfig, FileSink};
+use crate::sink::file::{self, FileConfig, FileSink, GrowingFile};
 use crate::sink::file_name::Fields;
 
 /// Which threads, as Python says it.
@@ -55,7 +55,7 @@ fn outcome(finished: Finished) -> Outcome {
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
     output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state,
-    captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
+    grows=false, captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
 #[expect(
     clippy::too_many_arguments,
     reason = "the door passes plain values, by keyword"
@@ -76,6 +76,7 @@ pub(crate) fn start_recording(
     import_roots: Vec<String>,
     own_directory: String,
     keep_thread_state: bool,
+    grows: bool,
     captures: u64,
     requests_apart: bool,
     ring_ns: Option<u64>,
@@ -85,6 +86,9 @@ pub(crate) fn start_recording(
     let sink = py.detach(|| {
         output
             .map(|output| {
+                if grows {
+                    return Ok(Box::new(GrowingFile::new(output)) as Box<dyn Sink>);
+                }
                 FileSink::open(FileConfig {
                     output,
                     program: program.clone(),

@@ -51,10 +51,11 @@ pub enum Job {
     End,
 }
 
-/// One recording's destination and what could not be stored there yet.
+/// One recording's destination.
 struct Outlet {
     sink: Box<dyn Sink>,
     limits: Limits,
+    /// What the next profile has to hold as well: not stored yet, or replaced by it.
     pending: Option<Arc<Profile>>,
 }
 
@@ -158,6 +159,9 @@ impl Writer {
                 Health::add(&self.health.windows, 1);
                 Health::add(&self.health.written_bytes, bytes);
                 *self.kept.lock() = outlet.sink.kept();
+                if outlet.sink.replaces() {
+                    outlet.pending = Some(profile);
+                }
                 Ok(Some(path))
             }
             Err(error) => {

@@ -232,6 +232,42 @@ impl Sink for FileSink {
     }
 }
 
+/// One file that is always there as a whole, and is written again with all that came since.
+pub struct GrowingFile {
+    path: PathBuf,
+    is_written: bool,
+}
+
+impl GrowingFile {
+    /// A file at `path`, which has no fields; its directory exists.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            is_written: false,
+        }
+    }
+}
+
+impl Sink for GrowingFile {
+    fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
+        write_file(&self.path, encoded)?;
+        self.is_written = true;
+        Ok(self.path.clone())
+    }
+
+    fn replaces(&self) -> bool {
+        true
+    }
+
+    fn kept(&self) -> Vec<PathBuf> {
+        self.is_written
+            .then(|| self.path.clone())
+            .into_iter()
+            .collect()
+    }
+}
+
 fn split(path: &Path) -> Result<(PathBuf, String)> {
     let name = path
         .file_name()

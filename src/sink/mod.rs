@@ -22,6 +22,11 @@ pub trait Sink: Send {
     /// When the destination refuses; the caller keeps the profile and may try again.
     fn write(&mut self, encoded: &[u8]) -> Result<PathBuf>;
 
+    /// Whether each profile takes the place of the one before, and so has to hold it.
+    fn replaces(&self) -> bool {
+        false
+    }
+
     /// What of this sink's earlier profiles is still kept, oldest first.
     fn kept(&self) -> Vec<PathBuf>;
 }

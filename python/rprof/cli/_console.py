@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 _T = TypeVar("_T")
 
@@ -19,17 +19,19 @@ _REDRAW_SECONDS = 0.2
 
 def complain(message: str) -> None:
     """Say on stderr what went wrong."""
-    print(f"rprof: {message}", file=sys.stderr)
+    say(f"rprof: {message}")
 
 
 def say(message: str) -> None:
     """Say something on stderr: stdout is for results."""
-    print(message, file=sys.stderr)
+    # None where it was closed when the process began; print would take stdout in its place.
+    if sys.stderr is not None:
+        print(message, file=sys.stderr)
 
 
 def suggest(*words: str | os.PathLike[str]) -> None:
     """Name the command that comes next, when somebody is there to read it."""
-    if sys.stderr.isatty():
+    if _is_terminal(sys.stderr):
         say("next: " + shlex.join(os.fspath(word) for word in words))
 
 
@@ -42,7 +44,11 @@ def wants_colour(choice: str) -> bool:
         return choice == "always"
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
-    return sys.stdout.isatty()
+    return _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 class Progress:
@@ -69,7 +75,7 @@ class Progress:
 def progress(doing: str, count: int = 1) -> Iterator[Progress]:
     """Show on a terminal how far the work in the block is, if it takes longer than a second."""
     shown = Progress(doing, count)
-    if not sys.stderr.isatty():
+    if not _is_terminal(sys.stderr):
         yield shown
         return
     over = threading.Event()

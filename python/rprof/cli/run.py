@@ -1,30 +1,26 @@
 """``rprof run``: profile a program that knows nothing of it.
 
-The program is started by its own interpreter, with a ``sitecustomize`` of ours first on its path
-that begins the recording and steps aside. So `__main__`, tracebacks, arguments and exit code are
-its own. When it has ended, the profiles of its processes are merged and written.
+This process becomes the program's own interpreter, with a ``sitecustomize`` of ours first on its
+path that begins the recording and steps aside. So `__main__`, tracebacks, arguments and exit code
+are its own, and so are signals: there is no second process that would pass them on or get them too.
+What is to be done in the end is done there (``_ending``).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from .._config import OPTIONS, file_options, resolve
 from ..errors import RprofOSError, RprofStateError, RprofValueError
-from . import _formats, _inputs
-from ._console import complain, progress, say, suggest
-from ._environment import KEPT, PROBLEM, RUN
+from . import _formats
+from ._console import complain
+from ._environment import KEPT, RUN, Run
 
 HELP = "profile a program"
 EXAMPLES = """\
@@ -42,7 +38,6 @@ the program.
 # A run is watched closely and ends: more than what is fair for a service.
 _DEFAULTS = {"rate": 1000.0, "max_overhead": 0.05}
 _TOP = 15
-_FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGCONT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,56 +107,116 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the program, write its profile, and return its exit code."""
+    """Become the program; return only where it has to be another process, with its exit code."""
     command = _interpreter() + _program(options.program)
-    output = options.output
-    if output is not None and not _is_directory(output):
-        _formats.check(output)
+    whole = not _is_directory(options.output)
+    if whole and options.output is not None:
+        _formats.check(options.output)
     given = {
         name: getattr(options, name)
         for name in ("rate", "engine", "window", "max_overhead")
         if getattr(options, name) is not None
     }
-    config = resolve(given, defaults={**_DEFAULTS, **file_options(Path.cwd())})
-    scratch = Path(tempfile.mkdtemp(prefix="rprof-run-"))
-    keep = False
-    try:
-        settings = config._asdict() | {
-            "output": _in_directory(output) if _is_directory(output) else str(scratch) + os.sep,
+    config = resolve(given, defaults={**_DEFAULTS, **_file_options()})
+    output = _writable(options.output or "") if whole else _absolute(options.output) + os.sep
+    settings = config._asdict() | {"output": None if whole else output, "recent": 0}
+    if whole and options.follow_children:
+        # What each process records, until it is made one; there where it would be looked for.
+        directory = tempfile.mkdtemp(prefix="rprof-run-", dir=os.path.dirname(output))
+        settings |= {
+            "output": directory + os.sep,
             "keep_files": 1_000_000,
             "keep_bytes": 1 << 62,
-            "recent": 0,
         }
-        if _is_directory(output):
-            settings |= {"keep_files": config.keep_files, "keep_bytes": config.keep_bytes}
-        code, pid = _execute(command, settings, scratch, follow=options.follow_children)
-        problem = scratch / PROBLEM
-        if problem.exists():
-            complain(f"not profiled: {problem.read_text(encoding='utf-8').strip()}")
-        elif _is_directory(output):
-            if not options.quiet:
-                say(f"profiles in {output}")
-                suggest("rprof", "top", output)
-        else:
-            keep = True
-            _finish(options, scratch, pid)
-            keep = False
-    finally:
-        if keep:
-            say(f"what was recorded is in {scratch}")
-        else:
-            shutil.rmtree(scratch, ignore_errors=True)
-    if code < 0:
-        _die_as_it_did(-code)
-    return code
+    top = options.top
+    if top is None and options.output is None and not options.view:
+        top = _TOP
+    what = Run(
+        pid=0,
+        follow=options.follow_children,
+        whole=whole,
+        quiet=options.quiet,
+        view=options.view and whole,
+        top=top if whole and not options.quiet else None,
+        output=output,
+    )
+    environment = _environment(settings)
+
+    def environment_of(pid: int) -> dict[str, str]:
+        what.pid = pid
+        return environment | {RUN: what.text()}
+
+    _flush()
+    if os.getpid() == 1:
+        from ._process_1 import be_process_1
+
+        return be_process_1(command, environment_of)
+    try:
+        os.execve(command[0], command, environment_of(os.getpid()))
+    except OSError as error:
+        raise RprofOSError(f"cannot start {command[0]}: {error.strerror}") from error
+
+
+def _file_options() -> dict[str, object]:
+    try:
+        return file_options(Path.cwd())
+    except FileNotFoundError:
+        # A directory that was deleted has no project.
+        return {}
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise RprofOSError(f"{path} is in a directory that was deleted; use a full path") from None
+
+
+def _writable(output: str) -> str:
+    """Return the absolute path to write, in another directory if this one refuses.
+
+    The program is to run, and its exit code to be its own, whatever is wrong with that.
+    """
+    given = os.path.dirname(output)
+    try:
+        directory = os.path.abspath(given)
+        # What it is written to in the end takes shape beside it.
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        directory = tempfile.mkdtemp(prefix="rprof-run-")
+        complain(
+            f"cannot write to {given or 'this directory'}: {error.strerror}; "
+            f"the profile will be in {directory}"
+        )
+    return os.path.join(directory, os.path.basename(output))
+
+
+def _environment(settings: dict[str, object]) -> dict[str, str]:
+    """Return the program's environment, but for what is to be done in which process."""
+    environment = dict(os.environ)
+    for name in OPTIONS:
+        variable, value = "RPROF_" + name.upper(), settings[name]
+        if variable in environment:
+            environment[KEPT + variable] = environment[variable]
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        environment[variable] = text
+    bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstrap")
+    path = os.environ.get("PYTHONPATH")
+    environment["PYTHONPATH"] = os.pathsep.join([bootstrap, *([path] if path else [])])
+    return environment
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # None where it was closed when this began.
+        if stream is not None:
+            stream.flush()
 
 
 def _is_directory(output: str | None) -> bool:
     return output is not None and (output.endswith(os.sep) or os.path.isdir(output))
-
-
-def _in_directory(output: str) -> str:
-    return os.path.abspath(output) + os.sep
 
 
 def _interpreter() -> list[str]:
@@ -208,110 +263,3 @@ def _is_python_script(path: str) -> bool:
     except OSError as error:
         raise RprofOSError(f"cannot read {path}: {error.strerror}") from error
     return first.startswith(b"#!") and b"python" in first
-
-
-def _execute(
-    command: list[str], settings: dict[str, object], scratch: Path, *, follow: bool
-) -> tuple[int, int]:
-    """Run the program to its end; return how it ended (as ``subprocess``) and its process id."""
-    environment = dict(os.environ)
-    variables = ["RPROF_" + name.upper() for name in OPTIONS]
-    kept = {name: os.environ[name] for name in variables if name in os.environ}
-    if kept:
-        environment[KEPT] = json.dumps(kept)
-    for name in OPTIONS:
-        value = settings[name]
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
-        environment["RPROF_" + name.upper()] = text
-    bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstrap")
-    path = os.environ.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([bootstrap, *([path] if path else [])])
-    environment[RUN] = f"{'follow' if follow else 'once'}:{os.getpid()}:{scratch}"
-    with _signals_for_the_program() as began:
-        try:
-            process = subprocess.Popen(command, env=environment, close_fds=False)
-        except OSError as error:
-            raise RprofOSError(f"cannot start {command[0]}: {error.strerror}") from error
-        began(process)
-        return process.wait(), process.pid
-
-
-@contextmanager
-def _signals_for_the_program() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Leave the terminal's signals to the program and pass the others on, once it has begun."""
-    running: list[subprocess.Popen[bytes]] = []
-    early: list[int] = []
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        for process in running:
-            process.send_signal(number)
-        if not running:
-            early.append(number)
-
-    def began(process: subprocess.Popen[bytes]) -> None:
-        running.append(process)
-        for number in early:
-            process.send_signal(number)
-
-    before: dict[int, object] = {}
-    # The terminal sends these to the program as well; it is in the same process group.
-    for name in ("SIGINT", "SIGQUIT"):
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, lambda *_: None)
-    for name in _FORWARDED:
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, forward)
-    try:
-        yield began
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-
-def _finish(options: argparse.Namespace, scratch: Path, pid: int) -> None:
-    """Merge what the processes have written, and write what was asked for."""
-    pattern = "*.pb.gz" if options.follow_children else f"*-{pid}-*.pb.gz"
-    files = sorted(scratch.glob(pattern))
-    if not files:
-        complain(
-            "nothing was recorded: the program was killed, or ended by os._exit, before its first "
-            "window was over; choose a shorter --window"
-        )
-        return
-    profile = _inputs.read([str(file) for file in files])
-    output = options.output or f"{profile.program}-{pid}.pb.gz"
-    with progress("writing"):
-        _formats.write(profile, output)
-    top = options.top
-    if top is None and options.output is None and not options.view:
-        top = _TOP
-    if options.quiet:
-        top = None
-    if top is not None:
-        say(str(profile.top(top)))
-    if not options.quiet:
-        say(f"profile in {output}")
-    if options.view:
-        from .view import show
-
-        show(profile)
-    elif not options.quiet:
-        suggest(*(["xdg-open", output] if output.endswith(".html") else ["rprof", "view", output]))
-
-
-def _die_as_it_did(number: int) -> None:
-    """End by the signal that ended the program, so that a shell sees the same."""
-    import resource
-
-    # The core file, if there is to be one, was the program's.
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    if number != signal.SIGKILL:
-        signal.signal(number, signal.SIG_DFL)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.kill(os.getpid(), number)

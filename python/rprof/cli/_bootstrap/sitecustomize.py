@@ -1,4 +1,4 @@
-"""Begins the recording in a program that ``rprof run`` starts, then steps aside.
+"""Begins the recording in a program that ``rprof run`` has become, then steps aside.
 
 ``rprof run`` puts this directory first on ``PYTHONPATH``, where the ``site`` module of every
 interpreter looks for ``sitecustomize``. With ``--follow-children`` that may be any interpreter, of
@@ -39,8 +39,6 @@ if "RPROF_RUN" in os.environ:
         _begin()
     except Exception as error:
         # Another interpreter, for which there is no rprof; only the first one has an audience.
-        _, _pid, _scratch = os.environ.pop("RPROF_RUN", "::").split(":", 2)
-        if _pid == str(os.getppid()):
-            with open(os.path.join(_scratch, "problem.txt"), "w") as _file:
-                _file.write(str(error))
+        if os.environ.pop("RPROF_RUN").split(":")[0] == str(os.getpid()):
+            os.write(2, ("rprof: not profiled: " + str(error) + "\n").encode("utf-8"))
 _step_aside()
