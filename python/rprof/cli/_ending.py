@@ -75,7 +75,7 @@ class Ending:
     def __init__(self, run: Run, config: Config) -> None:
         self._run = run
         self._stderr = Stderr()
-        self._getpid, self._waitpid, self._kill = posix.getpid, posix.waitpid, posix.kill
+        self._getpid, self._waitpid, self._kill = posix.getpid, posix.waitpid, posix.killpg
         self._posix_spawn = posix.posix_spawn
         self._refuge = os.environ.get("TMPDIR") or "/tmp"
         self._executable = sys.executable
@@ -141,8 +141,8 @@ class Ending:
 
     def _complain(self, reason: str) -> None:
         """Say what to do by hand."""
-        self._stderr.say(f"rprof: {self._output} could not be finished: {reason}")
-        if self._recorded != self._output:
+        self._stderr.say(f"rprof: the work on {self._shown} was not finished: {reason}")
+        if self._recorded != self._output and _exists(self._recorded):
             verb = "merge" if self._run.follow else "export"
             words = f"{_quoted(self._recorded)} -o {_quoted(self._output)}"
             self._stderr.say(f"rprof: what was recorded is there: rprof {verb} {words}")
@@ -183,6 +183,7 @@ class Ending:
             # A thread of the program that waits for any child was faster.
             return
         except BaseException:
+            # With what it has started, such as a browser on this terminal.
             self._kill(pid, _signal.SIGTERM)
             self._waitpid(pid, 0)
             raise

@@ -181,7 +181,8 @@ def _writable(output: str) -> str:
     try:
         directory = os.path.abspath(given)
         # What it is written to in the end takes shape beside it.
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        if not os.path.exists(directory):
+            os.makedirs(directory, mode=0o700)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
