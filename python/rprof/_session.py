@@ -106,6 +106,10 @@ class EndpointRequest(NamedTuple):
     address: str
     token: str | None
 
+    def __repr__(self) -> str:
+        # Where tracebacks show the values of variables, they are no place for a token.
+        return f"EndpointRequest(address={self.address!r}, token={self.token and '***'!r})"
+
     @property
     def is_for_each_process(self) -> bool:
         """Whether a child can listen as well: at a free port, or a path with its own id."""

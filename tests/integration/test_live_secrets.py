@@ -96,3 +96,38 @@ def test_a_redirect_is_not_followed(proxy):
     assert done.returncode != 0
     assert "refuses" in done.stderr
     assert not proxy.asked
+
+
+@pytest.mark.parametrize(
+    ("address", "token"),
+    [
+        (f"http://{TOKEN}@127.0.0.1:1", ""),
+        (f"http://user:{TOKEN}@127.0.0.1:1", ""),
+        ("http://127.0.0.1:1", f"{TOKEN}\nX: y"),
+        ("http://127.0.0.1:1", f"{TOKEN}\u00e4"),
+        ("http://127.0.0.1:wrong", TOKEN),
+        ("http://", TOKEN),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence_without_the_token(address, token):
+    done = live(address, RPROF_SERVE_TOKEN=token)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rprof: ")
+    assert done.stderr.count("\n") == 1
+    assert TOKEN not in done.stderr
+
+
+def test_by_every_spelling_of_a_loopback_address(proxy):
+    from rprof.cli._fetch import _is_this_machine
+
+    for host in ("127.0.0.1", "127.255.0.3", "localhost", "::1", "::ffff:127.0.0.1", "0x7f000001"):
+        assert _is_this_machine(host), host
+    for host in ("192.0.2.1", "::", "0.0.0.0", "2001:db8::1", "::ffff:192.0.2.1"):
+        assert not _is_this_machine(host), host
+
+
+def test_a_traceback_that_shows_variables_does_not_show_the_token():
+    from rprof._session import EndpointRequest
+
+    request = EndpointRequest("127.0.0.1:0", TOKEN)
+    assert TOKEN not in f"{request} {request!r} {[request]}"
