@@ -134,7 +134,8 @@ def _group_of(process: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 def test_it_ends_by_a_signal_as_it_would(program, number):
-    program.write("print('ready', flush=True)\nimport sys; sys.stdin.read()\n")
+    # Not one long pause: a signal just before it would be slept through.
+    program.write("import time\nprint('ready', flush=True)\nwhile True: time.sleep(0.05)\n")
     codes = []
     for plain in (True, False):
         with program.started("-q", "-o", "out.pb.gz", plain=plain) as process:
