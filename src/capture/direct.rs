@@ -12,7 +12,6 @@ use super::rest::{GilTurn, rest_ns};
 use super::roster::{Newcomer, Roster};
 use super::{Engine, Missed, Taken};
 use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns};
-use crate::clock::descriptors;
 use crate::clock::thread_state::{Activity, ThreadActivity};
 use crate::layout::{GIL_BYTES, Layout};
 use crate::memory::own::Lasting;
@@ -611,14 +610,17 @@ fn ask(
     thread_id: u64,
 ) -> (Option<Activity>, bool) {
     if let Some(open) = activity {
-        return (open.read(), open.tells_futex());
+        if open.can_be_kept() {
+            return (open.read(), open.tells_futex());
+        }
+        *activity = None;
+        *open_files -= 1;
     }
     let Some(open) = ThreadActivity::open(thread_id) else {
         return (None, false);
     };
     let answer = (open.read(), open.tells_futex());
-    // Under numbers that others may close and give to files of their own, nothing is kept.
-    if *open_files < MAX_OPEN && descriptors::are_own() {
+    if *open_files < MAX_OPEN {
         *open_files += 1;
         *activity = Some(open);
     }

@@ -4,7 +4,12 @@
 #[cfg(target_os = "linux")]
 use std::fs::File;
 #[cfg(target_os = "linux")]
+use std::os::fd::IntoRawFd as _;
+#[cfg(target_os = "linux")]
 use std::os::unix::fs::FileExt;
+
+#[cfg(target_os = "linux")]
+use super::descriptors;
 
 /// What a thread does, as the kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +36,13 @@ pub enum Activity {
 /// thread waits, and a process may ask that of its own threads (`__ptrace_may_access`).
 #[derive(Debug)]
 pub struct ThreadActivity {
+    /// There until the end.
     #[cfg(target_os = "linux")]
-    file: File,
+    file: Option<File>,
+    /// What was opened, in a table of descriptors in which others may close it and open a file of
+    /// theirs under its number.
+    #[cfg(target_os = "linux")]
+    identity: Option<(u64, u64)>,
     #[cfg(target_os = "linux")]
     is_whole: bool,
 }
@@ -47,7 +57,26 @@ impl ThreadActivity {
             Ok(file) => (file, true),
             Err(_) => (open("wchan").ok()?, false),
         };
-        Some(Self { file, is_whole })
+        let identity = if descriptors::are_own() {
+            None
+        } else {
+            identity(&file)
+        };
+        Some(Self {
+            file: Some(file),
+            identity,
+            is_whole,
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.identity.is_none() || self.identity == self.file.as_ref().and_then(identity)
+    }
+
+    /// Whether it can be read again; if not, another has to be opened.
+    #[must_use]
+    pub fn can_be_kept(&self) -> bool {
+        self.is_ours()
     }
 
     /// Whether the kernel says which futex a thread waits on.
@@ -60,7 +89,7 @@ impl ThreadActivity {
     #[must_use]
     pub fn read(&self) -> Option<Activity> {
         let mut buffer = [0; 64];
-        let length = self.file.read_at(&mut buffer, 0).ok()?;
+        let length = self.file.as_ref()?.read_at(&mut buffer, 0).ok()?;
         let text = buffer.get(..length)?;
         if self.is_whole {
             parse(text)
@@ -70,12 +99,38 @@ impl ThreadActivity {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl Drop for ThreadActivity {
+    fn drop(&mut self) {
+        if !self.is_ours()
+            && let Some(file) = self.file.take()
+        {
+            // The number is somebody else's by now, and stays open.
+            let _ = file.into_raw_fd();
+        }
+    }
+}
+
+/// By the call that CPython makes for a path; the standard library's makes another, statx.
+#[cfg(target_os = "linux")]
+fn identity(file: &File) -> Option<(u64, u64)> {
+    use rustix::fs::{AtFlags, statat};
+    let about = statat(file, c"", AtFlags::EMPTY_PATH).ok()?;
+    Some((about.st_dev, about.st_ino))
+}
+
 #[cfg(not(target_os = "linux"))]
 impl ThreadActivity {
     /// Unknown on this system.
     #[must_use]
     pub fn open(_thread_id: u64) -> Option<Self> {
         None
+    }
+
+    /// Unknown on this system.
+    #[must_use]
+    pub fn can_be_kept(&self) -> bool {
+        false
     }
 
     /// Unknown on this system.

@@ -88,7 +88,7 @@ fn open_one_of(names: &[&'static str], is_shared: bool) -> Result<Box<dyn ReadMe
 struct Descriptor {
     descriptor: ManuallyDrop<OwnedFd>,
     /// Device and number of what was opened; `None` in a table of our own.
-    identity: Option<(libc::dev_t, libc::ino_t)>,
+    identity: Option<(u64, u64)>,
 }
 
 impl Descriptor {
@@ -116,16 +116,12 @@ impl Drop for Descriptor {
     }
 }
 
+/// By the call that CPython makes for a path.
 #[inline(never)]
-fn identity(descriptor: &OwnedFd) -> Option<(libc::dev_t, libc::ino_t)> {
-    let mut about = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the kernel fills in `about`, or says that it does not.
-    unsafe {
-        (libc::fstat(descriptor.as_raw_fd(), about.as_mut_ptr()) == 0).then(|| {
-            let about = about.assume_init();
-            (about.st_dev, about.st_ino)
-        })
-    }
+fn identity(descriptor: &OwnedFd) -> Option<(u64, u64)> {
+    use rustix::fs::{AtFlags, statat};
+    let about = statat(descriptor, c"", AtFlags::EMPTY_PATH).ok()?;
+    Some((about.st_dev, about.st_ino))
 }
 
 /// A read that must succeed, one that must fail, and one that must fail half-way.

@@ -41,6 +41,8 @@ static SET_ASIDE: [Region; LASTING] = [const { Region::new() }; LASTING];
 /// The mapping that they share.
 static ALL_SET_ASIDE: Region = Region::new();
 static PROVIDED: [Region; PROVISIONS] = [const { Region::new() }; PROVISIONS];
+/// Regions of [`PROVIDED`] that are mapped: mostly none, and none need be looked at.
+static PROVISIONS_OPEN: AtomicUsize = AtomicUsize::new(0);
 static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
 impl Region {
@@ -72,15 +74,41 @@ impl Region {
 
     /// Unmaps it, if nothing of it is in use.
     fn close(&self) -> bool {
-        let closing = |state: u64| (blocks(state) == 0).then_some(CLOSED);
+        let closing = |state: u64| (blocks(state) == 0 && end(state) != CLOSED).then_some(CLOSED);
         if self.state.fetch_update(AcqRel, Acquire, closing).is_err() {
             return false;
         }
-        // Nobody has a block of it, and nobody gets one any more. Before the mapping goes and the
-        // system allocator may use the same addresses.
-        let length = self.length.swap(0, AcqRel);
-        unmap(self.begin.load(Acquire), length);
+        // Nobody has a block of it, and nobody gets one any more. Its length goes first: before the
+        // mapping does and the system's allocator uses the same addresses, and last of all what has
+        // another open this region.
+        let begin = self.begin.load(Acquire);
+        unmap(begin, self.length.swap(0, AcqRel));
         true
+    }
+
+    /// Whether a provision may open it; an old one that nobody uses any more is closed.
+    fn is_free(&self) -> bool {
+        self.length.load(Acquire) == 0 || self.give_back()
+    }
+
+    /// As [`Self::open`], for a provision.
+    fn provide(&self, bytes: usize) -> bool {
+        // Before anybody can have a block of it.
+        PROVISIONS_OPEN.fetch_add(1, AcqRel);
+        let is_open = self.open(bytes);
+        if !is_open {
+            PROVISIONS_OPEN.fetch_sub(1, AcqRel);
+        }
+        is_open
+    }
+
+    /// As [`Self::close`], for a provision.
+    fn give_back(&self) -> bool {
+        let is_closed = self.close();
+        if is_closed {
+            PROVISIONS_OPEN.fetch_sub(1, AcqRel);
+        }
+        is_closed
     }
 
     #[inline]
@@ -209,7 +237,7 @@ pub fn is_there() -> bool {
 
 /// Memory set aside for one task. What is still in use after that stays until it is freed.
 #[derive(Debug)]
-pub struct Provision(&'static Region);
+pub struct Provision(Option<&'static Region>);
 
 impl std::fmt::Debug for Region {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -220,25 +248,40 @@ impl std::fmt::Debug for Region {
 static IS_PROVIDING: AtomicBool = AtomicBool::new(false);
 
 impl Provision {
-    /// Sets so many bytes aside; `None` if they are not to be had, or too many tasks have asked.
+    /// Sets so many bytes aside; `None` if they are not to be had. Of many tasks at a time, the last
+    /// only see that they could be had.
     #[must_use]
     pub fn of(bytes: usize) -> Option<Self> {
-        if IS_PROVIDING.swap(true, AcqRel) {
-            // Another thread is at it: the task may wait for its next turn.
-            return None;
+        // Whoever holds it maps something, unless a fork has left its thread behind.
+        const MAX_TRIES: usize = 1_000;
+        let bytes = bytes.checked_next_multiple_of(1 << 12)?;
+        for _ in 0..MAX_TRIES {
+            if !IS_PROVIDING.swap(true, AcqRel) {
+                let free = PROVIDED.iter().find(|region| region.is_free());
+                let provided = free.map(|region| region.provide(bytes).then_some(region));
+                IS_PROVIDING.store(false, Release);
+                return match provided {
+                    Some(region) => region.map(|region| Self(Some(region))),
+                    None => Self::seen(bytes),
+                };
+            }
+            std::thread::yield_now();
         }
-        let is_free = |region: &&Region| region.length.load(Acquire) == 0 || region.close();
-        let free = PROVIDED.iter().find(is_free);
-        let provided = free.filter(|region| region.open(bytes.next_multiple_of(1 << 12)));
-        IS_PROVIDING.store(false, Release);
-        provided.map(Self)
+        Self::seen(bytes)
+    }
+
+    fn seen(bytes: usize) -> Option<Self> {
+        unmap(map(bytes)?, bytes);
+        Some(Self(None))
     }
 }
 
 impl Drop for Provision {
     fn drop(&mut self) {
         // If something is in use, whoever wants the place next tries again.
-        self.0.close();
+        if let Some(region) = self.0 {
+            region.give_back();
+        }
     }
 }
 
@@ -269,6 +312,9 @@ impl Allocator {
         let address = block as usize;
         if ALL_SET_ASIDE.contains(address) {
             return SET_ASIDE.iter().find(|region| region.contains(address));
+        }
+        if PROVISIONS_OPEN.load(Relaxed) == 0 {
+            return None;
         }
         PROVIDED.iter().find(|region| region.contains(address))
     }
@@ -441,12 +487,29 @@ mod tests {
     #[test]
     fn what_is_provided_outlives_the_task_as_long_as_it_is_used() {
         let provision = Provision::of(1 << 20).unwrap_or_else(|| unreachable!());
-        let region = provision.0;
+        let region = provision.0.unwrap_or_else(|| unreachable!());
         let block = region.allocate(layout(100, 8));
         assert!(Allocator::region_of(block).is_some());
         drop(provision);
         assert!(region.contains(block as usize));
         region.free(block as usize, 100);
         assert!(Provision::of(usize::MAX >> 1).is_none());
+    }
+
+    #[test]
+    fn any_number_of_tasks_is_served_at_a_time() {
+        let all: Vec<_> = (0..3 * super::PROVISIONS)
+            .map(|_| Provision::of(1 << 16))
+            .collect();
+        assert!(all.iter().all(Option::is_some));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        assert!(Provision::of(1 << 16).is_some());
+                    }
+                });
+            }
+        });
     }
 }
