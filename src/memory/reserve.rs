@@ -221,7 +221,13 @@ pub fn is_low() -> bool {
 /// started and when one that was not started by it waits for the first time.
 #[must_use]
 pub fn is_there() -> bool {
-    let Ok(layout) = Layout::from_size_align(PROBE_BYTES, align_of::<usize>()) else {
+    are_there(PROBE_BYTES)
+}
+
+/// Whether so many bytes could be had at the moment.
+#[must_use]
+pub fn are_there(bytes: usize) -> bool {
+    let Ok(layout) = Layout::from_size_align(bytes.max(1), align_of::<usize>()) else {
         return false;
     };
     // SAFETY: the layout is not empty; the block is freed by whom it was made, with its layout.

@@ -16,7 +16,7 @@ use super::config::RecordingConfig;
 use super::control::{Control, RecordingId};
 use super::flight::{Pick, Ring, pick};
 use super::health::Health;
-use super::native_thread::NativeThread;
+use super::native_thread::{NativeThread, meet_thread_locals};
 use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
 use super::requests::Requests;
 use super::sampler::Sampler;
@@ -324,6 +324,12 @@ impl Session {
             self.start_writer(&mut state)?;
         }
         self.start_sampler(&mut state)?;
+        if let SamplerPhase::Running(thread) = &mut state.sampler {
+            thread.await_begin(BASELINE_PATIENCE);
+        }
+        if let WriterPhase::Running(thread) = &mut state.writer {
+            thread.await_begin(BASELINE_PATIENCE);
+        }
         state.next_id += 1;
         state.recordings.push(id);
         if sink.is_some() {
@@ -709,6 +715,7 @@ fn await_memory() {
 /// Nothing is begun that waits without memory, see [`reserve::is_there`].
 fn check_memory() -> Result<()> {
     if reserve::is_there() {
+        meet_thread_locals();
         return Ok(());
     }
     Err(Error::memory("record"))

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::clock::cpu::thread_id;
 use crate::clock::{descriptors, filter};
@@ -40,11 +40,24 @@ fn show_name(name: &str) {
     }
 }
 
+/// Makes the calling thread's data of the libraries by which it waits, now that there is memory for
+/// it: the C library ends a process that has none when they are made (`__cxa_thread_atexit_impl`).
+pub(crate) fn meet_thread_locals() {
+    // Neither waits, for nobody has any patience. A channel without room prepares to wait before it
+    // looks at the time.
+    let (_sender, receiver) = bounded::<()>(0);
+    let _: std::result::Result<(), RecvTimeoutError> = receiver.recv_timeout(Duration::ZERO);
+    let lock = parking_lot::Mutex::new(());
+    parking_lot::Condvar::new().wait_for(&mut lock.lock(), Duration::ZERO);
+}
+
 /// A running native thread that returns a `T`.
 #[derive(Debug)]
 pub struct NativeThread<T> {
     handle: JoinHandle<Option<T>>,
     thread_id: Receiver<u64>,
+    /// What was received from there.
+    id: Option<u64>,
     /// Disconnected when the thread's function has returned.
     ended: Receiver<()>,
 }
@@ -100,6 +113,7 @@ impl<T: Send + 'static> NativeThread<T> {
             let _ended = ended_sender;
             NAME.set(Some(name));
             show_name(name);
+            meet_thread_locals();
             // Room for one message is there, so this neither blocks nor fails.
             let _ = id_sender.try_send(thread_id());
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
@@ -113,8 +127,17 @@ impl<T: Send + 'static> NativeThread<T> {
         Ok(Self {
             handle,
             thread_id: thread_id_receiver,
+            id: None,
             ended,
         })
+    }
+
+    /// Waits until the thread has what it needs to run: what the program uses up from here on is not
+    /// missing then.
+    pub fn await_begin(&mut self, patience: Duration) {
+        if self.id.is_none() {
+            self.id = self.thread_id.recv_timeout(patience).ok();
+        }
     }
 
     /// Wakes the thread from `park`.
@@ -135,10 +158,10 @@ impl<T: Send + 'static> NativeThread<T> {
     /// The thread, still running.
     pub fn join(self, patience: Duration) -> std::result::Result<Option<T>, Self> {
         // Nothing is ever sent: the wait ends with a disconnection or the deadline.
-        if self.ended.recv_timeout(patience) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
             return Err(self);
         }
-        let id = self.thread_id.try_recv().ok();
+        let id = self.id.or_else(|| self.thread_id.try_recv().ok());
         let result = self.handle.join().ok().flatten();
         if let Some(id) = id {
             wait_until_gone(id);

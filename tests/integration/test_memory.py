@@ -90,17 +90,7 @@ assert seen > 0.1e9, profile.top(20, by="cpu")
         assert "out of memory: " in out
 
 
-# Known, and to be mended: the gil engine's own allocations in the interpreter are not counted on
-# there, and the process ends with SIGABRT.
-GIL = pytest.param(
-    "gil",
-    marks=pytest.mark.xfail(
-        sys.version_info < (3, 12), reason="the process is aborted on CPython 3.11", strict=False
-    ),
-)
-
-
-@pytest.mark.parametrize("engine", ["direct", GIL])
+@pytest.mark.parametrize("engine", ["direct", "gil"])
 def test_windows_that_cannot_be_written_are_merged_or_counted(programs, engine):
     programs.check(
         EXHAUST

@@ -25,6 +25,9 @@ use crate::session::native_thread::NativeThread;
 /// A park waits this long for a thread that waits for the GIL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What has to be left for a thread to be started.
+const THREAD_BYTES: usize = 32 << 20;
+
 /// All names now.
 pub(super) fn all(py: Python<'_>) -> Vec<ThreadName> {
     let mut names = Names::new(py);
@@ -166,8 +169,10 @@ impl NameReader {
 impl NameSource for NameReader {
     fn request(&mut self) {
         self.shared.is_asked.store(true, Ordering::Release);
-        // Without memory no thread can be started, and what it works with would be lost.
-        if self.parked.is_some() && !reserve::is_there() {
+        // Without memory no thread can be started, and what it works with would be lost. Much is asked
+        // for: this is no set-up, other threads may be about to use the rest up, and a thread that
+        // cannot have its data ends the process (glibc, `elf/dl-tls.c`). Names can wait.
+        if self.parked.is_some() && !reserve::are_there(THREAD_BYTES) {
             return;
         }
         if let Some(reader) = self.parked.take() {

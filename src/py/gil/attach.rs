@@ -121,7 +121,7 @@ impl Attachment {
         let tracemalloc_name = unsafe { ffi::PyUnicode_InternFromString(c"_tracemalloc".as_ptr()) };
         let kept = if keep {
             // SAFETY: the GIL is held, so tracing cannot stop in the middle of this.
-            unsafe { ffi::PyThreadState_New(interpreter) }
+            unsafe { symbols.make_state(interpreter) }
         } else {
             ptr::null_mut()
         };
@@ -177,7 +177,7 @@ impl Attachment {
                 return Err(Missed::Finalizing);
             }
             // SAFETY: the interpreter is alive (not finalizing), and nobody traces raw memory.
-            state = unsafe { ffi::PyThreadState_New(self.interpreter) };
+            state = unsafe { self.symbols.make_state(self.interpreter) };
             if state.is_null() {
                 return Err(Missed::NotNow);
             }
@@ -268,7 +268,8 @@ impl Attached<'_> {
         // old one is used by nobody once this thread has another.
         unsafe {
             note(self.state);
-            let own = ffi::PyThreadState_New(self.attachment.interpreter);
+            let interpreter = self.attachment.interpreter;
+            let own = self.attachment.symbols.make_state(interpreter);
             if own.is_null() {
                 return false;
             }

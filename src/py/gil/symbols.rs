@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 
-use pyo3::ffi::{PyFrameObject, PyInterpreterState, PyObject, PyThreadState};
+use pyo3::ffi::{self, PyFrameObject, PyInterpreterState, PyObject, PyThreadState};
 
 /// `PyMemAllocatorEx` of `Include/cpython/pymem.h`; only compared, never called.
 #[repr(C)]
@@ -42,6 +42,8 @@ pub(crate) struct Symbols {
     /// 3.10, and what took its place in 3.11, where the first one ends the process.
     init_state: Option<NoteState>,
     set_current_state: Option<NoteState>,
+    /// Makes a thread state and no more, where there is such a function.
+    preallocate_state: Option<MakeState>,
     is_finalizing: Option<IsFinalizing>,
     get_allocator: Option<GetAllocator>,
 }
@@ -63,6 +65,7 @@ pub(super) type ClearState = unsafe extern "C-unwind" fn(*mut PyThreadState);
 type FrameLasti = unsafe extern "C" fn(*mut PyFrameObject) -> c_int;
 type WeakrefGet = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject) -> c_int;
 type WeakrefGetBorrowed = unsafe extern "C" fn(*mut PyObject) -> *mut PyObject;
+type MakeState = unsafe extern "C" fn(*mut PyInterpreterState) -> *mut PyThreadState;
 pub(super) type NoteState = unsafe extern "C" fn(*mut PyThreadState);
 type IsFinalizing = unsafe extern "C" fn() -> c_int;
 type GetAllocator = unsafe extern "C" fn(c_int, *mut Allocator);
@@ -101,10 +104,37 @@ impl Symbols {
             weakref_get_borrowed: function!(c"PyWeakref_GetObject", WeakrefGetBorrowed),
             init_state: function!(c"_PyThreadState_Init", NoteState),
             set_current_state: function!(c"_PyThreadState_SetCurrent", NoteState),
+            preallocate_state: function!(c"_PyThreadState_Prealloc", MakeState),
             is_finalizing: function!(c"Py_IsFinalizing", IsFinalizing)
                 .or(function!(c"_Py_IsFinalizing", IsFinalizing)),
             get_allocator: function!(c"PyMem_GetAllocator", GetAllocator),
         })
+    }
+
+    /// A new thread state of the calling thread; null if there is no memory for it.
+    ///
+    /// CPython 3.11 itself does not look whether it got any (`Python/pystate.c`,
+    /// `PyThreadState_New`): there its two steps are taken one by one. It alone has both functions.
+    ///
+    /// # Safety
+    /// As for `PyThreadState_New`, which may be called without the GIL.
+    pub(super) unsafe fn make_state(
+        &self,
+        interpreter: *mut PyInterpreterState,
+    ) -> *mut PyThreadState {
+        // SAFETY: the caller's promises are passed on; a state is noted only if there is one.
+        unsafe {
+            match (self.preallocate_state, self.set_current_state) {
+                (Some(make), Some(note)) => {
+                    let state = make(interpreter);
+                    if !state.is_null() {
+                        note(state);
+                    }
+                    state
+                }
+                _ => ffi::PyThreadState_New(interpreter),
+            }
+        }
     }
 
     /// What notes a thread state for the calling thread, if none is; CPython 3.10 and 3.11.
