@@ -6,11 +6,15 @@ imported here that the program might not have.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = ["main"]
 
 
-def main() -> int:
-    """Run the command with the words of this process, and return its exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these words, or those of this process, and return its exit code."""
     from . import _main
 
-    return _main.main()
+    return _main.main(arguments)
