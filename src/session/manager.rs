@@ -319,6 +319,16 @@ impl Session {
         }
     }
 
+    /// The next start is to bring an engine.
+    fn forget_engine(&self) {
+        let mut state = self.state.lock();
+        if state.recordings.is_empty() && matches!(state.sampler, Seat::Parked(_)) {
+            let sampler = std::mem::replace(&mut state.sampler, Seat::None);
+            drop(state);
+            drop(sampler);
+        }
+    }
+
     /// Begins a recording; `engine` and the reason for it replace what there is, if they may.
     ///
     /// # Errors
@@ -330,6 +340,7 @@ impl Session {
         engine: Option<(Box<dyn Engine>, String)>,
     ) -> Result<RecordingId> {
         check_memory()?;
+        let is_new = engine.is_some();
         let id = {
             let mut state = self.settled()?;
             self.check_failure()?;
@@ -355,6 +366,10 @@ impl Session {
         });
         if let Err(error) = begun {
             self.park_if_idle();
+            if is_new {
+                // Its choice may have suffered from what ails the start.
+                self.forget_engine();
+            }
             return Err(error);
         }
         // Nothing is ever sent: the sender's drop tells that the first snapshot was taken, and a
