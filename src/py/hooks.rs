@@ -155,14 +155,12 @@ pub(crate) fn require_main_interpreter() -> PyResult<()> {
 /// Keeps a panic of our own threads off the application's stderr; `status().last_error` tells it.
 pub(crate) fn quiet_panics() {
     let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        match own_name() {
-            Some(name) => {
-                session()
-                    .health()
-                    .set_error(format!("{name} panicked: {panic}"));
-            }
-            None => previous(panic),
+    std::panic::set_hook(Box::new(move |panic| match own_name() {
+        Some(name) => {
+            session()
+                .health()
+                .set_error(format!("{name} panicked: {panic}"));
         }
+        None => previous(panic),
     }));
 }

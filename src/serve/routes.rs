@@ -330,7 +330,9 @@ impl Recording {
 
     async fn end(mut self, context: &Context) -> Result<Arc<Profile>, Refusal> {
         match self.0.take() {
-            Some(id) => Ok(blocking(context, move || session().stop(id)).await??.profile),
+            Some(id) => Ok(blocking(context, move || session().stop(id))
+                .await??
+                .profile),
             None => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "ended twice")),
         }
     }
@@ -466,7 +468,8 @@ async fn profile(
         blocking(context, move || session().recent(&wanted)).await??
     } else {
         let _place = take_place(context)?;
-        let recording = Recording::begin(context, config(context, rate, Requests::default())).await?;
+        let recording =
+            Recording::begin(context, config(context, rate, Requests::default())).await?;
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         (*recording.end(context).await?).clone()
     };

@@ -112,7 +112,11 @@ impl Server {
 
     /// Starts the thread, if there is none; it then tells where it listens.
     fn begin(&mut self) -> Result<Option<Receiver<Result<Address>>>> {
-        if self.running.as_ref().is_some_and(|thread| !thread.has_ended()) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|thread| !thread.has_ended())
+        {
             return Ok(None);
         }
         let (quit, quitting) = bounded(0);

@@ -40,7 +40,9 @@ const BASELINE_PATIENCE: Duration = Duration::from_millis(100);
 /// A stop waits this long for a sampler that waits for the GIL.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a fork, a start or an end of a thread that is under way is waited for.
-const SETTLE_PATIENCE: Duration = REPLY_PATIENCE;
+const SETTLE_PATIENCE: Duration = if cfg!(test) { STEP } else { REPLY_PATIENCE };
+/// How long a start waits for a writer that is behind: for a slow disk at most as for a reply.
+const OPEN_PATIENCE: Duration = if cfg!(test) { STEP } else { REPLY_PATIENCE };
 /// After so long whoever waits for a worker looks whether it is there.
 const STEP: Duration = Duration::from_millis(200);
 /// How long the end of the threads is waited for.
@@ -410,15 +412,19 @@ impl Session {
         Ok(())
     }
 
-    fn open_outlet(&self, recording: RecordingId, sink: Box<dyn Sink>, limits: Limits) -> Result<()> {
+    fn open_outlet(
+        &self,
+        recording: RecordingId,
+        sink: Box<dyn Sink>,
+        limits: Limits,
+    ) -> Result<()> {
         self.start_writer(&mut *self.settled()?)?;
-        // The queue empties itself; opening waits for a slow disk at most as a start may.
         let open = Job::Open {
             recording,
             sink,
             limits,
         };
-        if self.hand_over(open, REPLY_PATIENCE) {
+        if self.hand_over(open, OPEN_PATIENCE) {
             return Ok(());
         }
         Err(stuck())

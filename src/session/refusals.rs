@@ -78,7 +78,10 @@ mod tests {
         refusals.note(&Error::os("cannot start a", &"no"), &health);
         refusals.note(&Error::memory("start b"), &health);
         let said = health.last_error();
-        assert_eq!(said.as_deref(), Some("cannot start a: no; it is tried again"));
+        assert_eq!(
+            said.as_deref(),
+            Some("cannot start a: no; it is tried again")
+        );
         let counters = health.counters();
         for name in ["refused_threads", "starved_threads"] {
             assert!(counters.contains(&(name, 1)), "{name}");

@@ -187,7 +187,10 @@ impl Session {
         });
         state.sampler = match spawned {
             Ok(thread) => Seat::Running(thread),
-            Err(Refused { state: sampler, error }) => {
+            Err(Refused {
+                state: sampler,
+                error,
+            }) => {
                 state.sampler = Seat::Parked(sampler);
                 return Err(error);
             }
