@@ -435,10 +435,9 @@ def end_watching() -> None:
         module.stop_watch()
 
 
-def try_again() -> None:
-    """Ask for threads that the system has refused, and tell that they are missing, once."""
-    if _load_native().try_again():
-        _report_trouble(_current())
+def report_trouble() -> None:
+    """Log the newest trouble of the native threads, once."""
+    _report_trouble(_current())
 
 
 def recent(seconds: float = 60.0) -> "Profile":

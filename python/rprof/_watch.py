@@ -312,11 +312,15 @@ def begin() -> Any:
             # The request is the application's, and more than its watching.
             _tried_at = monotonic()
             _session.log().warning("slow requests are not told for now: %s", problem)
-    _session.try_again()
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return None
     return asyncio.current_task()
+
+
+def tell_trouble() -> None:
+    """Tell, once, that whoever looks at slow requests is not there for now."""
+    _session.report_trouble()
 
 
 def ended(

@@ -12,7 +12,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::direct;
@@ -244,18 +244,20 @@ pub(crate) fn before_fork() {
 
 /// Starts the thread again, in the parent or in the child.
 pub(crate) fn after_fork() {
-    go_on(DUMPER.try_lock_for(PATIENCE));
+    if let Some(mut dumper) = DUMPER.try_lock_for(PATIENCE) {
+        go_on(&mut dumper);
+    }
 }
 
-/// Starts the thread if it could not be had before; waits for nobody.
-pub(crate) fn try_again() {
-    go_on(DUMPER.try_lock());
+/// Starts the thread if it could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let dumper = DUMPER.try_lock();
+    dumper.map(|mut dumper| go_on(&mut dumper)).is_some()
 }
 
 /// Without a thread there are no dumps, and the program goes on.
-fn go_on(dumper: Option<MutexGuard<'_, Option<Dumper>>>) {
-    if let Some(mut dumper) = dumper
-        && let Some(dumper) = dumper.as_mut()
+fn go_on(dumper: &mut Option<Dumper>) {
+    if let Some(dumper) = dumper
         && let Err(error) = dumper.unpark()
     {
         session().refuse(&error);

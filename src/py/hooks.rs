@@ -87,12 +87,16 @@ pub(crate) fn try_again() {
 
 #[cold]
 fn try_all_again(due: u64) {
-    dump::try_again();
-    reporter::try_again();
-    session().try_again();
-    serve::try_again();
-    watch::try_again();
-    session().refusals().end(due);
+    let have_asked = [
+        dump::try_again(),
+        reporter::try_again(),
+        session().try_again(),
+        serve::try_again(),
+        watch::try_again(),
+    ];
+    if have_asked.iter().all(|has_asked| *has_asked) {
+        session().refusals().end(due);
+    }
 }
 
 /// Asks for the threads that the system has refused; whether some are missing still.

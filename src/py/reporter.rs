@@ -189,11 +189,10 @@ fn try_to_begin(phase: &mut Phase) {
     }
 }
 
-/// Begins if its thread could not be had before; waits for nobody.
-pub(crate) fn try_again() {
-    if let Some(mut phase) = REPORTER.try_lock() {
-        try_to_begin(&mut phase);
-    }
+/// Begins if its thread could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let phase = REPORTER.try_lock();
+    phase.map(|mut phase| try_to_begin(&mut phase)).is_some()
 }
 
 /// Begins to report what is seen, by calling `report` with lists of events.

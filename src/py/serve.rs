@@ -108,13 +108,15 @@ pub(crate) fn after_fork_in_parent() {
     }
 }
 
-/// The same if its thread could not be had; waits for nobody.
-pub(crate) fn try_again() {
-    if let Some(mut server) = SERVER.try_lock()
-        && let Some(server) = server.as_mut()
-    {
+/// The same if its thread could not be had; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let Some(mut server) = SERVER.try_lock() else {
+        return false;
+    };
+    if let Some(server) = server.as_mut() {
         note(server.try_again());
     }
+    true
 }
 
 fn note(begun: crate::error::Result<()>) {

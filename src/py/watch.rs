@@ -148,11 +148,10 @@ pub(crate) fn after_fork_in_parent() {
     try_to_begin(&mut phase);
 }
 
-/// Begins if its thread could not be had before; waits for nobody.
-pub(crate) fn try_again() {
-    if let Some(mut phase) = WATCHER.try_lock() {
-        try_to_begin(&mut phase);
-    }
+/// Begins if its thread could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let phase = WATCHER.try_lock();
+    phase.map(|mut phase| try_to_begin(&mut phase)).is_some()
 }
 
 /// Forgets the parent's watcher in a forked child.

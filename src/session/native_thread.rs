@@ -118,8 +118,8 @@ impl<T: Send + 'static> NativeThread<T> {
                 body(state)
             })
         });
-        started.or_else(|error| match kept.lock().take() {
-            Some(state) => Err(Refused { state, error }),
+        started.map_err(|error| match kept.lock().take() {
+            Some(state) => Refused { state, error },
             // Only the thread takes it, and there is none.
             None => unreachable!("a thread that was refused has run"),
         })
@@ -299,6 +299,8 @@ fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
 
 #[cfg(test)]
 pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::cell::Cell;
 
     use super::{Kind, NativeThread};
@@ -309,12 +311,12 @@ pub(super) mod tests {
     }
 
     /// Whether the calling thread gets no other, see [`refuse`].
-    pub fn is_refused() -> bool {
+    pub(super) fn is_refused() -> bool {
         REFUSES.get()
     }
 
     /// Has the calling thread get no other one, or again.
-    pub fn refuse(refuses: bool) {
+    pub(crate) fn refuse(refuses: bool) {
         REFUSES.set(refuses);
     }
 

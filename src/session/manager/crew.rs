@@ -67,11 +67,14 @@ impl Session {
         self.changed.notify_all();
     }
 
-    /// Starts what threads are missing, if they can be had. Waits for nobody.
-    pub fn try_again(&self) {
-        if let Some(mut state) = self.state.try_lock() {
-            self.man(&mut state);
-        }
+    /// Starts what threads are missing, if they can be had. Waits for nobody; false if somebody is in
+    /// the way.
+    pub fn try_again(&self) -> bool {
+        let Some(mut state) = self.state.try_lock() else {
+            return false;
+        };
+        self.man(&mut state);
+        state.forks == 0
     }
 
     /// Starts what threads are missing, the sampler's first: without it the others have little to do.
