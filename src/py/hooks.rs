@@ -136,11 +136,12 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
 /// Forgets everything of the parent in a forked child.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
-    dump::after_fork();
     serve::forget_parent();
     watch::forget_parent();
     reporter::forget_parent();
     forget_parent();
+    // Behind that: if its thread is refused, the child's session is told.
+    dump::after_fork();
 }
 
 /// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the

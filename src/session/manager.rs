@@ -9,7 +9,7 @@ mod crew;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
@@ -554,22 +554,19 @@ impl Session {
             }
             self.tell(message(id, reply));
         }
-        let waited_from_ns = monotonic_ns();
-        loop {
+        self.attend_sampler();
+        let answered = await_answer(&answer, || {
             self.attend_sampler();
-            match answer.recv_timeout(STEP) {
-                Ok(profile) => return Ok(Arc::from(profile)),
-                Err(RecvTimeoutError::Timeout) if !self.sampler_has_ended() => {}
-                Err(_) => {
-                    self.check_failure()?;
-                    return Err(Error::state("the sampler has ended with the interpreter"));
-                }
-            }
-            let waited = Duration::from_nanos(monotonic_ns().saturating_sub(waited_from_ns));
-            if waited > REPLY_PATIENCE {
-                return Err(Error::state(
-                    "the sampler does not answer: does a C extension hold the GIL?",
-                ));
+            !self.sampler_has_ended()
+        });
+        match answered {
+            Ok(profile) => Ok(Arc::from(profile)),
+            Err(RecvTimeoutError::Timeout) => Err(Error::state(
+                "the sampler does not answer: does a C extension hold the GIL?",
+            )),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.check_failure()?;
+                Err(Error::state("the sampler has ended with the interpreter"))
             }
         }
     }
@@ -598,17 +595,28 @@ impl Session {
         if !self.hand_over(job, REPLY_PATIENCE) {
             return Some(Err(stuck()));
         }
-        let waited_from_ns = monotonic_ns();
-        loop {
-            match answer.recv_timeout(STEP) {
-                Ok(outcome) => return outcome.transpose(),
-                Err(RecvTimeoutError::Timeout) => self.attend_writer(),
-                Err(RecvTimeoutError::Disconnected) => return Some(Err(stuck())),
+        let answered = await_answer(&answer, || {
+            self.attend_writer();
+            true
+        });
+        answered.map_or_else(|_| Some(Err(stuck())), Result::transpose)
+    }
+}
+
+/// Waits for a worker's answer, with patience; now and then `is_there` sees to the worker and says
+/// whether it can answer yet.
+fn await_answer<T>(
+    answer: &Receiver<T>,
+    is_there: impl Fn() -> bool,
+) -> std::result::Result<T, RecvTimeoutError> {
+    let deadline = Instant::now() + REPLY_PATIENCE;
+    loop {
+        match answer.recv_timeout(STEP) {
+            Err(RecvTimeoutError::Timeout) if !is_there() => {
+                return Err(RecvTimeoutError::Disconnected);
             }
-            let waited = Duration::from_nanos(monotonic_ns().saturating_sub(waited_from_ns));
-            if waited > REPLY_PATIENCE {
-                return Some(Err(stuck()));
-            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            answered => return answered,
         }
     }
 }
