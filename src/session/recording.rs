@@ -437,17 +437,11 @@ impl Recording {
         seen.cpu_ns = seen.cpu_ns.max(thread.cpu_ns);
         seen.clock_ns = thread.cpu_ns;
         let doubtful_cpu_ns = std::mem::take(&mut seen.doubtful_cpu_ns);
-        if same_window && cpu > 0 && doubtful_cpu_ns > 0 {
-            let (place, before) = (seen.place(), seen.node);
-            if seen.was_known {
-                self.label_cpu
-                    .pay(place, doubtful_cpu_ns, &mut self.window, width);
-            } else {
-                let paid_ns = seen.pay_look(place, doubtful_cpu_ns);
-                let values = values(0, 0, paid_ns, seen.state);
-                self.window.add(seen.node, seen.labels, &values[..width]);
-            }
-            seen.computed_at = Some(before);
+        if same_window && cpu > 0 && doubtful_cpu_ns > 0 && !seen.was_known {
+            let paid_ns = seen.pay_look(seen.place(), doubtful_cpu_ns);
+            let values = values(0, 0, paid_ns, seen.state);
+            self.window.add(seen.node, seen.labels, &values[..width]);
+            seen.computed_at = Some(seen.node);
         }
         let wall = wall_ns.saturating_sub(seen.wall_ns);
         seen.wall_ns = wall_ns;
@@ -589,6 +583,10 @@ impl Recording {
         let done_ns = seen.cpu_ns.unwrap_or(u64::MAX);
         let cpu_ns = span.to_ns.saturating_sub(span.from_ns.max(done_ns));
         seen.cpu_ns = seen.cpu_ns.max(Some(span.to_ns));
+        if cpu_ns > 0 && seen.was_known && seen.window == self.window_number {
+            // Before the stretch ends that the look fell into.
+            seen.resolve_doubt(&mut self.label_cpu, &mut self.window, width);
+        }
         if span.end == SpanEnd::Mixed || span.labels.is_none() {
             seen.mix_span(&mut self.window, width);
             seen.unplaced_cpu_ns += cpu_ns;

@@ -149,6 +149,11 @@ fn route(request: u64) -> Arc<ActiveLabels> {
 
 /// CPU time by stack and request, in ms, of a thread as it was found at these ticks, 10 ms apart.
 fn labelled(config: RecordingConfig, ticks: &[LabelledTick]) -> Vec<String> {
+    looked_at(config, ticks, true)
+}
+
+/// The same; not `on_cpu`: the sampler has pushed the thread aside at each tick.
+fn looked_at(config: RecordingConfig, ticks: &[LabelledTick], on_cpu: bool) -> Vec<String> {
     let script = ticks
         .iter()
         .enumerate()
@@ -158,7 +163,7 @@ fn labelled(config: RecordingConfig, ticks: &[LabelledTick]) -> Vec<String> {
                 name: "worker",
                 cpu_ns: cpu_ms * MS,
                 state: *state,
-                on_cpu: true,
+                on_cpu,
                 early_cpu_ns: 0,
                 stack: vec![*function],
             };
@@ -389,6 +394,50 @@ fn a_stretch_that_turns_out_to_be_mixed_is_told_apart_by_looks() {
     );
     assert!(
         !found.iter().any(|row| row.starts_with("select")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn whom_the_sampler_pushes_aside_under_labels_was_computing_there() {
+    let begins = |spans| (20, HoldsGil, "burn", Some(1), spans);
+    let ends = |end| (22, Blocked, "select", None, vec![(Some(1), 2, end)]);
+    for end in [Exact, Mixed] {
+        let ticks: Vec<LabelledTick> = vec![
+            (0, Blocked, "select", None, vec![(None, 0, Open)]),
+            (
+                10,
+                HoldsGil,
+                "burn",
+                Some(1),
+                vec![(None, 0, Exact), (Some(1), 10, Open)],
+            ),
+            begins(vec![(Some(1), 10, Open)]),
+            ends(end),
+        ];
+        let found = looked_at(recording().config, &ticks, false);
+        assert_eq!(found, ["burn /x 22"], "{end:?}");
+    }
+    // Its labels were others meanwhile: it was found computing all the same.
+    let ticks: Vec<LabelledTick> = vec![
+        (0, Blocked, "select", None, vec![(None, 0, Open)]),
+        (
+            10,
+            HoldsGil,
+            "burn",
+            Some(1),
+            vec![(None, 0, Exact), (Some(1), 10, Open)],
+        ),
+        begins(vec![
+            (Some(1), 4, Exact),
+            (None, 1, Exact),
+            (Some(1), 5, Open),
+        ]),
+        ends(Mixed),
+    ];
+    let found = looked_at(recording().config, &ticks, false);
+    assert!(
+        found.iter().all(|row| row.starts_with("burn /x ")),
         "{found:?}"
     );
 }

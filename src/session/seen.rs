@@ -162,6 +162,16 @@ impl Seen {
         }
     }
 
+    /// The thread has gone on since it was found pushed aside in a stretch whose labels are known so
+    /// far: it was computing there.
+    pub fn resolve_doubt(&mut self, accounts: &mut LabelCpu, window: &mut Window, width: usize) {
+        let weight_ns = std::mem::take(&mut self.doubtful_cpu_ns);
+        if weight_ns > 0 {
+            self.computed_at = Some(self.node);
+            self.keep_look(self.place(), weight_ns, accounts, window, width);
+        }
+    }
+
     /// Adds to the stretch that goes on under these labels.
     pub fn extend_span(&mut self, labels: Option<LabelSetId>, cpu_ns: u64) {
         self.open.labels = labels;

@@ -158,8 +158,9 @@ def test_a_directory_that_becomes_read_only(programs):
     programs.directory.chmod(0o777)
     out = programs.check(
         TROUBLE.format(
-            # Root may write everywhere.
-            before="import os, pathlib; rprof.start(None); rprof.stop(); os.geteuid() or os.setuid(54321)",
+            # Root may write everywhere; whoever is root no longer may not find rprof again.
+            before="import os, pathlib; rprof.start(None); rprof.stop(); "
+            "os.geteuid() or os.setuid(54321)",
             output="out/",
             trouble="os.chmod('out', 0o500)",
             relief="os.chmod('out', 0o700)",

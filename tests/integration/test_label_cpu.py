@@ -1,5 +1,6 @@
 """CPU time under labels: it stays with the request that spent it, however short."""
 
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,14 @@ async def in_task(how, seconds, bursts, gives_way):
                 burn(seconds)
         await asyncio.sleep(0.0131)
 
+async def in_tasks_that_end_under_them(how, seconds, bursts):
+    async def handle():
+        under(how).__enter__()
+        burn(seconds)
+    for _ in range(bursts):
+        await asyncio.ensure_future(handle())
+        await asyncio.sleep(0.0131)
+
 async def beside(tasks):
     while not all(task.done() for task in tasks):
         with rprof.labels(route="/other"):
@@ -63,6 +72,7 @@ work = {
     "thread": lambda: run(in_thread, *arguments),
     "task": lambda: run(lambda: asyncio.run(tasks(*arguments, False))),
     "await": lambda: run(lambda: asyncio.run(tasks(*arguments, True))),
+    "ended task": lambda: run(lambda: asyncio.run(in_tasks_that_end_under_them(*arguments))),
 }[kind]
 with rprof.profile(rate=100, max_overhead=0) as block:
     thread = threading.Thread(target=work)
@@ -81,8 +91,8 @@ routes = {row.route: row for row in rprof.routes()}
 """
 
 
-def run(tmp_path, ending, *arguments):
-    command = [sys.executable, "-c", PROGRAM + ending, *map(str, arguments)]
+def run(tmp_path, ending, *arguments, start=""):
+    command = [sys.executable, "-c", start + PROGRAM + ending, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
@@ -106,6 +116,20 @@ if how == "request":
     assert truth["burn"] <= row.cpu <= 1.03 * truth["burn"] + 0.0003 * bursts, (row, truth)
 """
     run(tmp_path, ending, kind, how, milliseconds, bursts)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux can choose the CPU")
+@pytest.mark.parametrize("how", ["request", "labels"])
+@pytest.mark.parametrize("kind", ["thread", "task", "await", "ended task"])
+def test_on_one_cpu_where_each_look_pushes_the_thread_aside(tmp_path, kind, how):
+    start = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    ending = """
+spent = truth["burn"]
+if rprof.status().engine != "gil":
+    assert told["burn"] >= 0.8 * spent, (told, truth)
+assert told["sleep"] <= 0.1 * spent, (told, truth)
+"""
+    run(tmp_path, ending, kind, how, 30, 10, start=start)
 
 
 def test_what_no_look_has_found_goes_to_its_labels_and_not_to_the_sleep(tmp_path):
