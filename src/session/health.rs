@@ -45,9 +45,9 @@ counters! {
     starved,
     /// Length of these in ns.
     starved_ns,
-    /// Times the system refused a thread, but for those of a start that said so.
+    /// Times the system refused a thread.
     refused_threads,
-    /// Times there was no memory for a thread, but for those of a start that said so.
+    /// Times there was no memory for a thread.
     starved_threads,
     /// Times nobody could sample, for want of a thread.
     unattended,

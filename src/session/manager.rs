@@ -20,7 +20,7 @@ use super::flight::{Pick, Ring, pick};
 use super::health::Health;
 use super::native_thread::{NativeThread, meet_thread_locals};
 use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
-use super::refusals::Refusals;
+use super::refusals::{self, Refusals};
 use super::requests::Requests;
 use super::sampler::Sampler;
 use super::watcher::Watch;
@@ -392,9 +392,9 @@ impl Session {
         if matches!(state.sampler, Seat::None) {
             return Err(Error::state("the sampler has no engine; start again"));
         }
-        self.start_sampler(&mut state)?;
+        self.counted(self.start_sampler(&mut state))?;
         if has_output {
-            self.start_writer(&mut state)?;
+            self.counted(self.start_writer(&mut state))?;
         }
         if let Seat::Running(thread) = &mut state.sampler {
             thread.await_begin(BASELINE_PATIENCE);
@@ -412,13 +412,20 @@ impl Session {
         Ok(())
     }
 
+    /// A start says by itself that a thread was refused.
+    fn counted(&self, started: Result<()>) -> Result<()> {
+        started.inspect_err(|error| refusals::count(error, &self.health))
+    }
+
     fn open_outlet(
         &self,
         recording: RecordingId,
         sink: Box<dyn Sink>,
         limits: Limits,
     ) -> Result<()> {
-        self.start_writer(&mut *self.settled()?)?;
+        let mut state = self.settled()?;
+        self.counted(self.start_writer(&mut state))?;
+        drop(state);
         let open = Job::Open {
             recording,
             sink,

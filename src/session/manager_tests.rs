@@ -210,6 +210,8 @@ fn a_start_that_gets_no_thread_leaves_nothing() {
     let refused = session.start(config(None), Some(disk), engine());
     assert!(refused.is_err_and(|error| error.to_string().contains("cannot start the thread")));
     refuse(false);
+    assert_eq!(counter(&session, "refused_threads"), 1);
+    assert!(!session.refusals().are_any());
     assert!(session.state.lock().recordings.is_empty());
     assert!(session.needs_engine(None).unwrap());
     // Nor is it in the way of the next one.

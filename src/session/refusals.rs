@@ -36,14 +36,10 @@ impl Refusals {
         refused_ns == 0 || monotonic_ns().saturating_sub(refused_ns) >= RETRY_NS
     }
 
-    /// Notes that a thread was refused; in words for the first one only.
+    /// Notes that a thread was refused which is missing from now on; in words for the first one only.
     #[cold]
     pub fn note(&self, error: &Error, health: &Health) {
-        let counter = match error.kind() {
-            ErrorKind::Memory => &health.starved_threads,
-            _ => &health.refused_threads,
-        };
-        Health::add(counter, 1);
+        count(error, health);
         if self.refused_ns.swap(monotonic_ns(), Relaxed) == 0 {
             health.set_error(format!("{error}; it is tried again"));
         }
@@ -63,6 +59,16 @@ impl Refusals {
         // If it is another time now, something is.
         let _ = self.refused_ns.compare_exchange(due, 0, Relaxed, Relaxed);
     }
+}
+
+/// Counts that a thread was refused, by the cause.
+#[cold]
+pub fn count(error: &Error, health: &Health) {
+    let counter = match error.kind() {
+        ErrorKind::Memory => &health.starved_threads,
+        _ => &health.refused_threads,
+    };
+    Health::add(counter, 1);
 }
 
 #[cfg(test)]

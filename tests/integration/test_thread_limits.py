@@ -43,6 +43,9 @@ def become_limited():
 def limit(threads):
     resource.setrlimit(resource.RLIMIT_NPROC, (threads, MOST))
 
+# Before the hooks of rprof: a child takes its own place and no thread's.
+os.register_at_fork(after_in_child=lambda: limit(1))
+
 place, held = os.pipe()
 def fork():
     "A child that takes the last place until this process has ended, or lets it go."
@@ -328,6 +331,11 @@ child = fork()
 for _ in range(50):
     for ask in ASK: ask()
 assert not slow
+assert rprof.status().refused_threads > 0
+# Told once, however often it is tried again.
+rprof._watch._tried_at = float("-inf")
+for ask in ASK: ask()
+assert len(refusals()) == 1, told
 limit(MOST)
 def is_told():
     with rprof.request("slow one", slow_after=0.01):
