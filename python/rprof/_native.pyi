@@ -397,6 +397,9 @@ def before_fork() -> None:
 def expect_parent_hook() -> None:
     """Announces one more hook for the parent after a fork; the last of them acts."""
 
+def try_again() -> bool:
+    """Asks for the threads that the system has refused; whether some are missing still."""
+
 def after_fork_in_parent() -> None:
     """Starts the threads again in the parent."""
 

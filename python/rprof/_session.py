@@ -91,6 +91,11 @@ class Status(NamedTuple):
     """The newest trouble in words; None if there was none."""
     endpoint: str
     """Where ``rprof.serve`` answers in this process; empty if it does not."""
+    refused_threads: int
+    """Times the system refused rprof a thread, as at a limit of processes and threads, or had no
+    memory for one."""
+    unattended_seconds: float
+    """Time in which nobody took samples because no thread could be had; credited to no stack."""
 
 
 class _Continuous(NamedTuple):
@@ -244,6 +249,8 @@ def _at_exit() -> None:
     if not recordings:
         return
     native = _load_native()
+    if native.try_again():
+        _report_trouble(state)
     for recording in recordings:
         try:
             _, _, problem = native.stop_recording(recording)
@@ -428,6 +435,11 @@ def end_watching() -> None:
         module.stop_watch()
 
 
+def report_trouble() -> None:
+    """Log the newest trouble of the native threads, once."""
+    _report_trouble(_current())
+
+
 def recent(seconds: float = 60.0) -> "Profile":
     """Return what was recorded in the last seconds: what has been slow, seen afterwards.
 
@@ -466,7 +478,9 @@ def output_directory() -> str | None:
 
 def _report_trouble(state: _State) -> None:
     """Log the newest trouble of the native threads, once; they cannot log themselves."""
-    error = _load_native().last_error()
+    native = _load_native()
+    native.try_again()
+    error = native.last_error()
     logger = log()
     if error is not None and error != state.reported_error and not isinstance(logger, _Nobody):
         state.reported_error = error
@@ -592,8 +606,9 @@ def flush() -> "Path | None":
     continuous = state.continuous
     if continuous is None:
         raise RprofStateError("profiling is not on; call rprof.start() first")
-    _, path, problem = _load_native().rotate_recording(continuous.recording)
-    if problem is not None:
+    native = _load_native()
+    _, path, problem = native.rotate_recording(continuous.recording)
+    if problem is not None or native.try_again():
         _report_trouble(state)
     return as_path(path) if path is not None else None
 
@@ -602,7 +617,7 @@ def _finish(outcome: "tuple[_native.Profile, str | None, Exception | None]") -> 
     from ._profile import Profile
 
     native_profile, _, problem = outcome
-    if problem is not None:
+    if problem is not None or _load_native().try_again():
         _report_trouble(_current())
     return Profile(native_profile)
 
@@ -616,13 +631,13 @@ def status() -> Status:
     """Return how the profiler itself is doing."""
     state = _current()
     native = _load_native()
+    _report_trouble(state)
     counters = native.counters()
     continuous = state.continuous
     achieved = 0.0
     if continuous is not None:
         seconds = (native.age_ns() - continuous.age_at_start_ns) / 1e9
         achieved = (counters["ticks"] - continuous.ticks_at_start) / seconds if seconds else 0.0
-    _report_trouble(state)
     engine, engine_reason = native.engine()
     return Status(
         running=continuous is not None,
@@ -643,6 +658,8 @@ def status() -> Status:
         files=native.kept_files(),
         last_error=native.last_error(),
         endpoint=state.endpoint_address,
+        refused_threads=counters["refused_threads"] + counters["starved_threads"],
+        unattended_seconds=counters["unattended_ns"] / 1e9,
     )
 
 
@@ -652,6 +669,7 @@ def dump() -> str:
     Works whether or not profiling is on. Needs the GIL, as every Python call does.
     """
     native = _load_native()
+    native.try_again()
     threads = native.dump_threads(import_roots(), _PACKAGE_DIRECTORY)
     own_id, main_id = get_native_id(), native.main_thread_id()
     blocks = []

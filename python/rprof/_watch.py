@@ -40,6 +40,8 @@ _pending: deque[tuple[request, int, tuple[int, int, int | None], str]] = deque(m
 _files: deque[str] = deque()
 
 _tried_at = float("-inf")
+# Why the last try has failed.
+_problem = ""
 
 Place = tuple[int, str, str, list[tuple[str, str, int]]]
 
@@ -304,18 +306,26 @@ def _has_greenlets() -> bool:
 
 def begin() -> Any:
     """See to the watcher for a request that may become slow; return the task it begins in."""
-    global _tried_at
+    global _tried_at, _problem
     if not _session.is_watching() and monotonic() >= _tried_at + _RETRY_SECONDS:
         try:
             ensure()
+            _problem = ""
         except RprofError as problem:
             # The request is the application's, and more than its watching.
             _tried_at = monotonic()
-            _session.log().warning("slow requests are not told for now: %s", problem)
+            if str(problem) != _problem:
+                _problem = str(problem)
+                _session.log().warning("slow requests are not told for now: %s", problem)
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or asyncio._get_running_loop() is None:
         return None
     return asyncio.current_task()
+
+
+def tell_trouble() -> None:
+    """Tell, once, that whoever looks at slow requests is not there for now."""
+    _session.report_trouble()
 
 
 def ended(

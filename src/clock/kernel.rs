@@ -167,17 +167,16 @@ mod imp {
             self.futex(libc::FUTEX_WAKE, 1, ptr::null());
         }
 
-        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that;
-        /// may end early. Returns whether it was rung.
+        /// Sleeps until it is rung or the monotonic clock shows `deadline_ns`; may end early. Returns
+        /// whether it was rung.
         #[inline(always)]
-        pub fn sleep_until(&self, deadline_ns: Option<u64>) -> bool {
-            let deadline = deadline_ns.map(|deadline_ns| libc::timespec {
+        pub fn sleep_until(&self, deadline_ns: u64) -> bool {
+            let deadline = libc::timespec {
                 tv_sec: (deadline_ns / SECOND_NS) as libc::time_t,
                 tv_nsec: (deadline_ns % SECOND_NS) as libc::c_long,
-            });
+            };
             if self.rung.load(Acquire) == 0 {
-                let deadline = deadline.as_ref().map_or(ptr::null(), ptr::from_ref);
-                self.futex(libc::FUTEX_WAIT_BITSET, 0, deadline);
+                self.futex(libc::FUTEX_WAIT_BITSET, 0, &raw const deadline);
             }
             self.rung.load(Acquire) != 0 && self.rung.swap(0, Acquire) != 0
         }
@@ -237,20 +236,15 @@ mod imp {
             self.ringing.notify_one();
         }
 
-        /// Sleeps until it is rung or, if `deadline_ns` is given, the monotonic clock shows that;
-        /// may end early. Returns whether it was rung.
-        pub fn sleep_until(&self, deadline_ns: Option<u64>) -> bool {
+        /// Sleeps until it is rung or the monotonic clock shows `deadline_ns`; may end early. Returns
+        /// whether it was rung.
+        pub fn sleep_until(&self, deadline_ns: u64) -> bool {
             let mut rung = self.rung.lock();
             if !*rung {
-                match deadline_ns {
-                    None => self.ringing.wait(&mut rung),
-                    Some(deadline_ns) => {
-                        let now_ns = crate::clock::cpu::monotonic_ns();
-                        let left_ns = deadline_ns.saturating_sub(now_ns);
-                        self.ringing
-                            .wait_for(&mut rung, Duration::from_nanos(left_ns));
-                    }
-                }
+                let now_ns = crate::clock::cpu::monotonic_ns();
+                let left_ns = deadline_ns.saturating_sub(now_ns);
+                self.ringing
+                    .wait_for(&mut rung, Duration::from_nanos(left_ns));
             }
             std::mem::take(&mut *rung)
         }
@@ -283,17 +277,17 @@ mod tests {
         let bell = Bell::default();
         let deadline_ns = monotonic_ns() + 2_000_000;
         while monotonic_ns() < deadline_ns {
-            assert!(!bell.sleep_until(Some(deadline_ns)));
+            assert!(!bell.sleep_until(deadline_ns));
         }
         // Long past.
-        assert!(!bell.sleep_until(Some(1)));
+        assert!(!bell.sleep_until(1));
     }
 
     #[test]
     fn whoever_is_rung_wakes_whenever_that_was() {
         let bell = Arc::new(Bell::default());
         bell.ring();
-        assert!(bell.sleep_until(None));
+        assert!(bell.sleep_until(monotonic_ns() + 60_000_000_000));
         let (sender, receiver) = channel();
         let sleeper = std::thread::spawn({
             let bell = bell.clone();
@@ -302,7 +296,7 @@ mod tests {
                     loop {
                         match receiver.try_recv() {
                             Ok(received) => break assert_eq!(received, message),
-                            Err(_) => drop(bell.sleep_until(None)),
+                            Err(_) => drop(bell.sleep_until(monotonic_ns() + 60_000_000_000)),
                         }
                     }
                 }

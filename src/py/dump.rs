@@ -18,14 +18,20 @@ use pyo3::prelude::*;
 use super::direct;
 use super::gil::engine::EngineOptions;
 use crate::capture::direct::DirectEngine;
+#[cfg(target_os = "linux")]
+use crate::clock::cpu::unix_time_ns;
 use crate::error::Error;
 use crate::model::snapshot::Snapshot;
 use crate::report::dump::threads;
 use crate::session::fork::session;
-use crate::session::native_thread::NativeThread;
+use crate::session::native_thread::{Kind, NativeThread};
 
 /// How long the end of the thread is waited for before a fork.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Without a signal the thread looks this often whether it is to go on.
+#[cfg(target_os = "linux")]
+const LOOK_SECONDS: libc::time_t = 60;
 
 /// A semaphore that lives as long as the process.
 struct Semaphore(UnsafeCell<MaybeUninit<libc::sem_t>>);
@@ -36,6 +42,26 @@ unsafe impl Sync for Semaphore {}
 impl Semaphore {
     fn get(&self) -> *mut libc::sem_t {
         self.0.get().cast()
+    }
+
+    /// Waits until it is posted, for [`LOOK_SECONDS`] at most; whether it was.
+    #[cfg(target_os = "linux")]
+    fn wait(&self) -> bool {
+        let now_ns = unix_time_ns();
+        let deadline = libc::timespec {
+            tv_sec: now_ns / 1_000_000_000 + LOOK_SECONDS,
+            tv_nsec: now_ns % 1_000_000_000,
+        };
+        // A system's clock that is set makes it look earlier or later, and no more.
+        // SAFETY: the semaphore was initialised before the thread was started.
+        unsafe { libc::sem_timedwait(self.get(), &raw const deadline) == 0 }
+    }
+
+    /// Waits until it is posted; whether it was. There is no such wait with a deadline here.
+    #[cfg(not(target_os = "linux"))]
+    fn wait(&self) -> bool {
+        // SAFETY: the semaphore was initialised before the thread was started.
+        unsafe { libc::sem_wait(self.get()) == 0 }
     }
 }
 
@@ -67,8 +93,7 @@ extern "C" fn on_signal(_: i32) {
 impl State {
     fn run(mut self) -> Self {
         while !QUIT.load(Ordering::Acquire) {
-            // SAFETY: the semaphore was initialised before the thread was started.
-            if unsafe { libc::sem_wait(ASKED.get()) } == 0 && !QUIT.load(Ordering::Acquire) {
+            if ASKED.wait() && !QUIT.load(Ordering::Acquire) {
                 self.dump();
             }
         }
@@ -176,9 +201,14 @@ impl Dumper {
     fn unpark(&mut self) -> crate::error::Result<()> {
         if let Some(state) = self.parked.take() {
             QUIT.store(false, Ordering::Release);
-            self.running = Some(NativeThread::spawn_sharing("rprof-dump", move || {
-                state.run()
-            })?);
+            let spawned = NativeThread::spawn(Kind::Sharing, "rprof-dump", state, State::run);
+            match spawned {
+                Ok(thread) => self.running = Some(thread),
+                Err(refused) => {
+                    self.parked = Some(refused.state);
+                    return Err(refused.error);
+                }
+            }
         }
         Ok(())
     }
@@ -205,15 +235,31 @@ impl Dumper {
 
 /// Ends the thread ahead of a fork. Its work needs no GIL, so this may be called with it.
 pub(crate) fn before_fork() {
-    if let Some(dumper) = DUMPER.lock().as_mut() {
+    if let Some(mut dumper) = DUMPER.try_lock_for(PATIENCE)
+        && let Some(dumper) = dumper.as_mut()
+    {
         dumper.park();
     }
 }
 
 /// Starts the thread again, in the parent or in the child.
 pub(crate) fn after_fork() {
-    if let Some(dumper) = DUMPER.lock().as_mut() {
-        // Without a thread there are no dumps, and the program goes on.
-        drop(dumper.unpark());
+    if let Some(mut dumper) = DUMPER.try_lock_for(PATIENCE) {
+        go_on(&mut dumper);
+    }
+}
+
+/// Starts the thread if it could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let dumper = DUMPER.try_lock();
+    dumper.map(|mut dumper| go_on(&mut dumper)).is_some()
+}
+
+/// Without a thread there are no dumps, and the program goes on.
+fn go_on(dumper: &mut Option<Dumper>) {
+    if let Some(dumper) = dumper
+        && let Err(error) = dumper.unpark()
+    {
+        session().refuse(&error);
     }
 }

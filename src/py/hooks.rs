@@ -57,24 +57,53 @@ pub(crate) fn before_fork(py: Python<'_>) {
     }
 }
 
-/// Starts the threads again in the parent.
+/// Starts the threads again in the parent. What cannot be had is tried again later: nothing is raised
+/// into the program.
 #[pyfunction]
-pub(crate) fn after_fork_in_parent(py: Python<'_>) -> PyResult<()> {
-    if !is_last_hook() {
-        return Ok(());
+pub(crate) fn after_fork_in_parent(py: Python<'_>) {
+    if is_last_hook() {
+        py.detach(go_on);
     }
-    py.detach(go_on)?;
-    Ok(())
 }
 
 /// Starts every thread again.
-fn go_on() -> crate::error::Result<()> {
+fn go_on() {
     dump::after_fork();
     reporter::after_fork_in_parent();
-    session()
-        .after_fork_in_parent()
-        .and(serve::after_fork_in_parent())
-        .and(watch::after_fork_in_parent())
+    session().after_fork_in_parent();
+    serve::after_fork_in_parent();
+    watch::after_fork_in_parent();
+}
+
+/// Asks for the threads that the system has refused, if there are any and it is time to.
+///
+/// From the application's threads, for some of ours use what those have open. Waits for nobody.
+#[inline]
+pub(crate) fn try_again() {
+    if let Some(due) = session().refusals().due() {
+        try_all_again(due);
+    }
+}
+
+#[cold]
+fn try_all_again(due: u64) {
+    let have_asked = [
+        dump::try_again(),
+        reporter::try_again(),
+        session().try_again(),
+        serve::try_again(),
+        watch::try_again(),
+    ];
+    if have_asked.iter().all(|has_asked| *has_asked) {
+        session().refusals().end(due);
+    }
+}
+
+/// Asks for the threads that the system has refused; whether some are missing still.
+#[pyfunction(name = "try_again")]
+pub(crate) fn ask_again() -> bool {
+    try_again();
+    session().refusals().are_any()
 }
 
 /// The same, but in the main thread as soon as that runs its next Python instruction: CPython 3.13
@@ -83,38 +112,36 @@ fn go_on() -> crate::error::Result<()> {
 ///
 /// To be registered as it is: a Python function around it would itself be that instruction.
 #[pyfunction]
-pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn after_fork_in_parent_later(py: Python<'_>) {
     if !is_last_hook() {
-        return Ok(());
+        return;
     }
     if is_main_thread(thread_id()) {
         // SAFETY: the function takes no argument that could dangle.
         let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
         if asked == 0 {
-            return Ok(());
+            return;
         }
     }
     // Another thread that forks is a second thread anyway, and warned about as such.
-    py.detach(go_on)?;
-    Ok(())
+    py.detach(go_on);
 }
 
 extern "C" fn start_again(_: *mut c_void) -> c_int {
     // The locks inside are never held by anyone who waits for the GIL, which is held here.
-    if let Err(error) = go_on() {
-        session().health().set_error(error.to_string());
-    }
+    go_on();
     0
 }
 
 /// Forgets everything of the parent in a forked child.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
-    dump::after_fork();
     serve::forget_parent();
     watch::forget_parent();
     reporter::forget_parent();
     forget_parent();
+    // Behind that: if its thread is refused, the child's session is told.
+    dump::after_fork();
 }
 
 /// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the
@@ -133,17 +160,12 @@ pub(crate) fn require_main_interpreter() -> PyResult<()> {
 /// Keeps a panic of our own threads off the application's stderr; `status().last_error` tells it.
 pub(crate) fn quiet_panics() {
     let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let thread = std::thread::current();
-        // The endpoint's workers are not started by us.
-        let worker = thread.name().filter(|name| name.starts_with("rprof"));
-        match own_name().or(worker) {
-            Some(name) => {
-                session()
-                    .health()
-                    .set_error(format!("{name} panicked: {panic}"));
-            }
-            None => previous(panic),
+    std::panic::set_hook(Box::new(move |panic| match own_name() {
+        Some(name) => {
+            session()
+                .health()
+                .set_error(format!("{name} panicked: {panic}"));
         }
+        None => previous(panic),
     }));
 }

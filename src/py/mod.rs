@@ -32,8 +32,8 @@ mod _native {
     use super::dump::{dump_on_signal, no_dump_on_signal};
     #[pymodule_export]
     use super::hooks::{
-        after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,
-        expect_parent_hook,
+        after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, ask_again,
+        before_fork, expect_parent_hook,
     };
     #[pymodule_export]
     use super::labels::{Labels, current_labels};

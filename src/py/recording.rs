@@ -149,7 +149,7 @@ pub(crate) fn start_recording(
 pub(crate) fn ensure_engine(py: Python<'_>, options: EngineOptions) -> PyResult<()> {
     if py.detach(|| session().needs_engine(None))? {
         let (engine, reason) = make_engine(py, None, options)?;
-        py.detach(|| session().install(engine, reason));
+        py.detach(|| session().install(engine, reason))?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::capture::Missed;
 use crate::clock::cpu::thread_id;
 use crate::error::{Error, Result};
 use crate::session::fork::session;
-use crate::session::native_thread::NativeThread;
+use crate::session::native_thread::{Kind, NativeThread};
 use crate::session::watcher::{Event, Place};
 
 /// With nothing to tell, the thread looks this often whether there is.
@@ -51,7 +51,7 @@ enum Phase {
 }
 
 struct Running {
-    thread: NativeThread<Option<Box<Reporter>>>,
+    thread: NativeThread<Box<Reporter>>,
     quit: Arc<AtomicBool>,
     handover: Arc<Handover>,
 }
@@ -66,7 +66,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn run(mut self) -> Self {
+    fn run(mut self: Box<Self>) -> Box<Self> {
         names::introduce_reporter(self.symbols.own_ident(), thread_id());
         let watch = session().watch();
         loop {
@@ -163,12 +163,8 @@ fn begin(phase: &mut Phase) -> Result<()> {
     };
     reporter.quit.store(false, Ordering::Release);
     let (quit, handover) = (reporter.quit.clone(), reporter.attachment.handover());
-    // A body that does not get its thread is dropped, and the reporter must not go with it.
-    let kept = Arc::new(Mutex::new(Some(reporter)));
-    let taken = kept.clone();
-    let spawned = NativeThread::spawn_python(names::REPORTER, move || {
-        let reporter = taken.lock().take();
-        reporter.map(|reporter| Box::new(reporter.run()))
+    let spawned = NativeThread::spawn(Kind::Python, names::REPORTER, reporter, |reporter| {
+        reporter.run()
     });
     match spawned {
         Ok(thread) => {
@@ -179,11 +175,9 @@ fn begin(phase: &mut Phase) -> Result<()> {
             });
             Ok(())
         }
-        Err(error) => {
-            if let Some(reporter) = kept.lock().take() {
-                *phase = Phase::Parked(reporter);
-            }
-            Err(error)
+        Err(refused) => {
+            *phase = Phase::Parked(refused.state);
+            Err(refused.error)
         }
     }
 }
@@ -191,8 +185,14 @@ fn begin(phase: &mut Phase) -> Result<()> {
 /// Tries to start the thread of a reporter that is parked. That it fails is noted.
 fn try_to_begin(phase: &mut Phase) {
     if let Err(error) = begin(phase) {
-        session().health().set_error(error.to_string());
+        session().refuse(&error);
     }
+}
+
+/// Begins if its thread could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let phase = REPORTER.try_lock();
+    phase.map(|mut phase| try_to_begin(&mut phase)).is_some()
 }
 
 /// Begins to report what is seen, by calling `report` with lists of events.
@@ -282,7 +282,7 @@ fn park_within(patience: Duration) -> bool {
     session().watch().tell(Event::Wake);
     running.thread.unpark();
     *phase = match running.thread.join(patience) {
-        Ok(Some(Some(reporter))) => Phase::Parked(reporter),
+        Ok(Some(reporter)) => Phase::Parked(reporter),
         // After a panic there is nothing left to go on with.
         Ok(_) => Phase::None,
         Err(thread) => {
@@ -314,7 +314,7 @@ pub(crate) fn after_fork_in_parent() {
         Phase::Running(running) => {
             running.quit.store(false, Ordering::Release);
             match running.thread.join(Duration::ZERO) {
-                Ok(Some(Some(reporter))) => Phase::Parked(reporter),
+                Ok(Some(reporter)) => Phase::Parked(reporter),
                 Ok(_) => Phase::None,
                 Err(thread) => Phase::Running(Running { thread, ..running }),
             }

@@ -12,6 +12,7 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 use rustc_hash::FxHashMap;
 
 use super::captures;
+use super::hooks;
 use super::labels::{self, Content, Entered, Running};
 use crate::error::Error;
 use crate::model::label::ROUTE;
@@ -355,6 +356,9 @@ impl Request {
         let route = this.route(py);
         let route = route.to_string_lossy();
         let content = this.content(py, &route)?;
+        if this.slow.is_some() && hooks::ask_again() {
+            watch(py, "tell_trouble", &TELL_TROUBLE)?.call0()?;
+        }
         let task = match this.slow {
             Some(_) => watch(py, "begin", &BEGIN)?.call0()?.unbind(),
             None => py.None(),
@@ -424,6 +428,7 @@ impl Request {
 
 static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static ENDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static TELL_TROUBLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static WATCHED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// What `rprof._watch` calls so.

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::serve::address::Address;
 use crate::serve::routes::Context;
 use crate::serve::server::Server;
+use crate::session::fork::session;
 
 /// How long a fork waits for answers that are under way.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -98,10 +99,29 @@ pub(crate) fn park_for_fork() {
 }
 
 /// Answers again in the parent.
-pub(crate) fn after_fork_in_parent() -> crate::error::Result<()> {
-    match SERVER.lock().as_mut() {
-        Some(server) => server.unpark(),
-        None => Ok(()),
+pub(crate) fn after_fork_in_parent() {
+    // Whoever has it is starting or stopping it.
+    if let Some(mut server) = SERVER.try_lock_for(PATIENCE)
+        && let Some(server) = server.as_mut()
+    {
+        note(server.unpark());
+    }
+}
+
+/// The same if its thread could not be had; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let Some(mut server) = SERVER.try_lock() else {
+        return false;
+    };
+    if let Some(server) = server.as_mut() {
+        note(server.try_again());
+    }
+    true
+}
+
+fn note(begun: crate::error::Result<()>) {
+    if let Err(error) = begun {
+        session().refuse(&error);
     }
 }
 

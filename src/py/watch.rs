@@ -13,7 +13,7 @@ use super::gil::engine::EngineOptions;
 use crate::clock::cpu::thread_id;
 use crate::error::Error;
 use crate::session::fork::session;
-use crate::session::native_thread::NativeThread;
+use crate::session::native_thread::{Kind, NativeThread};
 use crate::session::watcher::{self, Limits, Watcher};
 
 /// How long the end of the thread is waited for; it may be looking.
@@ -25,16 +25,42 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 
 enum Phase {
     None,
-    Running(NativeThread<Watcher>),
+    Running(NativeThread<Box<Watcher>>),
+    /// Its thread ended for a fork, or could not be had.
     Parked(Box<Watcher>),
 }
 
-fn begin(mut watcher: Watcher) -> crate::error::Result<NativeThread<Watcher>> {
+/// Starts the thread of a watcher that is parked; without a thread it stays so.
+fn begin(phase: &mut Phase) -> crate::error::Result<()> {
+    let watcher = match std::mem::replace(phase, Phase::None) {
+        Phase::Parked(watcher) => watcher,
+        other => {
+            *phase = other;
+            return Ok(());
+        }
+    };
     watcher::set_quit(session(), false);
-    NativeThread::spawn("rprof-watch", move || {
+    let spawned = NativeThread::spawn(Kind::Own, "rprof-watch", watcher, |mut watcher| {
         watcher.run(session());
         watcher
-    })
+    });
+    match spawned {
+        Ok(thread) => {
+            *phase = Phase::Running(thread);
+            Ok(())
+        }
+        Err(refused) => {
+            *phase = Phase::Parked(refused.state);
+            Err(refused.error)
+        }
+    }
+}
+
+/// The same; that it fails is noted.
+fn try_to_begin(phase: &mut Phase) {
+    if let Err(error) = begin(phase) {
+        session().refuse(&error);
+    }
 }
 
 /// Begins to watch, if nobody does yet. Without the direct engine nothing is seen of the threads.
@@ -60,7 +86,12 @@ pub(crate) fn start_watch(
     py.detach(|| {
         let mut phase = WATCHER.lock();
         if matches!(*phase, Phase::None) {
-            *phase = Phase::Running(begin(Watcher::new(engine))?);
+            *phase = Phase::Parked(Box::new(Watcher::new(engine)));
+            let begun = begin(&mut phase);
+            if begun.is_err() {
+                *phase = Phase::None;
+            }
+            return begun;
         }
         Ok::<_, Error>(())
     })?;
@@ -72,7 +103,9 @@ pub(crate) fn start_watch(
 pub(crate) fn stop_watch(py: Python<'_>) {
     py.detach(|| {
         park_within(PATIENCE);
-        *WATCHER.lock() = Phase::None;
+        if let Some(mut phase) = WATCHER.try_lock_for(PATIENCE) {
+            *phase = Phase::None;
+        }
     });
 }
 
@@ -85,7 +118,7 @@ pub(crate) fn park_within(patience: Duration) -> bool {
         Phase::Running(thread) => {
             watcher::set_quit(session(), true);
             match thread.join(patience) {
-                Ok(Some(watcher)) => *phase = Phase::Parked(Box::new(watcher)),
+                Ok(Some(watcher)) => *phase = Phase::Parked(watcher),
                 // After a panic there is nothing left to go on with.
                 Ok(None) => {}
                 Err(thread) => {
@@ -105,17 +138,20 @@ pub(crate) fn park_for_fork() {
 }
 
 /// Goes on in the parent.
-pub(crate) fn after_fork_in_parent() -> crate::error::Result<()> {
-    let mut phase = WATCHER.lock();
-    match std::mem::replace(&mut *phase, Phase::None) {
-        Phase::Parked(watcher) => *phase = Phase::Running(begin(*watcher)?),
-        Phase::Running(thread) => {
-            watcher::set_quit(session(), false);
-            *phase = Phase::Running(thread);
-        }
-        Phase::None => {}
+pub(crate) fn after_fork_in_parent() {
+    let Some(mut phase) = WATCHER.try_lock_for(PATIENCE) else {
+        return;
+    };
+    if matches!(*phase, Phase::Running(_)) {
+        watcher::set_quit(session(), false);
     }
-    Ok(())
+    try_to_begin(&mut phase);
+}
+
+/// Begins if its thread could not be had before; waits for nobody. False if somebody is in the way.
+pub(crate) fn try_again() -> bool {
+    let phase = WATCHER.try_lock();
+    phase.map(|mut phase| try_to_begin(&mut phase)).is_some()
 }
 
 /// Forgets the parent's watcher in a forked child.

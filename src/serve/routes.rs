@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::query::Query;
 use super::status;
 use super::token::{Shown, Token};
+use super::workers::Workers;
 use crate::capture::direct::DirectEngine;
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
@@ -84,6 +85,8 @@ pub struct Context {
     pub dumper: Result<Mutex<DirectEngine>, String>,
     /// What stands before and behind the profile in the report page.
     page: (String, String),
+    /// Where work is done that waits for others.
+    pub workers: Workers,
     profiles: Semaphore,
 }
 
@@ -113,6 +116,7 @@ impl Context {
             must_be_local,
             dumper: dumper.map(Mutex::new),
             page,
+            workers: Workers::default(),
             profiles: Semaphore::new(MAX_PROFILES),
         }
     }
@@ -139,6 +143,9 @@ impl From<Error> for Refusal {
 
 /// Answers a request.
 pub async fn answer<B>(context: &Arc<Context>, request: &Request<B>) -> Answer {
+    if session().refusals().due().is_some() {
+        session().try_again();
+    }
     let answered = match admit(context, request) {
         Ok(()) => route(context, request).await,
         Err(refusal) => Err(refusal),
@@ -312,18 +319,20 @@ fn typed(body: impl Into<Bytes>, kind: &'static str) -> Answer {
 struct Recording(Option<RecordingId>);
 
 impl Recording {
-    async fn begin(config: RecordingConfig) -> Result<Self, Refusal> {
+    async fn begin(context: &Context, config: RecordingConfig) -> Result<Self, Refusal> {
         // Made where it begins: whoever goes away meanwhile ends it.
-        let begun = blocking(move || {
+        let begun = blocking(context, move || {
             let id = session().start(config, None, None)?;
             Ok::<_, Error>(Self(Some(id)))
         });
         Ok(begun.await??)
     }
 
-    async fn end(mut self) -> Result<Arc<Profile>, Refusal> {
+    async fn end(mut self, context: &Context) -> Result<Arc<Profile>, Refusal> {
         match self.0.take() {
-            Some(id) => Ok(blocking(move || session().stop(id)).await??.profile),
+            Some(id) => Ok(blocking(context, move || session().stop(id))
+                .await??
+                .profile),
             None => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, "ended twice")),
         }
     }
@@ -340,11 +349,11 @@ impl Drop for Recording {
 
 /// Runs what waits for other threads elsewhere, so that others are answered meanwhile.
 async fn blocking<T: Send + 'static>(
+    context: &Context,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    let done = context.workers.run(work).await;
+    done.ok_or_else(|| refuse(StatusCode::INTERNAL_SERVER_ERROR, "it has failed"))
 }
 
 /// A capture that ends with the request for it.
@@ -375,7 +384,7 @@ async fn next(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> 
         captures: captured.0.bit,
         keep_apart: false,
     };
-    let recording = Recording::begin(config(context, rate, requests)).await?;
+    let recording = Recording::begin(context, config(context, rate, requests)).await?;
     session()
         .requests()
         .open(captured.0.bit, wanted, route.clone());
@@ -386,7 +395,7 @@ async fn next(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> 
         tokio::time::sleep(LOOK).await;
     }
     let (_, ended) = session().requests().progress(captured.0.bit);
-    let profile = recording.end().await?;
+    let profile = recording.end(context).await?;
     if ended == 0 {
         let kind = route.map_or_else(String::new, |route| format!(" of {route}"));
         return Err(refuse(
@@ -394,7 +403,7 @@ async fn next(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusal> 
             format!("no request{kind} has begun and ended within {seconds} s"),
         ));
     }
-    let mut answer = download(blocking(move || encode(&profile)).await??);
+    let mut answer = download(blocking(context, move || encode(&profile)).await??);
     if let Ok(progress) = HeaderValue::from_str(&format!("{ended}/{wanted}")) {
         answer.headers_mut().insert(X_RPROF_REQUESTS, progress);
     }
@@ -456,19 +465,20 @@ async fn profile(
             since_ns: monotonic_ns().saturating_sub((last * 1e9) as u64),
             ..Pick::default()
         };
-        blocking(move || session().recent(&wanted)).await??
+        blocking(context, move || session().recent(&wanted)).await??
     } else {
         let _place = take_place(context)?;
-        let recording = Recording::begin(config(context, rate, Requests::default())).await?;
+        let recording =
+            Recording::begin(context, config(context, rate, Requests::default())).await?;
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-        (*recording.end().await?).clone()
+        (*recording.end(context).await?).clone()
     };
     // Without the direct engine there are fewer.
     let Some(kind) = profile.sample_types.iter().find(|kind| knows(kind)) else {
         return Err(unknown_type(&wanted, &profile.sample_types));
     };
     profile.default_sample_type = kind.name.clone();
-    Ok(blocking(move || encode(&profile)).await??)
+    Ok(blocking(context, move || encode(&profile)).await??)
 }
 
 fn download(profile: Vec<u8>) -> Answer {
@@ -513,7 +523,7 @@ async fn threads(context: &Arc<Context>, query: &Query) -> Result<Answer, Refusa
         }
     };
     let looking = context.clone();
-    let snapshot = blocking(move || look(&looking)).await??;
+    let snapshot = blocking(context, move || look(&looking)).await??;
     if as_json {
         return Ok(typed(
             dump::to_json(&snapshot).to_string() + "\n",

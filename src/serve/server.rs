@@ -3,12 +3,11 @@
 
 use std::convert::Infallible;
 use std::future::Future as _;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +18,8 @@ use super::address::{Address, SocketFile};
 use super::gate::{Gate, Guest};
 use super::routes::{self, Context};
 use crate::error::{Error, Result};
-use crate::session::native_thread::NativeThread;
+use crate::session::fork::session;
+use crate::session::native_thread::{Kind, NativeThread};
 
 /// How long the head of a request may take.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -30,10 +30,8 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 /// How long the end of the thread is waited for.
 const END_PATIENCE: Duration = Duration::from_secs(3);
-/// Work that blocks: starting and ending recordings, dumps.
-const WORKERS: usize = 4;
-const WORKER_STACK_BYTES: usize = 512 << 10;
-const WORKER_IDLE: Duration = Duration::from_secs(1);
+/// How long its beginning is waited for.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running endpoint, or one that is parked for a fork.
 #[derive(Debug)]
@@ -92,22 +90,45 @@ impl Server {
     /// # Errors
     /// As [`Self::start`].
     pub fn unpark(&mut self) -> Result<()> {
-        if self.running.is_some() {
-            return Ok(());
+        if let Some(told) = self.begin()? {
+            // The sender goes with the thread.
+            self.address = told
+                .recv_timeout(BEGIN_PATIENCE)
+                .unwrap_or_else(|_| Err(Error::state("the endpoint's thread does not begin")))
+                .inspect_err(|_| {
+                    self.park(END_PATIENCE);
+                })?;
+        }
+        Ok(())
+    }
+
+    /// The same, but nobody waits: if it cannot listen, that is among the newest errors.
+    ///
+    /// # Errors
+    /// When the system has no room for a thread.
+    pub fn try_again(&mut self) -> Result<()> {
+        self.begin().map(drop)
+    }
+
+    /// Starts the thread, if there is none; it then tells where it listens.
+    fn begin(&mut self) -> Result<Option<Receiver<Result<Address>>>> {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|thread| !thread.has_ended())
+        {
+            return Ok(None);
         }
         let (quit, quitting) = bounded(0);
         let (tell, told) = bounded(1);
-        let (address, context) = (self.address.clone(), self.context.clone());
-        let thread = NativeThread::spawn("rprof-serve", move || {
-            run(&address, &context, quitting, &tell);
-        })?;
-        // The sender goes with the thread, so this ends.
-        self.address = told
-            .recv()
-            .unwrap_or_else(|_| Err(Error::state("the endpoint's thread has ended")))?;
+        let given = (self.address.clone(), self.context.clone());
+        let thread = NativeThread::spawn(Kind::Own, "rprof-serve", given, move |given| {
+            run(&given.0, &given.1, quitting, &tell);
+        })
+        .map_err(|refused| refused.error)?;
         self.running = Some(thread);
         self.quit = Some(quit);
-        Ok(())
+        Ok(Some(told))
     }
 }
 
@@ -151,46 +172,43 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_blocking_threads(WORKERS + 1)
-        .thread_name("rprof-serve")
-        .thread_stack_size(WORKER_STACK_BYTES)
-        .thread_keep_alive(WORKER_IDLE)
         .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            // One message fits in.
-            drop(tell.send(Err(Error::os("cannot start the endpoint", &error))));
+            fail(tell, Error::os("cannot start the endpoint", &error));
             return;
         }
     };
     let entered = runtime.enter();
     let (listener, _file) = match listen(address) {
         Ok((listener, bound, file)) => {
-            drop(tell.send(Ok(bound)));
+            // One message fits in, and perhaps nobody waits for it.
+            drop(tell.try_send(Ok(bound)));
             (listener, file)
         }
         Err(error) => {
-            drop(tell.send(Err(error)));
+            fail(tell, error);
             return;
         }
     };
     drop(entered);
     runtime.block_on(accept(&listener, context, quitting));
     drop(listener);
-    // Ends connections, and waits for work that has been begun.
-    runtime.shutdown_timeout(END_PATIENCE);
+    // Ends connections.
+    runtime.shutdown_timeout(Duration::ZERO);
+    context.workers.end(END_PATIENCE);
+}
+
+fn fail(tell: &Sender<Result<Address>>, error: Error) {
+    session().health().set_error(error.to_string());
+    drop(tell.try_send(Err(error)));
 }
 
 async fn accept(listener: &Listener, context: &Arc<Context>, quitting: Receiver<()>) {
     let gate = context.gate.clone();
-    // Whoever wakes this runtime writes to a descriptor of its own table. The threads outside have
-    // another one, where that number is a file of the application: they must wait for a worker,
-    // which shares the table, to do it.
-    let mut quit = tokio::task::spawn_blocking(move || {
-        // Nothing is ever sent: the sender's drop is the message.
-        let _: std::result::Result<(), RecvError> = quitting.recv();
-    });
+    let quit = context.workers.until_disconnected(quitting);
+    tokio::pin!(quit);
     loop {
         let accepted = async {
             match listener {
@@ -206,7 +224,7 @@ async fn accept(listener: &Listener, context: &Arc<Context>, quitting: Receiver<
         };
         tokio::pin!(accepted);
         let over = std::future::poll_fn(|task| {
-            if Pin::new(&mut quit).poll(task).is_ready() {
+            if quit.as_mut().poll(task).is_ready() {
                 return std::task::Poll::Ready(true);
             }
             accepted.as_mut().poll(task).map(|()| false)

@@ -45,6 +45,14 @@ counters! {
     starved,
     /// Length of these in ns.
     starved_ns,
+    /// Times the system refused a thread.
+    refused_threads,
+    /// Times there was no memory for a thread.
+    starved_threads,
+    /// Times nobody could sample, for want of a thread.
+    unattended,
+    /// Length of these in ns.
+    unattended_ns,
     /// Windows that are in no file: there was no memory for them, or nobody to write them.
     lost_windows,
     /// Stacks read.

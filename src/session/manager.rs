@@ -4,13 +4,15 @@
 //! answer.
 #![forbid(unsafe_code)]
 
+mod crew;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::config::RecordingConfig;
 use super::control::{Control, RecordingId};
@@ -18,6 +20,7 @@ use super::flight::{Pick, Ring, pick};
 use super::health::Health;
 use super::native_thread::{NativeThread, meet_thread_locals};
 use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
+use super::refusals::{self, Refusals};
 use super::requests::Requests;
 use super::sampler::Sampler;
 use super::watcher::Watch;
@@ -27,6 +30,7 @@ use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::clock::kernel::Bell;
 use crate::error::{Error, Result};
 use crate::fold::profile::Profile;
+use crate::fold::window::Limits;
 use crate::memory::reserve;
 use crate::model::snapshot::Snapshot;
 use crate::sink::Sink;
@@ -35,6 +39,12 @@ use crate::sink::Sink;
 const BASELINE_PATIENCE: Duration = Duration::from_millis(100);
 /// A stop waits this long for a sampler that waits for the GIL.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a fork, a start or an end of a thread that is under way is waited for.
+const SETTLE_PATIENCE: Duration = if cfg!(test) { STEP } else { REPLY_PATIENCE };
+/// How long a start waits for a writer that is behind: for a slow disk at most as for a reply.
+const OPEN_PATIENCE: Duration = if cfg!(test) { STEP } else { REPLY_PATIENCE };
+/// After so long whoever waits for a worker looks whether it is there.
+const STEP: Duration = Duration::from_millis(200);
 /// How long the end of the threads is waited for.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
@@ -56,27 +66,21 @@ pub struct Finished {
     pub written: Option<Result<PathBuf>>,
 }
 
-/// Where the sampler is.
-enum SamplerPhase {
+/// Where one of the two workers is.
+enum Seat<T> {
     /// Never started, or failed.
     None,
     /// Its thread runs.
-    Running(NativeThread<Sampler>),
+    Running(NativeThread<Box<T>>),
     /// Its state waits for the next thread.
-    Parked(Box<Sampler>),
-    /// Somebody is starting or ending its thread.
+    Parked(Box<T>),
+    /// Somebody is starting or ending its thread, or does its work.
     Changing,
 }
 
-enum WriterPhase {
-    None,
-    Running(NativeThread<Writer>),
-    Parked(Box<Writer>),
-}
-
 struct State {
-    sampler: SamplerPhase,
-    writer: WriterPhase,
+    sampler: Seat<Sampler>,
+    writer: Seat<Writer>,
     /// Recordings started and not stopped.
     recordings: Vec<RecordingId>,
     /// Those of them that have a sink.
@@ -102,6 +106,7 @@ pub struct Session {
     process_id: u32,
     state: Mutex<State>,
     changed: Condvar,
+    refusals: Refusals,
     control: Sender<Control>,
     control_receiver: Receiver<Control>,
     jobs: Sender<Job>,
@@ -132,8 +137,8 @@ impl Session {
         Self {
             process_id: std::process::id(),
             state: Mutex::new(State {
-                sampler: SamplerPhase::None,
-                writer: WriterPhase::None,
+                sampler: Seat::None,
+                writer: Seat::None,
                 recordings: Vec::new(),
                 with_output: Vec::new(),
                 forks: 0,
@@ -141,6 +146,7 @@ impl Session {
                 engine: EngineNote::default(),
             }),
             changed: Condvar::new(),
+            refusals: Refusals::default(),
             control,
             control_receiver,
             jobs,
@@ -161,6 +167,17 @@ impl Session {
     #[must_use]
     pub fn process_id(&self) -> u32 {
         self.process_id
+    }
+
+    /// Whether any thread is missing.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Notes that a thread was not to be had.
+    pub fn refuse(&self, error: &Error) {
+        self.refusals.note(error, &self.health);
     }
 
     /// The requests that the application serves.
@@ -248,8 +265,8 @@ impl Session {
     /// # Errors
     /// When a recording uses another engine than the one `wanted`.
     pub fn needs_engine(&self, wanted: Option<&str>) -> Result<bool> {
-        let state = self.settled();
-        if matches!(state.sampler, SamplerPhase::None) {
+        let state = self.settled()?;
+        if matches!(state.sampler, Seat::None) {
             return Ok(true);
         }
         match wanted {
@@ -268,19 +285,23 @@ impl Session {
     }
 
     /// Takes an engine for the recordings to come, if there is none.
-    pub fn install(&self, engine: Box<dyn Engine>, reason: String) {
-        let mut state = self.settled();
-        if matches!(state.sampler, SamplerPhase::None) {
+    ///
+    /// # Errors
+    /// When a fork or the like is under way for too long.
+    pub fn install(&self, engine: Box<dyn Engine>, reason: String) -> Result<()> {
+        let mut state = self.settled()?;
+        if matches!(state.sampler, Seat::None) {
             self.put_engine(&mut state, engine, reason);
         }
+        Ok(())
     }
 
     /// Replaces the engine, unless it is in use: then somebody else was faster, and an engine that
     /// is not used looks at nothing.
     fn put_engine(&self, state: &mut State, engine: Box<dyn Engine>, reason: String) {
         let is_replaceable = match state.sampler {
-            SamplerPhase::None => true,
-            SamplerPhase::Parked(_) => state.recordings.is_empty(),
+            Seat::None => true,
+            Seat::Parked(_) => state.recordings.is_empty(),
             _ => false,
         };
         if is_replaceable {
@@ -289,7 +310,7 @@ impl Session {
                 reason,
                 knows_gil: engine.knows_gil(),
             };
-            state.sampler = SamplerPhase::Parked(Box::new(Sampler::new(
+            state.sampler = Seat::Parked(Box::new(Sampler::new(
                 engine,
                 self.control_receiver.clone(),
                 self.sampler_quit.clone(),
@@ -297,6 +318,16 @@ impl Session {
                 self.jobs.clone(),
                 self.health.clone(),
             )));
+        }
+    }
+
+    /// The next start is to bring an engine.
+    fn forget_engine(&self) {
+        let mut state = self.state.lock();
+        if state.recordings.is_empty() && matches!(state.sampler, Seat::Parked(_)) {
+            let sampler = std::mem::replace(&mut state.sampler, Seat::None);
+            drop(state);
+            drop(sampler);
         }
     }
 
@@ -311,57 +342,109 @@ impl Session {
         engine: Option<(Box<dyn Engine>, String)>,
     ) -> Result<RecordingId> {
         check_memory()?;
-        let (started, baseline) = bounded(1);
-        let mut state = self.settled();
-        self.check_failure()?;
-        let id = RecordingId(state.next_id);
-        if let Some((engine, reason)) = engine {
-            self.put_engine(&mut state, engine, reason);
-        } else if matches!(state.sampler, SamplerPhase::None) {
-            return Err(Error::state("the sampler has no engine; start again"));
-        }
-        if sink.is_some() {
-            self.start_writer(&mut state)?;
-        }
-        self.start_sampler(&mut state)?;
-        if let SamplerPhase::Running(thread) = &mut state.sampler {
-            thread.await_begin(BASELINE_PATIENCE);
-        }
-        if let WriterPhase::Running(thread) = &mut state.writer {
-            thread.await_begin(BASELINE_PATIENCE);
-        }
-        state.next_id += 1;
-        state.recordings.push(id);
-        if sink.is_some() {
-            state.with_output.push(id);
-        }
-        let limits = config.limits;
-        let recording = Recording::new(
-            id,
-            config,
-            state.engine.knows_gil,
-            monotonic_ns(),
-            unix_time_ns(),
-        );
-        self.tell(Control::Start(Box::new(recording), started));
-        drop(state);
-        if let Some(sink) = sink {
-            // The queue empties itself; opening waits for a slow disk at most as a start may.
-            let open = Job::Open {
-                recording: id,
-                sink,
-                limits,
-            };
-            if self.jobs.send_timeout(open, REPLY_PATIENCE).is_err() {
-                return Err(Error::state(
-                    "the writer does not answer; is the disk stuck?",
-                ));
+        let is_new = engine.is_some();
+        let id = {
+            let mut state = self.settled()?;
+            self.check_failure()?;
+            if let Some((engine, reason)) = engine {
+                self.put_engine(&mut state, engine, reason);
             }
+            state.next_id += 1;
+            RecordingId(state.next_id)
+        };
+        let (started, baseline) = bounded(1);
+        let has_output = sink.is_some();
+        // The outlet first: a window may be due at once, and no window is to come before it.
+        let begun = match sink {
+            Some(sink) => self.open_outlet(id, sink, config.limits),
+            None => Ok(()),
+        };
+        let begun = begun.and_then(|()| {
+            let begun = self.begin(id, config, has_output, started);
+            if begun.is_err() && has_output {
+                self.close_outlet(id);
+            }
+            begun
+        });
+        if let Err(error) = begun {
+            self.park_if_idle();
+            if is_new {
+                // Its choice may have suffered from what ails the start.
+                self.forget_engine();
+            }
+            return Err(error);
         }
         // Nothing is ever sent: the sender's drop tells that the first snapshot was taken, and a
         // time-out that the GIL is busy; the recording then begins with its first tick.
         let _: std::result::Result<(), RecvTimeoutError> = baseline.recv_timeout(BASELINE_PATIENCE);
         Ok(id)
+    }
+
+    /// Has the sampler begin a recording whose outlet, if it has one, is open.
+    fn begin(
+        &self,
+        id: RecordingId,
+        config: RecordingConfig,
+        has_output: bool,
+        started: Sender<()>,
+    ) -> Result<()> {
+        let mut state = self.settled()?;
+        if matches!(state.sampler, Seat::None) {
+            return Err(Error::state("the sampler has no engine; start again"));
+        }
+        self.counted(self.start_sampler(&mut state))?;
+        if has_output {
+            self.counted(self.start_writer(&mut state))?;
+        }
+        if let Seat::Running(thread) = &mut state.sampler {
+            thread.await_begin(BASELINE_PATIENCE);
+        }
+        if let Seat::Running(thread) = &mut state.writer {
+            thread.await_begin(BASELINE_PATIENCE);
+        }
+        state.recordings.push(id);
+        if has_output {
+            state.with_output.push(id);
+        }
+        let knows_gil = state.engine.knows_gil;
+        let recording = Recording::new(id, config, knows_gil, monotonic_ns(), unix_time_ns());
+        self.tell(Control::Start(Box::new(recording), started));
+        Ok(())
+    }
+
+    /// A start says by itself that a thread was refused.
+    fn counted(&self, started: Result<()>) -> Result<()> {
+        started.inspect_err(|error| refusals::count(error, &self.health))
+    }
+
+    fn open_outlet(
+        &self,
+        recording: RecordingId,
+        sink: Box<dyn Sink>,
+        limits: Limits,
+    ) -> Result<()> {
+        let mut state = self.settled()?;
+        self.counted(self.start_writer(&mut state))?;
+        drop(state);
+        let open = Job::Open {
+            recording,
+            sink,
+            limits,
+        };
+        if self.hand_over(open, OPEN_PATIENCE) {
+            return Ok(());
+        }
+        Err(stuck())
+    }
+
+    fn close_outlet(&self, id: RecordingId) {
+        // A stuck disk is not waited for; the outlet then goes when it is stuck no more.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (closed, done) = bounded(1);
+        if self.hand_over(Job::Close(id, closed), PATIENCE) {
+            // As in start: the sender's drop is the answer.
+            let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(PATIENCE);
+        }
     }
 
     /// Ends a recording; ends the threads with the last one.
@@ -373,29 +456,18 @@ impl Session {
         let profile = self.ask(id, Control::Stop)?;
         let written = self.write(id, profile.clone());
         if self.has_output(id) {
-            // A stuck disk is not waited for; the outlet then goes when it is stuck no more.
-            let patience = Duration::from_secs(1);
-            let (closed, done) = bounded(1);
-            if self
-                .jobs
-                .send_timeout(Job::Close(id, closed), patience)
-                .is_ok()
-            {
-                // As in start: the sender's drop is the answer.
-                let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(patience);
-            }
+            self.close_outlet(id);
         }
         let mut flight = self.flight.lock();
         if flight.as_ref().is_some_and(|(kept, _)| *kept == id) {
             *flight = None;
         }
         drop(flight);
-        let mut state = self.settled();
+        let mut state = self.state.lock();
         state.recordings.retain(|other| *other != id);
         state.with_output.retain(|other| *other != id);
-        if state.recordings.is_empty() {
-            self.park(state, PATIENCE);
-        }
+        drop(state);
+        self.park_if_idle();
         Ok(Finished { profile, written })
     }
 
@@ -414,6 +486,7 @@ impl Session {
     pub fn pause(&self, id: RecordingId) {
         let (paused, done) = bounded(1);
         self.tell(Control::Pause(id, paused));
+        self.attend_sampler();
         // As in start: the sender's drop is the answer.
         let _: std::result::Result<(), RecvTimeoutError> = done.recv_timeout(BASELINE_PATIENCE);
     }
@@ -421,6 +494,7 @@ impl Session {
     /// Lets a paused recording go on.
     pub fn resume(&self, id: RecordingId) {
         self.tell(Control::Resume(id));
+        self.attend_sampler();
     }
 
     /// Notes in a snapshot of one look since when threads have been where they are, as far as the
@@ -431,7 +505,7 @@ impl Session {
             return;
         };
         let (reply, answer) = bounded(1);
-        if !matches!(state.sampler, SamplerPhase::Running(_)) {
+        if !matches!(state.sampler, Seat::Running(_)) {
             return;
         }
         self.tell(Control::Standing(reply));
@@ -452,72 +526,6 @@ impl Session {
     /// Makes the sampler panic, for tests.
     pub fn inject_panic(&self) {
         self.tell(Control::Panic);
-    }
-
-    /// Announces a fork: until [`Self::after_fork_in_parent`] no thread is started.
-    pub fn before_fork(&self) {
-        self.state.lock().forks += 1;
-    }
-
-    /// Ends both threads ahead of a fork; their state stays.
-    pub fn park_for_fork(&self) {
-        let mut state = self.state.lock();
-        while matches!(state.sampler, SamplerPhase::Changing) {
-            self.changed.wait(&mut state);
-        }
-        self.park(state, PATIENCE);
-    }
-
-    /// The same if it can be done within `patience`; false if not, and the threads go on.
-    ///
-    /// May be called while the GIL is held.
-    #[must_use]
-    pub fn park_within(&self, patience: Duration) -> bool {
-        let state = self.state.lock();
-        if matches!(state.sampler, SamplerPhase::Changing) {
-            return false;
-        }
-        self.park(
-            state,
-            Patience {
-                sampler: patience,
-                writer: patience,
-            },
-        )
-    }
-
-    /// Starts the threads again in the parent.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn after_fork_in_parent(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.forks == 0 {
-            return Ok(());
-        }
-        state.forks -= 1;
-        if state.forks > 0 {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        if !state.with_output.is_empty() {
-            result = self.start_writer(&mut state);
-        }
-        if !state.recordings.is_empty() {
-            result = result.and_then(|()| self.start_sampler(&mut state));
-        }
-        drop(state);
-        self.changed.notify_all();
-        result
-    }
-
-    /// Waits until no fork and no start or end of a thread is under way.
-    fn settled(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock();
-        while state.forks > 0 || matches!(state.sampler, SamplerPhase::Changing) {
-            self.changed.wait(&mut state);
-        }
-        state
     }
 
     fn check_failure(&self) -> Result<()> {
@@ -544,7 +552,7 @@ impl Session {
     ) -> Result<Arc<Profile>> {
         let (reply, answer) = bounded(1);
         {
-            let state = self.settled();
+            let state = self.settled()?;
             if !state.recordings.contains(&id) {
                 return Err(Error::state(
                     "this recording is not running: it was stopped, or belongs to the process that \
@@ -553,28 +561,26 @@ impl Session {
             }
             self.tell(message(id, reply));
         }
-        let waited_from_ns = monotonic_ns();
-        loop {
-            match answer.recv_timeout(Duration::from_millis(200)) {
-                Ok(profile) => return Ok(Arc::from(profile)),
-                Err(RecvTimeoutError::Timeout) if !self.sampler_has_ended() => {}
-                Err(_) => {
-                    self.check_failure()?;
-                    return Err(Error::state("the sampler has ended with the interpreter"));
-                }
-            }
-            let waited = Duration::from_nanos(monotonic_ns().saturating_sub(waited_from_ns));
-            if waited > REPLY_PATIENCE {
-                return Err(Error::state(
-                    "the sampler does not answer: does a C extension hold the GIL?",
-                ));
+        self.attend_sampler();
+        let answered = await_answer(&answer, || {
+            self.attend_sampler();
+            !self.sampler_has_ended()
+        });
+        match answered {
+            Ok(profile) => Ok(Arc::from(profile)),
+            Err(RecvTimeoutError::Timeout) => Err(Error::state(
+                "the sampler does not answer: does a C extension hold the GIL?",
+            )),
+            Err(RecvTimeoutError::Disconnected) => {
+                self.check_failure()?;
+                Err(Error::state("the sampler has ended with the interpreter"))
             }
         }
     }
 
     fn sampler_has_ended(&self) -> bool {
         match &self.state.lock().sampler {
-            SamplerPhase::Running(thread) => thread.has_ended(),
+            Seat::Running(thread) => thread.has_ended(),
             _ => false,
         }
     }
@@ -593,111 +599,38 @@ impl Session {
             profile,
             reply: Some(reply),
         };
-        if self.jobs.send_timeout(job, REPLY_PATIENCE).is_err() {
-            return Some(Err(Error::state(
-                "the writer does not answer; is the disk stuck?",
-            )));
+        if !self.hand_over(job, REPLY_PATIENCE) {
+            return Some(Err(stuck()));
         }
-        match answer.recv_timeout(REPLY_PATIENCE) {
-            Ok(outcome) => outcome.transpose(),
-            Err(_) => Some(Err(Error::state(
-                "the writer does not answer; is the disk stuck?",
-            ))),
-        }
+        let answered = await_answer(&answer, || {
+            self.attend_writer();
+            true
+        });
+        answered.map_or_else(|_| Some(Err(stuck())), Result::transpose)
     }
+}
 
-    fn start_sampler(&self, state: &mut State) -> Result<()> {
-        if state.forks > 0 || !matches!(state.sampler, SamplerPhase::Parked(_)) {
-            return Ok(());
-        }
-        let SamplerPhase::Parked(sampler) =
-            std::mem::replace(&mut state.sampler, SamplerPhase::None)
-        else {
-            return Ok(());
-        };
-        self.sampler_quit.store(false, Ordering::Release);
-        let health = self.health.clone();
-        let thread = NativeThread::spawn("rprof-sampler", move || {
-            let guard = FailureGuard { health };
-            let sampler = sampler.run();
-            std::mem::forget(guard);
-            sampler
-        })?;
-        self.started_ns
-            .compare_exchange(0, monotonic_ns(), Ordering::Relaxed, Ordering::Relaxed)
-            .ok();
-        state.sampler = SamplerPhase::Running(thread);
-        Ok(())
-    }
-
-    fn start_writer(&self, state: &mut State) -> Result<()> {
-        let writer = match std::mem::replace(&mut state.writer, WriterPhase::None) {
-            running @ WriterPhase::Running(_) => {
-                state.writer = running;
-                return Ok(());
+/// Waits for a worker's answer, with patience; now and then `is_there` sees to the worker and says
+/// whether it can answer yet.
+fn await_answer<T>(
+    answer: &Receiver<T>,
+    is_there: impl Fn() -> bool,
+) -> std::result::Result<T, RecvTimeoutError> {
+    let deadline = Instant::now() + REPLY_PATIENCE;
+    loop {
+        match answer.recv_timeout(STEP) {
+            Err(RecvTimeoutError::Timeout) if !is_there() => {
+                return Err(RecvTimeoutError::Disconnected);
             }
-            WriterPhase::Parked(writer) => writer,
-            WriterPhase::None => Box::new(Writer::new(
-                self.jobs_receiver.clone(),
-                self.health.clone(),
-                self.writer_quit.clone(),
-                self.kept.clone(),
-            )),
-        };
-        self.writer_quit.store(false, Ordering::Release);
-        let thread = NativeThread::spawn("rprof-writer", move || writer.run())?;
-        state.writer = WriterPhase::Running(thread);
-        Ok(())
-    }
-
-    /// Ends both threads and keeps their state; false if one did not end in time. Consumes the
-    /// guard: it waits without the lock.
-    fn park(&self, mut state: MutexGuard<'_, State>, patience: Patience) -> bool {
-        let sampler = std::mem::replace(&mut state.sampler, SamplerPhase::Changing);
-        let writer = std::mem::replace(&mut state.writer, WriterPhase::None);
-        if matches!(sampler, SamplerPhase::Running(_)) {
-            self.sampler_quit.store(true, Ordering::Release);
-            self.sampler_bell.ring();
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            answered => return answered,
         }
-        drop(state);
-
-        let sampler = match sampler {
-            SamplerPhase::Running(thread) => match thread.join(patience.sampler) {
-                Ok(Some(sampler)) => SamplerPhase::Parked(Box::new(sampler)),
-                Ok(None) => SamplerPhase::None,
-                Err(thread) => {
-                    self.sampler_quit.store(false, Ordering::Release);
-                    SamplerPhase::Running(thread)
-                }
-            },
-            other => other,
-        };
-        let writer = match writer {
-            WriterPhase::Running(thread) => {
-                self.writer_quit.store(true, Ordering::Release);
-                // A full queue wakes the writer as well.
-                drop(self.jobs.try_send(Job::Wake));
-                match thread.join(patience.writer) {
-                    Ok(Some(writer)) => WriterPhase::Parked(Box::new(writer)),
-                    Ok(None) => WriterPhase::None,
-                    Err(thread) => {
-                        self.writer_quit.store(false, Ordering::Release);
-                        WriterPhase::Running(thread)
-                    }
-                }
-            }
-            other => other,
-        };
-
-        let ended = !matches!(sampler, SamplerPhase::Running(_))
-            && !matches!(writer, WriterPhase::Running(_));
-        let mut state = self.state.lock();
-        state.sampler = sampler;
-        state.writer = writer;
-        drop(state);
-        self.changed.notify_all();
-        ended
     }
+}
+
+#[cold]
+fn stuck() -> Error {
+    Error::state("the writer does not answer; is the disk stuck?")
 }
 
 /// The same for what has to be done in any case: a program that has run out of memory mostly lets go
@@ -721,16 +654,6 @@ fn check_memory() -> Result<()> {
     Err(Error::memory("record"))
 }
 
-/// Tells the session when the sampler ends by a panic.
-struct FailureGuard {
-    health: Arc<Health>,
-}
-
-impl Drop for FailureGuard {
-    fn drop(&mut self) {
-        Health::set(&self.health.failed, 1);
-        if self.health.last_error().is_none() {
-            self.health.set_error("the sampler panicked");
-        }
-    }
-}
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ pub mod label_cpu;
 pub mod manager;
 pub mod native_thread;
 pub mod recording;
+pub mod refusals;
 pub mod requests;
 pub mod sampler;
 pub mod seen;

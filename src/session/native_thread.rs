@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use parking_lot::Mutex;
 
 use crate::clock::cpu::thread_id;
 use crate::clock::{descriptors, filter};
@@ -62,6 +64,26 @@ pub struct NativeThread<T> {
     ended: Receiver<()>,
 }
 
+/// What a thread of ours is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A table of descriptors of its own.
+    Own,
+    /// The application's descriptors, for who writes to what it has open.
+    Sharing,
+    /// The same, and room for code of the application.
+    Python,
+}
+
+/// A thread that was not to be had.
+#[derive(Debug)]
+pub struct Refused<S> {
+    /// What it was to work with.
+    pub state: S,
+    /// Why it was not to be had.
+    pub error: Error,
+}
+
 impl<T: Send + 'static> NativeThread<T> {
     /// Starts `body` on a thread of this name, with all signals blocked: a signal that the
     /// application blocked in its own threads must not be delivered on ours.
@@ -69,43 +91,56 @@ impl<T: Send + 'static> NativeThread<T> {
     /// A panic of `body` ends the thread quietly; `join` then returns `None` as its result.
     ///
     /// # Errors
-    /// When the system has no room or no memory for another thread.
-    pub fn spawn(name: &'static str, body: impl FnOnce() -> T + Send + 'static) -> Result<Self> {
-        Self::spawn_sharing(name, || {
-            descriptors::isolate();
-            body()
+    /// When the system has no room or no memory for another thread; `state` is then given back.
+    pub fn spawn<S: Send + 'static>(
+        kind: Kind,
+        name: &'static str,
+        state: S,
+        body: impl FnOnce(S) -> T + Send + 'static,
+    ) -> std::result::Result<Self, Refused<S>> {
+        let stack_bytes = match kind {
+            Kind::Own | Kind::Sharing => STACK_BYTES,
+            Kind::Python => PYTHON_STACK_BYTES,
+        };
+        if !(reserve::set_aside() && reserve::is_there()) {
+            let error = Error::memory(&format!("start the thread {name}"));
+            return Err(Refused { state, error });
+        }
+        // A body that does not get its thread is dropped, and the state must not go with it.
+        let kept = Arc::new(Mutex::new(Some(state)));
+        let taken = kept.clone();
+        let started = Self::start(name, stack_bytes, move || {
+            let state = taken.lock().take();
+            state.map(|state| {
+                if kind == Kind::Own {
+                    descriptors::isolate();
+                }
+                body(state)
+            })
+        });
+        started.map_err(|error| match kept.lock().take() {
+            Some(state) => Refused { state, error },
+            // Only the thread takes it, and there is none.
+            None => unreachable!("a thread that was refused has run"),
         })
     }
 
-    /// The same for a thread that writes to what the application has open.
-    ///
-    /// # Errors
-    /// As [`Self::spawn`].
-    pub fn spawn_sharing(
-        name: &'static str,
-        body: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Self> {
-        Self::spawn_with(name, STACK_BYTES, body)
-    }
-
-    /// The same for a thread that runs code of the application.
-    ///
-    /// # Errors
-    /// As [`Self::spawn`].
-    pub fn spawn_python(
-        name: &'static str,
-        body: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Self> {
-        Self::spawn_with(name, PYTHON_STACK_BYTES, body)
-    }
-
-    fn spawn_with(
+    fn start(
         name: &'static str,
         stack_bytes: usize,
-        body: impl FnOnce() -> T + Send + 'static,
+        body: impl FnOnce() -> Option<T> + Send + 'static,
     ) -> Result<Self> {
-        if !(reserve::set_aside() && reserve::is_there()) {
-            return Err(Error::memory(&format!("start the thread {name}")));
+        let refused = |error: &std::io::Error| {
+            // The C library says EAGAIN for both.
+            if reserve::are_there(stack_bytes) {
+                Error::os(format!("cannot start the thread {name}"), error)
+            } else {
+                Error::memory(&format!("start the thread {name}"))
+            }
+        };
+        #[cfg(test)]
+        if tests::is_refused() {
+            return Err(refused(&std::io::ErrorKind::WouldBlock.into()));
         }
         let (id_sender, thread_id_receiver) = bounded(1);
         let (ended_sender, ended) = bounded::<()>(0);
@@ -116,14 +151,15 @@ impl<T: Send + 'static> NativeThread<T> {
             meet_thread_locals();
             // Room for one message is there, so this neither blocks nor fails.
             let _ = id_sender.try_send(thread_id());
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).ok()
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            result.ok().flatten()
         };
         let handle = with_signals_blocked(|| {
             std::thread::Builder::new()
                 .stack_size(stack_bytes)
                 .spawn(run)
         })
-        .map_err(|error| Error::os(format!("cannot start the thread {name}"), &error))?;
+        .map_err(|error| refused(&error))?;
         Ok(Self {
             handle,
             thread_id: thread_id_receiver,
@@ -259,4 +295,41 @@ fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
 #[cfg(not(unix))]
 fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
     spawn()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::Cell;
+
+    use super::{Kind, NativeThread};
+    use crate::error::ErrorKind;
+
+    thread_local! {
+        static REFUSES: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether the calling thread gets no other, see [`refuse`].
+    pub(super) fn is_refused() -> bool {
+        REFUSES.get()
+    }
+
+    /// Has the calling thread get no other one, or again.
+    pub(crate) fn refuse(refuses: bool) {
+        REFUSES.set(refuses);
+    }
+
+    #[test]
+    fn whoever_gets_no_thread_keeps_what_it_was_for() {
+        refuse(true);
+        let refused = NativeThread::spawn(Kind::Own, "rprof-test", vec![1], |list| list);
+        refuse(false);
+        let refused = refused.err().unwrap();
+        assert_eq!(refused.state, [1]);
+        assert_eq!(refused.error.kind(), ErrorKind::Os);
+        let patience = std::time::Duration::from_secs(60);
+        let thread = NativeThread::spawn(Kind::Own, "rprof-test", refused.state, |list| list);
+        assert_eq!(thread.unwrap().join(patience).unwrap(), Some(vec![1]));
+    }
 }

@@ -45,6 +45,8 @@ pub struct WindowCounters {
     pub gap_ns: u64,
     /// ns in which nothing was recorded, for want of memory.
     pub starved_ns: u64,
+    /// ns in which nothing was recorded, for want of a thread.
+    pub unattended_ns: u64,
 }
 
 /// Ticks that were left out on purpose.
@@ -182,6 +184,7 @@ impl Recording {
         self.counters.skipped += counters.skipped;
         self.counters.gap_ns += counters.gap_ns;
         self.counters.starved_ns += counters.starved_ns;
+        self.counters.unattended_ns += counters.unattended_ns;
     }
 
     /// Folds a tick: each thread's time since its previous sample goes to the stack it has now.
@@ -223,7 +226,7 @@ impl Recording {
         self.last_observed_ns = None;
     }
 
-    /// Records nothing until the next tick that is served, for want of memory; what happens until then
+    /// Records nothing until the next tick that is served, for want of memory or a thread; what happens until then
     /// belongs to nobody. Call [`Self::settle`] first.
     pub fn starve(&mut self) {
         self.close(self.observations, |_| true);
@@ -315,6 +318,12 @@ impl Recording {
             let seconds = self.counters.starved_ns as f64 / 1e9;
             comments.push(format!(
                 "out of memory: {seconds:.3} s not recorded, credited to no stack"
+            ));
+        }
+        if self.counters.unattended_ns > 0 {
+            let seconds = self.counters.unattended_ns as f64 / 1e9;
+            comments.push(format!(
+                "no thread to be had: {seconds:.3} s not recorded, credited to no stack"
             ));
         }
         if overflowed > 0 {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::control::{Control, RecordingId, Standing};
+use super::fork::session;
 use super::health::Health;
 use super::idle::IdleBackoff;
 use super::native_thread::{LEAST_SLEEP_NS, run_soon};
@@ -18,7 +19,7 @@ use super::recording::{Recording, Unserved, WindowCounters};
 use super::writer::Job;
 use crate::capture::{Engine, Missed, Taken};
 use crate::clock::budget::Budget;
-use crate::clock::cpu::{own_cpu_ns, unix_time_ns};
+use crate::clock::cpu::{monotonic_ns, own_cpu_ns, unix_time_ns};
 use crate::clock::kernel::Bell;
 use crate::clock::ticker::Ticker;
 use crate::fold::profile::Profile;
@@ -31,6 +32,9 @@ const MAX_GIL_STEP_NS: u64 = 2_000_000_000;
 
 /// How often the sampler looks at what it costs and chooses its rate by that, at the most.
 const PAY_INTERVAL_NS: u64 = 200_000_000;
+
+/// With nothing to do, the sampler looks this often whether there is.
+const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,10 @@ pub struct Sampler {
     runs_soon: bool,
     /// Since when the recordings pause because there is no memory left.
     starved_since_ns: Option<u64>,
+    /// When the last thread ended that this ran on.
+    left_ns: u64,
+    /// Since when the recordings pause because no thread can be had.
+    unattended_since_ns: Option<u64>,
 }
 
 /// How many threads hold the GIL and wait for it.
@@ -138,12 +146,15 @@ impl Sampler {
             gil: GilCount::default(),
             runs_soon: false,
             starved_since_ns: None,
+            left_ns: 0,
+            unattended_since_ns: None,
         }
     }
 
     /// Serves ticks and messages until told to quit, and hands the state back.
     #[must_use]
-    pub fn run(mut self) -> Self {
+    pub fn run(mut self: Box<Self>) -> Box<Self> {
+        self.attend();
         // A new thread has a new CPU clock, and the time without a thread is no gap to report.
         self.cpu_mark_ns = own_cpu_ns();
         self.runs_soon = false;
@@ -157,6 +168,7 @@ impl Sampler {
                 return self;
             }
             let deadline_ns = self.ticker.as_ref().map(Ticker::deadline_ns);
+            let deadline_ns = deadline_ns.unwrap_or_else(|| monotonic_ns() + PATIENCE_NS);
             is_called = self.bell.sleep_until(deadline_ns);
         }
     }
@@ -178,7 +190,46 @@ impl Sampler {
         self.settle();
         self.publish();
         self.engine.park();
+        self.left_ns = self.engine.now_ns();
         Flow::End
+    }
+
+    /// No thread can be had to go on with: what happens until there is one belongs to nobody.
+    #[cold]
+    pub fn leave(&mut self) {
+        if self.unattended_since_ns.is_some() {
+            return;
+        }
+        for recording in &mut self.recordings {
+            recording.starve();
+        }
+        self.gil_mark_ns = 0;
+        self.ticker = None;
+        self.unattended_since_ns = Some(if self.recordings.is_empty() {
+            self.engine.now_ns()
+        } else {
+            self.left_ns
+        });
+        Health::add(&self.health.unattended, 1);
+    }
+
+    /// There is a thread again.
+    fn attend(&mut self) {
+        if self.unattended_since_ns.is_some() {
+            self.settle();
+            self.unattended_since_ns = None;
+            self.engine.end_rests();
+        }
+    }
+
+    /// Answers what is asked while no thread can be had, on the thread of whoever asks: with what was
+    /// recorded before. Nobody is looked at.
+    #[cold]
+    pub fn answer_unattended(&mut self) {
+        self.leave();
+        while let Ok(message) = self.control.try_recv() {
+            self.handle(message);
+        }
     }
 
     #[inline]
@@ -262,6 +313,9 @@ impl Sampler {
             self.pay(now_ns);
             self.publish();
             self.schedule();
+            if session().refusals().due().is_some() {
+                session().try_again();
+            }
         }
         if tick.gap_ns > 0 {
             self.idle.begin(self.snapshot.at_ns);
@@ -334,6 +388,10 @@ impl Sampler {
         match message {
             Control::Start(recording, _started) => {
                 let id = recording.id();
+                if self.unattended_since_ns.is_some() {
+                    // That is the others'.
+                    self.settle();
+                }
                 self.recordings.push(*recording);
                 self.baseline(id);
                 self.schedule();
@@ -416,7 +474,7 @@ impl Sampler {
     /// Has the engine look at all threads, unless there is no memory for it.
     fn look(&mut self) -> Result<Taken, Missed> {
         self.snapshot.spans.clear();
-        if self.starved_since_ns.is_some() {
+        if self.starved_since_ns.is_some() || self.unattended_since_ns.is_some() {
             return Err(Missed::NotNow);
         }
         let taken = self.engine.snapshot(&mut self.snapshot);
@@ -426,6 +484,22 @@ impl Sampler {
 
     /// Brings all recordings up to the present without a new look at the stacks.
     fn settle(&mut self) {
+        if let Some(since_ns) = &mut self.unattended_since_ns {
+            let now_ns = self.engine.now_ns();
+            let unattended_ns = now_ns.saturating_sub(std::mem::replace(since_ns, now_ns));
+            // Nobody was there to starve.
+            if let Some(starved_since_ns) = &mut self.starved_since_ns {
+                *starved_since_ns = now_ns;
+            }
+            Health::add(&self.health.unattended_ns, unattended_ns);
+            for recording in &mut self.recordings {
+                recording.count(WindowCounters {
+                    unattended_ns,
+                    ..WindowCounters::default()
+                });
+            }
+            return;
+        }
         if let Some(since_ns) = &mut self.starved_since_ns {
             let now_ns = self.engine.now_ns();
             let starved_ns = now_ns.saturating_sub(std::mem::replace(since_ns, now_ns));
@@ -522,6 +596,10 @@ impl Sampler {
     #[inline(never)]
     fn schedule(&mut self) {
         label_log::set_wanted(!self.recordings.is_empty());
+        if self.unattended_since_ns.is_some() {
+            // There is nobody to wake.
+            return;
+        }
         let active = || {
             self.recordings
                 .iter()

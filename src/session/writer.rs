@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::control::RecordingId;
+use super::fork::session;
 use super::health::Health;
 use crate::clock::cpu::own_cpu_ns;
 use crate::error::{Error, Result};
@@ -22,6 +24,11 @@ use crate::sink::Sink;
 
 /// Windows that may wait for the writer; when more are due they go on growing instead.
 pub const QUEUE_LENGTH: usize = 4;
+
+/// With nothing to write, the writer looks this often whether it is to go on,
+const PATIENCE: Duration = Duration::from_secs(60);
+/// and this often while a thread is missing.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the writer is asked to do.
 pub enum Job {
@@ -90,41 +97,18 @@ impl Writer {
 
     /// Serves jobs until told to quit, and hands the state back with the rest of the queue.
     #[must_use]
-    pub fn run(mut self) -> Self {
+    pub fn run(mut self: Box<Self>) -> Box<Self> {
         self.cpu_mark_ns = own_cpu_ns();
         while !self.quit.load(Acquire) {
-            let Ok(job) = self.jobs.recv() else {
-                break;
-            };
-            match job {
-                Job::Open {
-                    recording,
-                    sink,
-                    limits,
-                } => {
-                    let outlet = Outlet {
-                        sink,
-                        limits,
-                        pending: None,
-                    };
-                    self.outlets.insert(recording, outlet);
-                }
-                Job::Write {
-                    recording,
-                    profile,
-                    reply,
-                } => {
-                    let outcome = self.write(recording, profile);
-                    if let Some(reply) = reply {
-                        // Whoever asked may have given up waiting; the file is in place anyway.
-                        drop(reply.send(outcome));
-                    }
-                }
-                Job::Close(recording, _closed) => {
-                    self.outlets.remove(&recording);
-                }
-                Job::Wake => {}
-                Job::End => break,
+            let refusals = session().refusals();
+            let patience = if refusals.are_any() { RETRY } else { PATIENCE };
+            match self.jobs.recv_timeout(patience) {
+                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(job) => self.serve(job),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if refusals.due().is_some() {
+                session().try_again();
             }
             let cpu_ns = own_cpu_ns();
             let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);
@@ -132,6 +116,46 @@ impl Writer {
             Health::add(&self.health.writer_cpu_ns, cost_ns);
         }
         self
+    }
+
+    /// Serves the jobs that wait, on the thread of somebody who needs that, where the writer has none.
+    pub fn serve_waiting(&mut self) {
+        while let Ok(job) = self.jobs.try_recv() {
+            self.serve(job);
+        }
+    }
+
+    fn serve(&mut self, job: Job) {
+        match job {
+            Job::Open {
+                recording,
+                sink,
+                limits,
+            } => {
+                let outlet = Outlet {
+                    sink,
+                    limits,
+                    pending: None,
+                };
+                self.outlets.insert(recording, outlet);
+            }
+            Job::Write {
+                recording,
+                profile,
+                reply,
+            } => {
+                let outcome = self.write(recording, profile);
+                if let Some(reply) = reply {
+                    // Whoever asked may have given up waiting; the file is in place anyway.
+                    drop(reply.send(outcome));
+                }
+            }
+            Job::Close(recording, _closed) => {
+                self.outlets.remove(&recording);
+            }
+            // Its thread has ended already, or looks for itself.
+            Job::Wake | Job::End => {}
+        }
     }
 
     fn write(&mut self, recording: RecordingId, profile: Arc<Profile>) -> Result<Option<PathBuf>> {

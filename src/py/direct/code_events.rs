@@ -17,7 +17,7 @@ use crate::clock::cpu::thread_id;
 use crate::layout::Layout;
 use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read, read_word, word};
-use crate::session::native_thread::NativeThread;
+use crate::session::native_thread::{Kind, NativeThread};
 use crate::unwind::code::FREED;
 
 /// `PyTypeObject.tp_dealloc` (`Include/cpython/object.h`): after the head of a variable-sized
@@ -96,13 +96,13 @@ fn find_id_from_ident(memory: &mut dyn ReadMemory) -> Result<usize, String> {
     let ids = || (unsafe { libc::pthread_self() } as usize, thread_id());
     let (done, finished) = std::sync::mpsc::channel::<()>();
     let (tell, told) = std::sync::mpsc::channel();
-    let other = NativeThread::spawn_sharing("rprof-probe", move || {
+    let other = NativeThread::spawn(Kind::Sharing, "rprof-probe", tell, move |tell| {
         // Alive until it has been looked at.
         if tell.send(ids()).is_ok() {
-            let _: Result<(), std::sync::mpsc::RecvError> = finished.recv();
+            let _: Result<(), std::sync::mpsc::RecvTimeoutError> = finished.recv_timeout(PATIENCE);
         }
     })
-    .map_err(|error| error.to_string())?;
+    .map_err(|refused| refused.error.to_string())?;
     let mut places: Vec<usize> = (0..PTHREAD_BYTES / 4).map(|at| at * 4).collect();
     for (ident, native) in [Some(ids()), told.recv_timeout(PATIENCE).ok()]
         .into_iter()

@@ -20,10 +20,13 @@ use crate::py::gil::names::Names;
 use crate::py::gil::symbols::Symbols;
 use crate::session::fork::session;
 use crate::session::health::Health;
-use crate::session::native_thread::NativeThread;
+use crate::session::native_thread::{Kind, NativeThread};
 
 /// A park waits this long for a thread that waits for the GIL.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Without being asked, the thread looks this often whether it is to go on.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What has to be left for a thread to be started.
 const THREAD_BYTES: usize = 32 << 20;
@@ -124,7 +127,7 @@ impl Reader {
                 let cost_ns = cpu_ns - std::mem::replace(&mut cpu_mark_ns, cpu_ns);
                 Health::add(&session().health().names_cpu_ns, cost_ns);
             } else {
-                std::thread::park();
+                std::thread::park_timeout(LOOK);
             }
         }
         self.attachment.park();
@@ -175,10 +178,20 @@ impl NameSource for NameReader {
         if self.parked.is_some() && !reserve::are_there(THREAD_BYTES) {
             return;
         }
+        if self.parked.is_some() && !session().refusals().may_try() {
+            return;
+        }
         if let Some(reader) = self.parked.take() {
             self.shared.quit.store(false, Ordering::Release);
-            // Without another thread there are no names, and profiling goes on.
-            self.running = NativeThread::spawn("rprof-names", move || reader.run()).ok();
+            let spawned = NativeThread::spawn(Kind::Own, "rprof-names", reader, Reader::run);
+            match spawned {
+                Ok(thread) => self.running = Some(thread),
+                // Without another thread there are no names, and profiling goes on.
+                Err(refused) => {
+                    session().refuse(&refused.error);
+                    self.parked = Some(refused.state);
+                }
+            }
         } else if let Some(thread) = &self.running {
             thread.unpark();
         }
