@@ -5,7 +5,7 @@
 import os
 
 from . import _session
-from .errors import RprofTypeError, RprofValueError
+from .errors import RprofError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
+        self._is_block = False
 
     @property
     def address(self) -> str:
@@ -34,7 +35,13 @@ class Endpoint:
             _session.close_endpoint()
 
     def __enter__(self) -> "Endpoint":
+        self._is_block = True
         return self
+
+    def __del__(self) -> None:
+        # An exception of a signal's handler may have come before the first instruction of __exit__.
+        if self._is_block:
+            self.stop()
 
     def __exit__(
         self,
@@ -43,6 +50,7 @@ class Endpoint:
         traceback: "TracebackType | None",
     ) -> None:
         self.stop()
+        self._is_block = False
 
     def __repr__(self) -> str:
         return f"<rprof.Endpoint at {self._address}>"
@@ -86,7 +94,15 @@ def serve(
             f"address={address!r} can be reached from other machines; use 127.0.0.1 or a Unix "
             "socket, or give allow_remote=True and a token"
         )
-    return Endpoint(_session.open_endpoint(_session.EndpointRequest(address, token)))
+    request = _session.EndpointRequest(address, token)
+    try:
+        return Endpoint(_session.open_endpoint(request))
+    except RprofError:
+        raise
+    except BaseException:
+        # Nobody has been given what would close it.
+        _session.withdraw_endpoint(request)
+        raise
 
 
 def serve_from_environment() -> Endpoint | None:

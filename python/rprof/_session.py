@@ -94,7 +94,7 @@ class Status(NamedTuple):
 
 
 class _Continuous(NamedTuple):
-    recording: int
+    recording: "_native.Recording"
     config: Config
     ticks_at_start: int
     age_at_start_ns: int
@@ -123,8 +123,7 @@ class _State:
         self.pid = os.getpid()
         self.lock = RLock()
         self.continuous: _Continuous | None = None
-        self.recordings: set[int] = set()
-        self.flight: int | None = None
+        self.flight: _native.Recording | None = None
         self.is_watching = False
         self.reported_error: str | None = None
         self.dumps = False
@@ -139,9 +138,8 @@ class _State:
 _forked_from_thread = False
 _state = _State()
 _forker_is_main = True
-_hooks_installed = False
 _threading_hooked = False
-_follows_logging = True
+_follows_logging = sys.version_info[:2] != (3, 13)
 _watch_hooks_installed = False
 
 
@@ -179,34 +177,21 @@ def _current() -> _State:
 
 
 def _install_hooks(native: "Any") -> None:
-    global _hooks_installed
-    if not _hooks_installed:
-        _hooks_installed = True
-        import atexit
-
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
-            _hook_parent(native)
+    native.install_hooks(_at_exit, _before_fork, _after_fork_in_child)
     _hook_threading()
 
 
-def _hook_parent(native: "Any") -> None:
-    """Have the threads start again after a fork.
+def _follow_logging(native: "Any") -> None:
+    """Have the threads start again after a fork by a hook behind those of ``logging``.
 
-    On CPython 3.13 by a hook behind those of ``logging``. They are Python functions, and before
-    ours they would be that next instruction for which ``after_fork_in_parent_later`` waits. So once
-    ``logging`` has been imported, another hook is added, and the last one alone acts.
+    For CPython 3.13. Those are Python functions, and before ours they would be that next
+    instruction for which ``after_fork_in_parent_later`` waits. So once ``logging`` has been
+    imported, another hook is added, and the last one alone acts.
     """
     global _follows_logging
-    is_later = sys.version_info[:2] == (3, 13)
-    _follows_logging = not is_later or "logging" in sys.modules
-    native.expect_parent_hook()
-    os.register_at_fork(
-        after_in_parent=(
-            native.after_fork_in_parent_later if is_later else native.after_fork_in_parent
-        )
-    )
+    if not _follows_logging and "logging" in sys.modules:
+        native.hook_parent()
+        _follows_logging = True
 
 
 def _hook_threading() -> None:
@@ -220,11 +205,13 @@ def _hook_threading() -> None:
     register = getattr(sys.modules.get("threading"), "_register_atexit", None)
     if _threading_hooked or register is None:
         return
-    _threading_hooked = True
     try:
         register(_at_threading_exit)
     except RuntimeError:
+        # Shutdown has begun: it is too late now and will be.
+        _threading_hooked = True
         return
+    _threading_hooked = True
 
 
 def _at_threading_exit() -> None:
@@ -234,23 +221,12 @@ def _at_threading_exit() -> None:
 
 
 def _at_exit() -> None:
-    state = _current()
     close_endpoint()
     end_watching()
-    with state.lock:
-        recordings = sorted(state.recordings)
-        state.recordings.clear()
-        state.continuous = state.flight = None
-    if not recordings:
-        return
-    native = _load_native()
-    for recording in recordings:
-        try:
-            _, _, problem = native.stop_recording(recording)
-        except RprofError as error:
-            problem = error
-        if problem is not None:
-            log().warning("the last window could not be written: %s", problem)
+    for problem in _load_native().end_recordings():
+        log().warning("the last window could not be written: %s", problem)
+    state = _current()
+    state.continuous = state.flight = None
 
 
 def _before_fork() -> None:
@@ -258,23 +234,16 @@ def _before_fork() -> None:
     # By the kernel's ids: gevent replaces threading.get_ident() with the greenlet's. Where the main
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = get_native_id() == os.getpid()
-    state = _current()
-    if state.recordings or state.dumps or state.endpoint or state.is_watching:
-        native = _load_native()
-        if not _follows_logging and "logging" in sys.modules:
-            _hook_parent(native)
-        native.before_fork()
+    native = _load_native()
+    _follow_logging(native)
+    native.before_fork()
 
 
 def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
     parent = _state
-    if not (parent.recordings or parent.dumps or parent.endpoint or parent.is_watching):
-        _state = _State()
-        return
-    native = _load_native()
-    native.after_fork_in_child()
+    _load_native().after_fork_in_child()
     _hook_threading()
     _state = _State()
     _state.dumps = parent.dumps
@@ -309,8 +278,12 @@ def _tracing_possible() -> bool:
 
 def begin(
     config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: "Any"
-) -> int:
-    """Start a native recording and remember it."""
+) -> "_native.Recording":
+    """Start a native recording and return its owner, with which it ends at the latest.
+
+    An exception of a signal's handler may come between any two instructions. So the owner goes
+    straight to whoever keeps it, by no variable of a function: a traceback would keep that.
+    """
     native = _load_native()
     # While it can be loaded: the end of a recording needs it.
     prepare()
@@ -320,7 +293,7 @@ def begin(
             "engine could read frames that are being freed; run with PYTHON_GIL=1"
         )
     _install_hooks(native)
-    recording: int = native.start_recording(
+    return native.start_recording(  # type: ignore[no-any-return]
         period_ns=max(1, round(1e9 / config.rate)),
         max_overhead=config.max_overhead,
         max_nodes=config.max_nodes,
@@ -337,11 +310,9 @@ def begin(
         keep_thread_state=_forked_from_thread or _tracing_possible(),
         **requests,
     )
-    _current().recordings.add(recording)
-    return recording
 
 
-def begin_output(config: Config) -> int:
+def begin_output(config: Config) -> "_native.Recording":
     """Start a native recording that writes to the configured output, window by window."""
     rotates = config.output is not None and _load_native().output_rotates(config.output)
     return begin(
@@ -351,18 +322,28 @@ def begin_output(config: Config) -> int:
     )
 
 
-def begin_growing(config: Config, path: str) -> int:
+def begin_growing(config: Config, path: str) -> "_native.Recording":
     """Start a native recording whose one file is written again with each window, whole."""
     return begin(config, window_ns=round(config.window * 1e9), output=path, grows=True)
 
 
 def _begin_continuous(config: Config) -> None:
     native = _load_native()
+    state = _current()
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
-    recording = begin_output(config)
-    _current().continuous = _Continuous(recording, config, ticks, age_ns or native.age_ns())
-    if config.recent:
-        begin_flight(config)
+    has_flight = state.flight is not None
+    try:
+        state.continuous = _Continuous(
+            begin_output(config), config, ticks, age_ns or native.age_ns()
+        )
+        if config.recent:
+            begin_flight(config)
+    except BaseException:
+        # What has begun ends with its owner.
+        state.continuous = None
+        if not has_flight:
+            state.flight = None
+        raise
 
 
 def begin_flight(config: Config) -> None:
@@ -377,6 +358,14 @@ def begin_flight(config: Config) -> None:
                 ring_ns=round(config.recent * 1e9),
                 ring_bytes=config.recent_bytes,
             )
+
+
+def end_flight() -> None:
+    """Keep the last minutes no longer, unless somebody else wants them."""
+    state = _current()
+    if state.continuous is None and not state.is_watching:
+        # It ends with its owner.
+        state.flight = None
 
 
 def native() -> "Any":
@@ -396,7 +385,6 @@ def watch(
     global _watch_hooks_installed
     module = native()
     if not _watch_hooks_installed:
-        _watch_hooks_installed = True
         import atexit
 
         # Both before what logging does: at the end it closes its handlers, and at a fork it holds
@@ -404,10 +392,19 @@ def watch(
         atexit.register(end_watching)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=module.pause_reports)
-    module.start_watch(import_roots(), _PACKAGE_DIRECTORY)
+        _watch_hooks_installed = True
+    state = _current()
     keep_thread_state = keep_thread_state or _forked_from_thread or _tracing_possible()
-    module.start_reports(report, keep_thread_state)
-    _current().is_watching = True
+    try:
+        module.start_watch(import_roots(), _PACKAGE_DIRECTORY)
+        module.start_reports(report, keep_thread_state)
+        state.is_watching = True
+    except BaseException:
+        # Neither without the other, whatever has come in between.
+        state.is_watching = False
+        module.stop_reports()
+        module.stop_watch()
+        raise
 
 
 def is_watching() -> bool:
@@ -419,13 +416,13 @@ def end_watching() -> None:
     """End watching and the thread that reports, at the end of the process."""
     state = _current()
     if state.is_watching:
-        state.is_watching = False
         module = _load_native()
         if not module.stop_reports():
             from ._records import abandon
 
             abandon()
         module.stop_watch()
+        state.is_watching = False
 
 
 def recent(seconds: float = 60.0) -> "Profile":
@@ -566,16 +563,30 @@ def stop() -> "Profile":
         RprofStateError: Profiling is not on.
     """
     state = _current()
-    with state.lock:
-        if state.continuous is None:
-            raise RprofStateError("profiling is not on; call rprof.start() first")
-        recording = state.continuous.recording
+    continuous = state.continuous
+    if continuous is None:
+        raise _off()
+    # An exception of a signal's handler may come between any two instructions. What has ended is
+    # forgotten last: until then another call finds all as it was, and gets the same answer.
+    try:
+        outcome = continuous.recording.stop()
+    except RprofError:
+        # It cannot be ended any better.
         state.continuous = None
-        state.recordings.discard(recording)
+        raise
+    with state.lock:
+        if state.continuous is not continuous or outcome is None:
+            # Ended by another thread, or with the process.
+            raise _off()
         if state.flight is not None and not state.is_watching:
-            end(state.flight)
+            state.flight.stop()
             state.flight = None
-    return _finish(_load_native().stop_recording(recording))
+        state.continuous = None
+    return _finish(outcome)
+
+
+def _off() -> RprofStateError:
+    return RprofStateError("profiling is not on; call rprof.start() first")
 
 
 def flush() -> "Path | None":
@@ -591,8 +602,8 @@ def flush() -> "Path | None":
     state = _current()
     continuous = state.continuous
     if continuous is None:
-        raise RprofStateError("profiling is not on; call rprof.start() first")
-    _, path, problem = _load_native().rotate_recording(continuous.recording)
+        raise _off()
+    _, path, problem = continuous.recording.rotate()
     if problem is not None:
         _report_trouble(state)
     return as_path(path) if path is not None else None
@@ -723,8 +734,16 @@ def close_endpoint() -> None:
     """Close this process's endpoint, if there is one."""
     state = _current()
     if state.endpoint is not None:
-        state.endpoint, state.endpoint_address = None, ""
         _load_native().stop_serving()
+        state.endpoint, state.endpoint_address = None, ""
+
+
+def withdraw_endpoint(request: EndpointRequest) -> None:
+    """Close what a request for an endpoint has opened, if anything, before it was broken off."""
+    state = _current()
+    if state.endpoint is None or state.endpoint is request:
+        _load_native().stop_serving()
+        state.endpoint, state.endpoint_address = None, ""
 
 
 def is_local_address(address: str) -> bool:
@@ -737,42 +756,25 @@ def is_local_address(address: str) -> bool:
     return local
 
 
-def forget(recording: int) -> None:
-    """Note that a recording was ended by somebody else."""
-    _current().recordings.discard(recording)
-
-
-def end(recording: int) -> "Profile | None":
+def end(recording: "_native.Recording") -> "Profile | None":
     """End a block's recording; None if the end of the process was faster."""
-    state = _current()
-    if recording not in state.recordings:
-        return None
-    state.recordings.discard(recording)
-    return _finish(_load_native().stop_recording(recording))
+    outcome = recording.stop()
+    return None if outcome is None else _finish(outcome)
 
 
-def end_output(recording: int) -> "tuple[_native.Profile, Exception | None] | None":
+def end_output(
+    recording: "_native.Recording",
+) -> "tuple[_native.Profile, Exception | None] | None":
     """End a recording that writes, without a file of ours that would have to be loaded.
 
     Returns:
         The last window, and why it is in no file; None if it has been ended before.
     """
-    state = _current()
-    if recording not in state.recordings:
+    outcome = recording.stop()
+    if outcome is None:
         return None
-    state.recordings.discard(recording)
-    profile, _, problem = _load_native().stop_recording(recording)
+    profile, _, problem = outcome
     return profile, problem
-
-
-def pause(recording: int) -> None:
-    """Let a recording record nothing until it is resumed."""
-    _load_native().pause_recording(recording)
-
-
-def resume(recording: int) -> None:
-    """Let a paused recording go on."""
-    _load_native().resume_recording(recording)
 
 
 def expand(output: str, program: str, seq: int, start_unix_ns: int) -> str:

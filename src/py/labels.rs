@@ -299,6 +299,16 @@ impl Labels {
         Ok(false)
     }
 
+    /// A generator has yielded: what follows is its caller's.
+    fn pause(slf: &Bound<'_, Self>) -> PyResult<()> {
+        leave(slf.py(), &Entered::Labels(slf.clone().unbind())).map(drop)
+    }
+
+    /// The generator goes on.
+    fn resume(slf: &Bound<'_, Self>) -> PyResult<()> {
+        enter(slf.py(), Entered::Labels(slf.clone().unbind()))
+    }
+
     fn __call__<'py>(
         slf: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,

@@ -8,6 +8,7 @@ mod errors;
 mod gil;
 mod hooks;
 mod labels;
+mod owner;
 mod profile;
 mod recording;
 mod reporter;
@@ -33,17 +34,18 @@ mod _native {
     #[pymodule_export]
     use super::hooks::{
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, before_fork,
-        expect_parent_hook,
+        hook_parent, install_hooks,
     };
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
     #[pymodule_export]
+    use super::owner::Recording;
+    #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
-        age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
-        last_error, main_thread_id, output_rotates, pause_recording, recent, recent_of,
-        resume_recording, rotate_recording, start_recording, stop_recording,
+        age_ns, counters, dump_threads, end_recordings, engine, expand_output, inject_panic,
+        kept_files, last_error, main_thread_id, output_rotates, recent, recent_of, start_recording,
     };
     #[pymodule_export]
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};

@@ -47,6 +47,8 @@ counters! {
     starved_ns,
     /// Windows that are in no file: there was no memory for them, or nobody to write them.
     lost_windows,
+    /// Recordings that were ended because they had lost their owner.
+    abandoned,
     /// Stacks read.
     stacks,
     /// Stacks that could not be read whole.

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod control;
+pub mod endings;
 pub mod facts;
 pub mod flight;
 pub mod fork;

@@ -10,9 +10,18 @@ from ..errors import RprofError
 from ._ending import Ending, Stderr
 from ._environment import KEPT, RUN, Run
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .. import _native
+
+
+# Owns the recording that nobody ends before the process does.
+_recording: "_native.Recording | None" = None
+
 
 def begin() -> None:
     """Begin the recording that the environment asks for."""
+    global _recording
     run = Run.parse(os.environ[RUN])
     is_program = run.pid == os.getpid()
     config = resolve({})
@@ -22,7 +31,7 @@ def begin() -> None:
         if is_program:
             Ending(run, config)
         else:
-            _session.begin_output(config)
+            _recording = _session.begin_output(config)
     except (RprofError, OSError, RuntimeError) as error:
         if is_program:
             Stderr().say(f"rprof: not profiled: {error}")
@@ -33,8 +42,9 @@ def begin() -> None:
 
 
 def _follow(config: Config) -> None:
+    global _recording
     try:
-        _session.begin_output(config)
+        _recording = _session.begin_output(config)
     except (RprofError, OSError, RuntimeError):
         # A child that cannot be profiled must work all the same.
         return
