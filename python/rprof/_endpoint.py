@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from . import _native
+
 __all__ = ["Endpoint", "serve", "serve_from_environment"]
 
 _MIN_TOKEN_LENGTH = 16
@@ -22,7 +24,7 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._is_block = False
+        self._block: _native.Serving | None = None
 
     @property
     def address(self) -> str:
@@ -35,13 +37,9 @@ class Endpoint:
             _session.close_endpoint()
 
     def __enter__(self) -> "Endpoint":
-        self._is_block = True
+        # An exception of a signal's handler may come before the first instruction of __exit__.
+        self._block = _session.native().Serving(self._address)
         return self
-
-    def __del__(self) -> None:
-        # An exception of a signal's handler may have come before the first instruction of __exit__.
-        if self._is_block:
-            self.stop()
 
     def __exit__(
         self,
@@ -50,7 +48,7 @@ class Endpoint:
         traceback: "TracebackType | None",
     ) -> None:
         self.stop()
-        self._is_block = False
+        self._block = None
 
     def __repr__(self) -> str:
         return f"<rprof.Endpoint at {self._address}>"

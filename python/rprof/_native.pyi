@@ -177,6 +177,18 @@ class Recording:
     def abandon(self) -> None:
         """Has it end, if it has not, without waiting for that."""
 
+@final
+class Turn:
+    """A turn to begin or end what there is one of; a context manager."""
+
+    def __enter__(self) -> Turn: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _traceback: object = None
+    ) -> None: ...
+
+def take_turn() -> Turn:
+    """Waits for its turn."""
+
 def end_recordings() -> list[Exception]:
     """Ends all recordings, at the end of the process; returns what went wrong."""
 
@@ -440,6 +452,12 @@ def serve(
     keep_thread_state: bool,
 ) -> str:
     """Begins to answer at `address`; returns where it listens."""
+
+@final
+class Serving:
+    """An endpoint that is to be closed with this object at the latest, as the end of a block."""
+
+    def __new__(cls, address: str) -> Serving: ...
 
 def stop_serving() -> None:
     """Closes the endpoint, if there is one."""

@@ -7,7 +7,7 @@ The native module is loaded on first use, so that ``import rprof`` only defines 
 
 import os
 import sys
-from _thread import RLock, get_native_id
+from _thread import get_native_id
 
 from ._config import (
     UNSET,
@@ -121,7 +121,6 @@ class _State:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = RLock()
         self.continuous: _Continuous | None = None
         self.flight: _native.Recording | None = None
         self.is_watching = False
@@ -349,7 +348,7 @@ def _begin_continuous(config: Config) -> None:
 def begin_flight(config: Config) -> None:
     """Keep the last minutes in memory, unless they are kept already."""
     state = _current()
-    with state.lock:
+    with _load_native().take_turn():
         if state.flight is None:
             state.flight = begin(
                 config,
@@ -540,7 +539,7 @@ def start(
             "native thread that runs no Python code; use a list of thread names"
         )
     state = _current()
-    with state.lock:
+    with _load_native().take_turn():
         if state.continuous is not None:
             if state.continuous.config == config:
                 log().warning("rprof.start(): profiling is on already with this configuration")
@@ -573,8 +572,9 @@ def stop() -> "Profile":
     except RprofError:
         # It cannot be ended any better.
         state.continuous = None
+        end_flight()
         raise
-    with state.lock:
+    with _load_native().take_turn():
         if state.continuous is not continuous or outcome is None:
             # Ended by another thread, or with the process.
             raise _off()

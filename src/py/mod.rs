@@ -39,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
     #[pymodule_export]
-    use super::owner::Recording;
+    use super::owner::{Recording, Turn, take_turn};
     #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
@@ -52,7 +52,7 @@ mod _native {
     #[pymodule_export]
     use super::requests::Request;
     #[pymodule_export]
-    use super::serve::{is_local_address, serve, stop_serving};
+    use super::serve::{Serving, is_local_address, serve, stop_serving};
     #[pymodule_export]
     use super::viewer::viewer_asset;
     #[pymodule_export]

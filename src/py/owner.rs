@@ -1,17 +1,22 @@
-//! Who owns a recording: as long as Python holds this, it goes on.
+//! What Python holds while something goes on that ends with this object at the latest.
+//!
+//! An exception of a signal's handler may come between any two instructions of Python. What one call
+//! begins and returns has an owner all the time.
 #![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::recording::{Outcome, outcome};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::control::RecordingId;
 use crate::session::fork::session;
 use crate::session::manager::{Finished, Session};
 
-/// A recording that is under way. It ends with this object at the latest: an exception of a signal's
-/// handler may come between any two instructions of Python, and nobody would be left to end it.
+/// A recording that is under way.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct Recording {
     id: RecordingId,
@@ -94,4 +99,56 @@ impl Drop for Recording {
     fn drop(&mut self) {
         self.abandon();
     }
+}
+
+/// A turn to begin or end what there is one of: a context manager that has been entered already.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Turn {
+    session: &'static Session,
+    has_ended: AtomicBool,
+}
+
+#[pymethods]
+impl Turn {
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) {
+        if !self.has_ended.swap(true, Ordering::AcqRel) {
+            self.session.turns().end();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A turn of the process that this one was forked from has nothing to do with it.
+        if std::ptr::eq(session(), self.session) {
+            self.__exit__(None, None, None);
+        }
+    }
+}
+
+/// Waits for its turn.
+#[pyfunction]
+pub(crate) fn take_turn(py: Python<'_>) -> PyResult<Turn> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let session = session();
+    if !py.detach(|| session.turns().begin(PATIENCE)) {
+        return Err(Error::state(
+            "another thread has been beginning or ending a recording for a minute; is the disk stuck?",
+        )
+        .into());
+    }
+    Ok(Turn {
+        session,
+        has_ended: AtomicBool::new(false),
+    })
 }

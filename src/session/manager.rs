@@ -21,6 +21,7 @@ use super::native_thread::{NativeThread, meet_thread_locals};
 use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
 use super::requests::Requests;
 use super::sampler::Sampler;
+use super::turns::Turns;
 use super::watcher::Watch;
 use super::writer::{Job, QUEUE_LENGTH, Writer};
 use crate::capture::Engine;
@@ -120,6 +121,7 @@ pub struct Session {
     watch: Watch,
     flight: Mutex<Option<(RecordingId, Arc<Ring>)>>,
     endings: Endings,
+    turns: Turns,
 }
 
 impl Default for Session {
@@ -161,6 +163,7 @@ impl Session {
             watch: Watch::default(),
             flight: Mutex::new(None),
             endings: Endings::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -461,6 +464,12 @@ impl Session {
     pub(super) fn has_surely_ended(&self, id: RecordingId) -> bool {
         let state = self.state.try_lock();
         state.is_some_and(|state| !state.recordings.contains(&id) || state.ending.contains(&id))
+    }
+
+    /// Who may begin and end what there is one of.
+    #[must_use]
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(super) fn endings(&self) -> &Endings {

@@ -15,5 +15,6 @@ pub mod recording;
 pub mod requests;
 pub mod sampler;
 pub mod seen;
+pub mod turns;
 pub mod watcher;
 pub mod writer;
