@@ -438,6 +438,17 @@ def after_fork_in_parent_later() -> None:
 def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""
 
+def resume_later(
+    calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]], results: dict[str, Any]
+) -> None:
+    """Makes these calls once this process has worked for a while, or at `resume_now`.
+
+    `results` gets what they return, or raise.
+    """
+
+def resume_now() -> None:
+    """Goes on at once with what waits, if anything does."""
+
 def viewer_asset(name: str) -> str:
     """The text of a file that the report page is made of; KeyError if there is none."""
 

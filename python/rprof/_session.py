@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import FrameType
     from typing import Any
 
     from . import _native
@@ -116,6 +117,17 @@ class EndpointRequest(NamedTuple):
         return self.address.endswith(":0") or "{pid}" in self.address
 
 
+class _Suspended:
+    """What a forked child goes on with, once it has shown that it lives on."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
+        # What the native side has got of each, or the exception.
+        self.results: dict[str, Any] = {}
+        self.config: Config | None = None
+        self.endpoint: EndpointRequest | None = None
+
+
 class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
@@ -128,6 +140,9 @@ class _State:
         self.dumps = False
         self.endpoint: EndpointRequest | None = None
         self.endpoint_address = ""
+        self.suspended: _Suspended | None = None
+        # Recordings that go on for as long as the process does.
+        self.kept: list[_native.Recording] = []
 
 
 # Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
@@ -168,10 +183,15 @@ def log() -> "Any":
 
 
 def _current() -> _State:
-    """Return this process's state, a new one if the process was forked without Python's hooks."""
+    """Return this process's state, with what a fork has suspended: somebody asks for it.
+
+    It is a new one if the process was forked without Python's hooks.
+    """
     global _state
     if _state.pid != os.getpid():
         _state = _State()
+    if _state.suspended is not None:
+        _resume(_state, _state.suspended)
     return _state
 
 
@@ -214,12 +234,15 @@ def _hook_threading() -> None:
 
 
 def _at_threading_exit() -> None:
+    # The interpreter is about to wait until no pending call is left.
+    _current()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _at_exit()
 
 
 def _at_exit() -> None:
+    _current()
     close_endpoint()
     end_watching()
     for problem in _load_native().end_recordings():
@@ -234,6 +257,9 @@ def _before_fork() -> None:
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = get_native_id() == os.getpid()
     native = _load_native()
+    later = _state.suspended
+    if later is not None and later.results:
+        _current()
     _follow_logging(native)
     native.before_fork()
 
@@ -241,23 +267,97 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
-    parent = _state
-    _load_native().after_fork_in_child()
+    parent, _state = _state, _State()
+    native = _load_native()
+    native.after_fork_in_child()
     _hook_threading()
-    _state = _State()
+    if _is_for_exec(sys._getframe(1)):
+        return
     _state.dumps = parent.dumps
-    if parent.continuous is not None:
-        config = parent.continuous.config
-        try:
-            _begin_continuous(config._replace(output=_child_output(config.output)))
-        except (RprofError, OSError, RuntimeError) as error:
-            # A child that cannot be profiled must work all the same.
-            log().warning("a forked child is not profiled: %s", error)
-    if parent.endpoint is not None and parent.endpoint.is_for_each_process:
-        try:
-            open_endpoint(parent.endpoint)
-        except (RprofError, OSError, RuntimeError) as error:
-            log().warning("a forked child has no endpoint: %s", error)
+    # A child that has not gone on itself before it forks hands on what it has inherited.
+    earlier = parent.suspended
+    config = parent.continuous.config if parent.continuous else earlier and earlier.config
+    endpoint = parent.endpoint or (earlier and earlier.endpoint)
+    later = _Suspended()
+    try:
+        if config is not None:
+            later.config = config._replace(output=_child_output(config.output))
+            _suspend_output(later, "profiling", later.config)
+            if config.recent:
+                later.calls["recent"] = native.start_recording, _flight_options(later.config)
+        if endpoint is not None and endpoint.is_for_each_process:
+            later.endpoint = endpoint
+            later.calls["an endpoint"] = native.serve, _endpoint_options(endpoint)
+    except (RprofError, OSError, RuntimeError) as error:
+        # A child that cannot be profiled must work all the same.
+        log().warning("not all of its parent's profiling goes on in a forked child: %s", error)
+    if later.calls or _state.dumps:
+        _state.suspended = later
+        native.resume_later(later.calls, later.results)
+
+
+def _is_for_exec(forker: "FrameType | None") -> bool:
+    """Return whether a child was forked to become another program: by ``subprocess``.
+
+    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours.
+    """
+    process = sys.modules.get("subprocess")
+    while forker is not None and str(forker.f_globals.get("__name__")).startswith("rprof."):
+        forker = forker.f_back
+    return (
+        process is not None
+        and forker is not None
+        and forker.f_globals is vars(process)
+        and forker.f_code.co_name == "_execute_child"
+    )
+
+
+def begin_output_in_child(config: Config) -> None:
+    """Have a forked child write by this configuration too; for a hook behind the session's."""
+    if _is_for_exec(sys._getframe(1)):
+        return
+    later = _state.suspended
+    if later is None:
+        later = _state.suspended = _Suspended()
+    _suspend_output(later, "the recording of children", config)
+    _load_native().resume_later(later.calls, later.results)
+
+
+def _suspend_output(later: _Suspended, name: str, config: Config) -> None:
+    rotates = config.output is not None and _load_native().output_rotates(config.output)
+    options = _options(
+        config, window_ns=round(config.window * 1e9) if rotates else None, output=config.output
+    )
+    later.calls[name] = _load_native().start_recording, options
+
+
+def _resume(state: _State, later: _Suspended) -> None:
+    """Take over what goes on, and begin it if that has not happened.
+
+    Another call does the same again, until the end has been reached.
+    """
+    _load_native().resume_now()
+    results, problems = {}, {}
+    for name, result in later.results.items():
+        kind = problems if isinstance(result, BaseException) else results
+        kind[name] = result
+    if later.config is not None and "profiling" in results and "recent" not in problems:
+        state.continuous = _Continuous(results["profiling"], later.config, 0, 0)
+        state.flight = results.get("recent")
+    if "the recording of children" in results:
+        state.kept = [results["the recording of children"]]
+    if later.endpoint is not None and "an endpoint" in results:
+        state.endpoint, state.endpoint_address = later.endpoint, results["an endpoint"]
+    state.suspended = None
+    for name, problem in problems.items():
+        # A child that cannot be profiled must work all the same.
+        log().warning("in a forked child there is nothing of %s: %s", name, problem)
+    if state.endpoint is not None:
+        _tell_endpoint(state)
+
+
+def _tell_endpoint(state: _State) -> None:
+    log().info("the endpoint of process %d is %s", state.pid, state.endpoint_address)
 
 
 def _child_output(output: str | None) -> str | None:
@@ -283,6 +383,7 @@ def begin(
     An exception of a signal's handler may come between any two instructions. So the owner goes
     straight to whoever keeps it, by no variable of a function: a traceback would keep that.
     """
+    _current()
     native = _load_native()
     # While it can be loaded: the end of a recording needs it.
     prepare()
@@ -293,22 +394,31 @@ def begin(
         )
     _install_hooks(native)
     return native.start_recording(  # type: ignore[no-any-return]
-        period_ns=max(1, round(1e9 / config.rate)),
-        max_overhead=config.max_overhead,
-        max_nodes=config.max_nodes,
-        max_depth=config.max_depth,
-        threads=native_threads(config),
-        window_ns=window_ns,
-        program=program_name(),
-        output=output,
-        keep_files=config.keep_files,
-        keep_bytes=config.keep_bytes,
-        engine=config.engine,
-        import_roots=import_roots(),
-        own_directory=_PACKAGE_DIRECTORY,
-        keep_thread_state=_forked_from_thread or _tracing_possible(),
-        **requests,
+        **_options(config, window_ns=window_ns, output=output, **requests)
     )
+
+
+def _options(
+    config: Config, *, window_ns: int | None, output: str | None, **requests: "Any"
+) -> "dict[str, Any]":
+    """Return what the native side needs to know of a recording."""
+    return {
+        "period_ns": max(1, round(1e9 / config.rate)),
+        "max_overhead": config.max_overhead,
+        "max_nodes": config.max_nodes,
+        "max_depth": config.max_depth,
+        "threads": native_threads(config),
+        "window_ns": window_ns,
+        "program": program_name(),
+        "output": output,
+        "keep_files": config.keep_files,
+        "keep_bytes": config.keep_bytes,
+        "engine": config.engine,
+        "import_roots": import_roots(),
+        "own_directory": _PACKAGE_DIRECTORY,
+        "keep_thread_state": _forked_from_thread or _tracing_possible(),
+        **requests,
+    }
 
 
 def begin_output(config: Config) -> "_native.Recording":
@@ -350,13 +460,20 @@ def begin_flight(config: Config) -> None:
     state = _current()
     with _load_native().take_turn():
         if state.flight is None:
-            state.flight = begin(
-                config,
-                window_ns=_FLIGHT_WINDOW_NS,
-                requests_apart=True,
-                ring_ns=round(config.recent * 1e9),
-                ring_bytes=config.recent_bytes,
-            )
+            state.flight = begin(config, **_flight_requests(config))
+
+
+def _flight_requests(config: Config) -> "dict[str, Any]":
+    return {
+        "window_ns": _FLIGHT_WINDOW_NS,
+        "requests_apart": True,
+        "ring_ns": round(config.recent * 1e9),
+        "ring_bytes": config.recent_bytes,
+    }
+
+
+def _flight_options(config: Config) -> "dict[str, Any]":
+    return _options(config, output=None, **_flight_requests(config))
 
 
 def end_flight() -> None:
@@ -370,6 +487,7 @@ def end_flight() -> None:
 def native() -> "Any":
     """Return the native module, for the modules that drive it on behalf of this one."""
     module = _load_native()
+    _current()
     _install_hooks(module)
     return module
 
@@ -441,6 +559,7 @@ def recent(seconds: float = 60.0) -> "Profile":
         raise RprofTypeError(f"seconds must be a number, not {seconds!r}")
     if not 0 < seconds <= 1e9:
         raise RprofValueError(f"seconds={seconds!r} is out of range; choose for example 60")
+    _current()
     return Profile(_load_native().recent(round(seconds * 1e9)))
 
 
@@ -662,6 +781,7 @@ def dump() -> str:
 
     Works whether or not profiling is on. Needs the GIL, as every Python call does.
     """
+    _current()
     native = _load_native()
     threads = native.dump_threads(import_roots(), _PACKAGE_DIRECTORY)
     own_id, main_id = get_native_id(), native.main_thread_id()
@@ -694,40 +814,43 @@ def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = Non
         RprofStateError: The direct engine cannot be used here; the message says why.
         RprofValueError: The signal cannot be handled.
     """
-    native = _load_native()
+    state, native = _current(), _load_native()
     if signal is None:
         native.no_dump_on_signal()
-        _current().dumps = False
+        state.dumps = False
         return
     if isinstance(signal, bool) or not isinstance(signal, int):
         raise RprofTypeError(f"signal must be a number such as signal.SIGUSR2, not {signal!r}")
     if path is not None:
         path = os.path.abspath(os.fspath(path))
     _install_hooks(native)
-    _current().dumps = True
+    state.dumps = True
     native.dump_on_signal(int(signal), path, import_roots(), _PACKAGE_DIRECTORY)
 
 
 def open_endpoint(request: EndpointRequest) -> str:
     """Open this process's endpoint and return its address."""
+    state, native = _current(), _load_native()
+    _install_hooks(native)
+    address: str = native.serve(**_endpoint_options(request))
+    state.endpoint, state.endpoint_address = request, address
+    _tell_endpoint(state)
+    return address
+
+
+def _endpoint_options(request: EndpointRequest) -> "dict[str, Any]":
     from .viewer import frame
 
-    native = _load_native()
-    _install_hooks(native)
     program = program_name()
-    address: str = native.serve(
-        address=request.address,
-        token=request.token,
-        program=program,
-        page=frame(program),
-        import_roots=import_roots(),
-        own_directory=_PACKAGE_DIRECTORY,
-        keep_thread_state=_forked_from_thread or _tracing_possible(),
-    )
-    state = _current()
-    state.endpoint, state.endpoint_address = request, address
-    log().info("the endpoint of process %d is %s", state.pid, address)
-    return address
+    return {
+        "address": request.address,
+        "token": request.token,
+        "program": program,
+        "page": frame(program),
+        "import_roots": import_roots(),
+        "own_directory": _PACKAGE_DIRECTORY,
+        "keep_thread_state": _forked_from_thread or _tracing_possible(),
+    }
 
 
 def close_endpoint() -> None:

@@ -149,8 +149,9 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     if is_main_thread(thread_id()) {
-        // SAFETY: the function takes no argument that could dangle.
-        let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
+        let process_id = std::ptr::without_provenance_mut(std::process::id() as usize);
+        // SAFETY: the argument is a number.
+        let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), process_id) };
         if asked == 0 {
             return Ok(());
         }
@@ -160,7 +161,11 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-extern "C" fn start_again(_: *mut c_void) -> c_int {
+extern "C" fn start_again(process_id: *mut c_void) -> c_int {
+    // A fork takes what is pending along, and a child has its own time for this.
+    if process_id.addr() != std::process::id() as usize {
+        return 0;
+    }
     // The locks inside are never held by anyone who waits for the GIL, which is held here.
     if let Err(error) = go_on() {
         session().health().set_error(error.to_string());
@@ -168,10 +173,9 @@ extern "C" fn start_again(_: *mut c_void) -> c_int {
     0
 }
 
-/// Forgets everything of the parent in a forked child.
+/// Forgets everything of the parent in a forked child. Starts nothing: see `resume_later`.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
-    dump::after_fork();
     serve::forget_parent();
     watch::forget_parent();
     reporter::forget_parent();

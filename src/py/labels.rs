@@ -15,6 +15,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
+use super::resume;
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
@@ -343,6 +344,7 @@ pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Puts labels in force.
 pub(super) fn enter(py: Python<'_>, entered: Entered) -> PyResult<()> {
+    resume::on_demand(py);
     let contexts = contexts(py)?;
     let labels = match current(py, contexts)? {
         Some(outer) if outer.get().takes(&entered) => return Ok(()),

@@ -13,6 +13,7 @@ mod profile;
 mod recording;
 mod reporter;
 mod requests;
+mod resume;
 #[cfg(unix)]
 mod serve;
 mod viewer;
@@ -51,6 +52,8 @@ mod _native {
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};
     #[pymodule_export]
     use super::requests::Request;
+    #[pymodule_export]
+    use super::resume::{resume_later, resume_now};
     #[pymodule_export]
     use super::serve::{Serving, is_local_address, serve, stop_serving};
     #[pymodule_export]

@@ -38,16 +38,7 @@ def begin() -> None:
         return
     if run.follow:
         # After the hook of the session itself, which forgets the parent's recordings.
-        os.register_at_fork(after_in_child=lambda: _follow(config))
-
-
-def _follow(config: Config) -> None:
-    global _recording
-    try:
-        _recording = _session.begin_output(config)
-    except (RprofError, OSError, RuntimeError):
-        # A child that cannot be profiled must work all the same.
-        return
+        os.register_at_fork(after_in_child=lambda: _session.begin_output_in_child(config))
 
 
 def _hide() -> None:
