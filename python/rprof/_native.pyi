@@ -439,7 +439,8 @@ def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""
 
 def resume_later(
-    calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]], results: dict[str, Any]
+    calls: dict[str, tuple[Callable[..., Any], dict[str, Any], str | None]],
+    results: dict[str, Any],
 ) -> None:
     """Makes these calls once this process has worked for a while, or at `resume_now`.
 

@@ -121,7 +121,7 @@ class _Suspended:
     """What a forked child goes on with, once it has shown that it lives on."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {}
+        self.calls: dict[str, tuple[Callable[..., Any], dict[str, Any], str | None]] = {}
         # What the native side has got of each, or the exception.
         self.results: dict[str, Any] = {}
         self.config: Config | None = None
@@ -284,10 +284,11 @@ def _after_fork_in_child() -> None:
             later.config = config._replace(output=_child_output(config.output))
             _suspend_output(later, "profiling", later.config)
             if config.recent:
-                later.calls["recent"] = native.start_recording, _flight_options(later.config)
+                options = _flight_options(later.config)
+                later.calls["recent"] = native.start_recording, options, "profiling"
         if endpoint is not None and endpoint.is_for_each_process:
             later.endpoint = endpoint
-            later.calls["an endpoint"] = native.serve, _endpoint_options(endpoint)
+            later.calls["an endpoint"] = native.serve, _endpoint_options(endpoint), None
     except (RprofError, OSError, RuntimeError) as error:
         # A child that cannot be profiled must work all the same.
         log().warning("not all of its parent's profiling goes on in a forked child: %s", error)
@@ -328,7 +329,7 @@ def _suspend_output(later: _Suspended, name: str, config: Config) -> None:
     options = _options(
         config, window_ns=round(config.window * 1e9) if rotates else None, output=config.output
     )
-    later.calls[name] = _load_native().start_recording, options
+    later.calls[name] = _load_native().start_recording, options, None
 
 
 def _resume(state: _State, later: _Suspended) -> None:
@@ -348,6 +349,9 @@ def _resume(state: _State, later: _Suspended) -> None:
         state.kept = [results["the recording of children"]]
     if later.endpoint is not None and "an endpoint" in results:
         state.endpoint, state.endpoint_address = later.endpoint, results["an endpoint"]
+    if problems:
+        # It tells the same.
+        state.reported_error = _load_native().last_error()
     state.suspended = None
     for name, problem in problems.items():
         # A child that cannot be profiled must work all the same.

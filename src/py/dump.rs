@@ -66,13 +66,17 @@ extern "C" fn on_signal(_: i32) {
 
 impl State {
     fn run(mut self) -> Self {
-        while !QUIT.load(Ordering::Acquire) {
+        loop {
             // SAFETY: the semaphore was initialised before the thread was started.
-            if unsafe { libc::sem_wait(ASKED.get()) } == 0 && !QUIT.load(Ordering::Acquire) {
-                self.dump();
+            if unsafe { libc::sem_wait(ASKED.get()) } != 0 {
+                continue;
             }
+            // Whoever ends this has raised the semaphore once for it: what is left was asked for.
+            if QUIT.load(Ordering::Acquire) {
+                return self;
+            }
+            self.dump();
         }
-        self
     }
 
     fn dump(&mut self) {

@@ -1,7 +1,7 @@
 //! Hooks into the life of the process: forks and panics.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -180,6 +180,16 @@ pub(crate) fn after_fork_in_child() {
     watch::forget_parent();
     reporter::forget_parent();
     forget_parent();
+}
+
+/// What the module `sys` has of this name. Unlike an import of it this runs no Python code, and so no
+/// handler of a signal either.
+pub(super) fn sys_value<'py>(py: Python<'py>, name: &CStr) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: the GIL is held; the result is borrowed, or null without an exception.
+    unsafe {
+        let value = ffi::PySys_GetObject(name.as_ptr());
+        Bound::from_borrowed_ptr_or_opt(py, value)
+    }
 }
 
 /// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the

@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 
 use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
+use super::hooks::sys_value;
 use super::owner::Recording;
 use super::profile::Profile;
 use crate::capture::Engine;
@@ -177,7 +178,7 @@ fn make_engine(
 
 /// Whether the interpreter compiles what is hot: `sys._jit.is_enabled()`, of CPython 3.14 and later.
 fn has_jit(py: Python<'_>) -> PyResult<bool> {
-    match py.import("sys")?.getattr_opt("_jit")? {
+    match sys_value(py, c"_jit") {
         Some(jit) => jit.call_method0("is_enabled")?.extract(),
         None => Ok(false),
     }

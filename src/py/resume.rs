@@ -10,13 +10,14 @@
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use super::dump;
 use super::gil::symbols::Symbols;
@@ -32,13 +33,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many pending calls are made at each chance (`NPENDINGCALLS`, `Include/internal`, 3.10-3.15).
 const CALLS_AT_ONCE: u32 = 32;
 
+/// A function of ours, which runs no code of Python; what it is called with, by keyword; and the name
+/// of another call without whose success it is of no use.
+type Call<'py> = (
+    Bound<'py, PyAny>,
+    Bound<'py, PyDict>,
+    Option<Bound<'py, PyString>>,
+);
+
 /// What waits.
 struct Waiting {
     process_id: u32,
     since_ns: u64,
     cpu_since_ns: u64,
     symbols: Option<Symbols>,
-    /// Of each name a function of ours, which runs no code of Python, and what it is called with.
+    /// A [`Call`] for each name.
     calls: Py<PyDict>,
     /// Gets what it has returned, or raised.
     results: Py<PyDict>,
@@ -46,6 +55,9 @@ struct Waiting {
 
 impl Waiting {
     fn is_due(&self) -> bool {
+        if self.process_id != std::process::id() {
+            return true;
+        }
         monotonic_ns().saturating_sub(self.since_ns) >= GRACE_NS
             || own_cpu_ns().saturating_sub(self.cpu_since_ns) >= GRACE_CPU_NS
             || self.has_company()
@@ -67,15 +79,16 @@ impl Waiting {
 /// Locked for moments, and only with the GIL.
 static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
 static IS_WAITING: AtomicBool = AtomicBool::new(false);
+/// How often anything has waited, in this process and its ancestors.
+static ROUND: AtomicUsize = AtomicUsize::new(0);
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
-/// Makes these calls, by name `(function, options)`, once this process has worked for a while, or at
+/// Makes these calls, `(function, options, needed)` by name, once this process has worked for a while, or at
 /// `resume_now`; `results` gets what they return, or raise.
 #[pyfunction]
 pub(crate) fn resume_later(py: Python<'_>, calls: Py<PyDict>, results: Py<PyDict>) {
-    let process_id = std::process::id();
     let waiting = Waiting {
-        process_id,
+        process_id: std::process::id(),
         since_ns: monotonic_ns(),
         cpu_since_ns: own_cpu_ns(),
         symbols: Symbols::find().ok(),
@@ -84,31 +97,36 @@ pub(crate) fn resume_later(py: Python<'_>, calls: Py<PyDict>, results: Py<PyDict
     };
     let earlier = WAITING.lock().replace(waiting);
     IS_WAITING.store(true, Ordering::Release);
-    // One that has been said more of has asked already.
-    let has_asked = earlier.is_some_and(|earlier| earlier.process_id == process_id);
-    if !has_asked && !ask() {
+    drop(earlier);
+    let round = ROUND.fetch_add(1, Ordering::Relaxed) + 1;
+    if !ask(round) {
         resume_now(py);
     }
 }
 
 /// Has [`look`] called at the next chance; false if that is not possible.
-fn ask() -> bool {
-    let process_id = std::ptr::without_provenance_mut(std::process::id() as usize);
+fn ask(round: usize) -> bool {
+    let round = std::ptr::without_provenance_mut(round);
     // SAFETY: the argument is a number.
-    unsafe { ffi::Py_AddPendingCall(Some(look), process_id) == 0 }
+    unsafe { ffi::Py_AddPendingCall(Some(look), round) == 0 }
 }
 
-/// Called by the interpreter with the GIL held, in the main thread, between two instructions.
-extern "C" fn look(process_id: *mut c_void) -> c_int {
+/// Called by the interpreter with the GIL held, in the main thread, between two instructions: as cheap
+/// as can be all but once at each chance.
+extern "C" fn look(round: *mut c_void) -> c_int {
+    // A fork takes what is pending along: of several rounds only the last goes on.
+    if round.addr() != ROUND.load(Ordering::Relaxed) || !IS_WAITING.load(Ordering::Acquire) {
+        return 0;
+    }
+    // Nobody else is here: the GIL is held.
+    let calls = CALLS.load(Ordering::Relaxed);
+    CALLS.store(calls.wrapping_add(1), Ordering::Relaxed);
+    if !calls.is_multiple_of(CALLS_AT_ONCE) && ask(round.addr()) {
+        return 0;
+    }
     let looked = catch_unwind(AssertUnwindSafe(|| {
-        // A fork takes what is pending along.
-        if process_id.addr() != std::process::id() as usize || !IS_WAITING.load(Ordering::Acquire) {
-            return;
-        }
-        let calls = CALLS.fetch_add(1, Ordering::Relaxed);
-        let is_due = calls.is_multiple_of(CALLS_AT_ONCE)
-            && WAITING.lock().as_ref().is_some_and(Waiting::is_due);
-        if is_due || !ask() {
+        let is_due = WAITING.lock().as_ref().is_none_or(Waiting::is_due);
+        if is_due || !ask(round.addr()) {
             // SAFETY: the GIL is held, see above.
             resume_now(unsafe { Python::assume_attached() });
         }
@@ -148,17 +166,28 @@ pub(crate) fn resume_now(py: Python<'_>) {
 
 /// Runs no code of Python, and so no handler of a signal either.
 fn make(py: Python<'_>, calls: &Py<PyDict>, results: &Py<PyDict>) {
+    let results = results.bind(py);
     for (name, call) in calls.bind(py).iter() {
-        let result = call
-            .extract::<(Bound<'_, PyAny>, Bound<'_, PyDict>)>()
-            .and_then(|(function, options)| function.call((), Some(&options)))
-            .unwrap_or_else(|error| {
+        let made = call
+            .extract::<Call<'_>>()
+            .and_then(|(function, options, needed)| {
+                let is_of_use = match needed {
+                    Some(needed) => !results.get_item(needed)?.is_some_and(|known| known.is_instance_of::<PyException>()),
+                    None => true,
+                };
+                is_of_use
+                    .then(|| function.call((), Some(&options)))
+                    .transpose()
+            })
+            .or_else(|error| {
+                let error = error.into_value(py).into_bound(py);
                 session().health().set_error(format!(
                     "in a forked child there is nothing of {name}: {error}"
                 ));
-                error.into_value(py).into_bound(py).into_any()
-            });
-        if let Err(error) = results.bind(py).set_item(name, result) {
+                Ok(Some(error.into_any()))
+            })
+            .and_then(|result| result.map_or(Ok(()), |result| results.set_item(name, result)));
+        if let Err(error) = made {
             session().health().set_error(error.to_string());
         }
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import rprof
@@ -59,7 +60,7 @@ rprof.dump_on_signal(10)
 rprof.serve("127.0.0.1:0")
 
 def unshare_after_some_work():
-    sum(i for i in range(300))
+    sum(i for i in range(100))
     unshare()
 
 holder, told = os.pipe()
@@ -166,9 +167,7 @@ BUSY = {
 @pytest.mark.parametrize("work", BUSY)
 def test_a_child_that_lives_is_profiled_without_asking(programs, work):
     """It calls nothing of rprof's, and its file covers what it did."""
-    import textwrap
-
-    programs.check(
+    spent = programs.check(
         f"""
 import os, sys, time, rprof
 from burning import burn_one, burn_two
@@ -177,6 +176,7 @@ burn_one(0.05)
 child = os.fork()
 if child == 0:
     {textwrap.indent(textwrap.dedent(BUSY[work]), "    ").strip()}
+    print(time.process_time())
     sys.exit(0)
 assert os.waitpid(child, 0)[1] == 0
 rprof.stop()
@@ -187,11 +187,11 @@ rprof.stop()
     child = [found for found in names if "burning.burn_two" in found]
     assert len(child) == 1
     assert "burning.burn_one" not in child[0]
-    cpu = child[0]["burning.burn_two"].total
+    cpu = child[0]["burning.burn_two"].total_value
     profile = profiles[names.index(child[0])]
     # Nothing is claimed of the time before it went on, and most of the time is after that.
     assert profile.totals["wall"] <= profile.duration_ns * 2.1
-    assert cpu >= (0.05e9 if work == "waits" else 0.15e9)
+    assert cpu >= 0.6 * 1e9 * float(spent)
 
 
 def test_what_asks_in_a_child_has_it_go_on_at_once(programs):
@@ -206,7 +206,7 @@ CALLS = {
     "stop": rprof.stop,
     "flush": rprof.flush,
     "recent": lambda: (sum(range(1_000_000)), rprof.recent()),
-    "dump": rprof.dump,
+    "dump": lambda: (rprof.dump(), None)[1],
     "labels": lambda: rprof.labels(a="b").__enter__(),
     "request": lambda: rprof.request("a").__enter__(),
     "block": lambda: rprof.profile().__enter__(),
@@ -268,12 +268,15 @@ class Timeout(Exception): pass
 def give_up(*_): raise Timeout
 signal.signal(signal.SIGALRM, give_up)
 rprof.start("out/", rate=1000)
+def compute():
+    # In a function of its own: CPython 3.13 leaves a jump back out of the `try` around it.
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end: sum(range(100))
 def work():
     hits = 0
     try:
         signal.setitimer(signal.ITIMER_REAL, delay)
-        end = time.monotonic() + 0.05
-        while time.monotonic() < end: sum(range(100))
+        compute()
     except Timeout:
         hits += 1
     if not hits or not rprof.is_running():
