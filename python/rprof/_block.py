@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, TypeVar
 
+    from . import _native
     from ._config import ThreadInfo
     from ._profile import Profile
 
@@ -89,7 +90,7 @@ class profile:
             )
         # A function may be decorated long before it is called, and much can have happened by then.
         _loading.prepare()
-        self._recording: int | None = None
+        self._recording: _native.Recording | None = None
         self._pid = 0
         self._calls = 0
         self._result: Profile | None = None
@@ -113,10 +114,15 @@ class profile:
             raise RprofStateError(
                 "this block is being recorded already; make another rprof.profile() to nest"
             )
-        self._pid = os.getpid()
-        self._calls += 1
-        self._recording = _session.begin(self._config)
-        return self
+        try:
+            self._pid = os.getpid()
+            self._calls += 1
+            self._recording = _session.begin(self._config)
+            return self
+        except BaseException:
+            # Nobody will end what could not be entered; it ends with its owner.
+            self._recording = None
+            raise
 
     def __exit__(
         self,
@@ -124,10 +130,15 @@ class profile:
         error: BaseException | None,
         traceback: "TracebackType | None",
     ) -> None:
-        recording, self._recording = self._recording, None
-        if recording is None or self._pid != os.getpid():
-            # Entered before a fork, in the parent.
-            return
+        try:
+            # Else it was entered before a fork, in the parent.
+            if self._recording is not None and self._pid == os.getpid():
+                self._end(self._recording)
+        finally:
+            # An exception of a signal's handler may come anywhere, and nobody ends a block twice.
+            self.abandon()
+
+    def _end(self, recording: "_native.Recording") -> None:
         try:
             result = _session.end(recording)
         except RprofError as problem:
@@ -143,6 +154,12 @@ class profile:
         self._result = result
         if self._config.output is not None:
             self._write(result, self._config.output)
+
+    def abandon(self) -> None:
+        """Have the recording end, if it has not, without waiting for it; there is no profile."""
+        if self._recording is not None:
+            self._recording.abandon()
+            self._recording = None
 
     def _write(self, result: "Profile", output: str) -> None:
         try:
@@ -195,9 +212,9 @@ class _Call(profile):
     def pause(self) -> None:
         """A generator has yielded: what follows is its caller's."""
         if self._recording is not None and self._pid == os.getpid():
-            _session.pause(self._recording)
+            self._recording.pause()
 
     def resume(self) -> None:
         """The generator goes on."""
         if self._recording is not None and self._pid == os.getpid():
-            _session.resume(self._recording)
+            self._recording.resume()

@@ -5,11 +5,13 @@
 import os
 
 from . import _session
-from .errors import RprofTypeError, RprofValueError
+from .errors import RprofError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from . import _native
 
 __all__ = ["Endpoint", "serve", "serve_from_environment"]
 
@@ -22,6 +24,7 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
+        self._block: _native.Serving | None = None
 
     @property
     def address(self) -> str:
@@ -34,6 +37,8 @@ class Endpoint:
             _session.close_endpoint()
 
     def __enter__(self) -> "Endpoint":
+        # An exception of a signal's handler may come before the first instruction of __exit__.
+        self._block = _session.native().Serving(self._address)
         return self
 
     def __exit__(
@@ -43,6 +48,7 @@ class Endpoint:
         traceback: "TracebackType | None",
     ) -> None:
         self.stop()
+        self._block = None
 
     def __repr__(self) -> str:
         return f"<rprof.Endpoint at {self._address}>"
@@ -86,7 +92,15 @@ def serve(
             f"address={address!r} can be reached from other machines; use 127.0.0.1 or a Unix "
             "socket, or give allow_remote=True and a token"
         )
-    return Endpoint(_session.open_endpoint(_session.EndpointRequest(address, token)))
+    request = _session.EndpointRequest(address, token)
+    try:
+        return Endpoint(_session.open_endpoint(request))
+    except RprofError:
+        raise
+    except BaseException:
+        # Nobody has been given what would close it.
+        _session.withdraw_endpoint(request)
+        raise
 
 
 def serve_from_environment() -> Endpoint | None:

@@ -11,23 +11,11 @@ from ._native import current_labels, labels
 __all__ = ["current_labels", "labels"]
 
 
-class _Call:
-    """One call of a decorated function."""
-
-    def __init__(self, entered: labels) -> None:
-        self._labels = entered
-
-    def __enter__(self) -> None:
-        self._labels.__enter__()
-
-    def __exit__(self, *details: Any) -> None:
-        self._labels.__exit__()
-
-    pause = __exit__
-    resume = __enter__
-
-
 def decorate(entered: labels, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Put the labels in force while `function` runs; called by the native class."""
-    wrapper: Callable[..., Any] = _decorate(function, lambda: _Call(entered))
+    """Put the labels in force while `function` runs; called by the native class.
+
+    The class itself is the context manager of each call, for an exception of a signal's handler may
+    come between two instructions of a Python function that has entered it.
+    """
+    wrapper: Callable[..., Any] = _decorate(function, lambda: entered)
     return wrapper

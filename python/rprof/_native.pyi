@@ -126,6 +126,10 @@ class labels:
     def __exit__(
         self, _kind: object = None, _value: object = None, _traceback: object = None
     ) -> bool: ...
+    def pause(self) -> None:
+        """A generator has yielded: what follows is its caller's."""
+    def resume(self) -> None:
+        """The generator goes on."""
     def __call__(self, function: _F) -> _F: ...
 
 def current_labels() -> dict[str, str]:
@@ -152,14 +156,41 @@ def start_recording(
     requests_apart: bool = False,
     ring_ns: int | None = None,
     ring_bytes: int = 0,
-) -> int:
-    """Begin a recording and returns its id. Values are expected to have been checked."""
+) -> Recording:
+    """Begins a recording and returns its owner. Values are expected to have been checked."""
 
-def stop_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
-    """Ends a recording."""
+@final
+class Recording:
+    """A recording that is under way. It ends with this object at the latest."""
 
-def rotate_recording(recording: int) -> tuple[Profile, str | None, Exception | None]:
-    """Closes the open window of a recording."""
+    def stop(self) -> tuple[Profile, str | None, Exception | None] | None:
+        """Ends it and returns its last window; the same again if it is called again.
+
+        None if it has ended with the process, or belongs to the one that this was forked from.
+        """
+    def rotate(self) -> tuple[Profile, str | None, Exception | None]:
+        """Closes the open window."""
+    def pause(self) -> None:
+        """Lets it record nothing until it is resumed."""
+    def resume(self) -> None:
+        """Lets it go on after a pause."""
+    def abandon(self) -> None:
+        """Has it end, if it has not, without waiting for that."""
+
+@final
+class Turn:
+    """A turn to begin or end what there is one of; a context manager."""
+
+    def __enter__(self) -> Turn: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _traceback: object = None
+    ) -> None: ...
+
+def take_turn() -> Turn:
+    """Waits for its turn."""
+
+def end_recordings() -> list[Exception]:
+    """Ends all recordings, at the end of the process; returns what went wrong."""
 
 def recent(age_ns: int) -> Profile:
     """What was recorded in the last so many ns."""
@@ -290,7 +321,7 @@ class Capture:
         self,
         wanted: int,
         route: str | None,
-        recording: int,
+        recording: Recording,
         is_wanted: Callable[[request], Any] | None = None,
     ) -> None:
         """Begins to take requests."""
@@ -299,7 +330,7 @@ class Capture:
     def wait(self, seconds: float) -> bool:
         """Waits until all have ended; whether they have."""
     def close(self) -> tuple[Profile, list[tuple[int, int]]] | None:
-        """Ends it, once; returns its profile, and number and duration in ns of each request."""
+        """Ends it; returns its profile, and number and duration in ns of each request."""
 
 def capture_requests(wanted: int) -> Capture:
     """Reserves a place for the next requests."""
@@ -341,12 +372,6 @@ def pause_reports() -> None:
 
 def wake_event() -> None:
     """Has the thread that reports look into what waits in Python."""
-
-def pause_recording(recording: int) -> None:
-    """Lets a recording record nothing until it is resumed."""
-
-def resume_recording(recording: int) -> None:
-    """Lets a paused recording go on."""
 
 def counters() -> dict[str, int]:
     """All counters by name."""
@@ -394,8 +419,15 @@ def inject_panic() -> None:
 def before_fork() -> None:
     """Ends rprof's native threads ahead of a fork; recordings go on afterwards."""
 
-def expect_parent_hook() -> None:
-    """Announces one more hook for the parent after a fork; the last of them acts."""
+def install_hooks(
+    at_exit: Callable[[], Any],
+    before_fork: Callable[[], Any],
+    after_fork_in_child: Callable[[], Any],
+) -> None:
+    """Has these called at the end of the process and around forks, once."""
+
+def hook_parent() -> None:
+    """Has the threads start again after a fork, after what was registered for that so far."""
 
 def try_again() -> bool:
     """Asks for the threads that the system has refused; whether some are missing still."""
@@ -408,6 +440,18 @@ def after_fork_in_parent_later() -> None:
 
 def after_fork_in_child() -> None:
     """Forgets everything of the parent in a forked child."""
+
+def resume_later(
+    calls: dict[str, tuple[Callable[..., Any], dict[str, Any], str | None]],
+    results: dict[str, Any],
+) -> None:
+    """Makes these calls once this process has worked for a while, or at `resume_now`.
+
+    `results` gets what they return, or raise.
+    """
+
+def resume_now() -> None:
+    """Goes on at once with what waits, if anything does."""
 
 def viewer_asset(name: str) -> str:
     """The text of a file that the report page is made of; KeyError if there is none."""
@@ -423,6 +467,12 @@ def serve(
     keep_thread_state: bool,
 ) -> str:
     """Begins to answer at `address`; returns where it listens."""
+
+@final
+class Serving:
+    """An endpoint that is to be closed with this object at the latest, as the end of a block."""
+
+    def __new__(cls, address: str) -> Serving: ...
 
 def stop_serving() -> None:
     """Closes the endpoint, if there is one."""

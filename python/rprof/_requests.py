@@ -73,9 +73,8 @@ def routes() -> list[RouteFigures]:
 class Capture:
     """The next so many requests, being recorded; as a context manager, until its end."""
 
-    def __init__(self, native: Any, wanted: int, recording: int) -> None:
+    def __init__(self, native: Any, wanted: int) -> None:
         self._native = native
-        self._recording = recording
         self._pid = os.getpid()
         self._closed: tuple[Profile, dict[int, float]] | None = None
         self.wanted = wanted
@@ -142,7 +141,6 @@ class Capture:
             closed = self._native.close()
             if closed is None:
                 raise RprofStateError("this capture belongs to the process that was forked")
-            _session.forget(self._recording)
             native, durations = closed
             self._closed = Profile(native), {number: ns / 1e9 for number, ns in durations}
         return self._closed
@@ -200,6 +198,8 @@ def profile_next(
     given = given_options(rate=rate, max_overhead=max_overhead)
     config = resolve(given, defaults=_CAPTURE_DEFAULTS, from_environment=frozenset())
     native = _session.native().capture_requests(count)
-    recording = _session.begin(config, captures=native.bit, requests_apart=True)
-    native.open(count, route, recording, where)
-    return Capture(native, count, recording)
+    # That object owns the recording from the moment in which there is one.
+    native.open(
+        count, route, _session.begin(config, captures=native.bit, requests_apart=True), where
+    )
+    return Capture(native, count)

@@ -7,7 +7,7 @@ The native module is loaded on first use, so that ``import rprof`` only defines 
 
 import os
 import sys
-from _thread import RLock, get_native_id
+from _thread import get_native_id
 
 from ._config import (
     UNSET,
@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from types import FrameType
     from typing import Any
 
     from . import _native
@@ -99,7 +100,7 @@ class Status(NamedTuple):
 
 
 class _Continuous(NamedTuple):
-    recording: int
+    recording: "_native.Recording"
     config: Config
     ticks_at_start: int
     age_at_start_ns: int
@@ -121,20 +122,32 @@ class EndpointRequest(NamedTuple):
         return self.address.endswith(":0") or "{pid}" in self.address
 
 
+class _Suspended:
+    """What a forked child goes on with, once it has shown that it lives on."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple[Callable[..., Any], dict[str, Any], str | None]] = {}
+        # What the native side has got of each, or the exception.
+        self.results: dict[str, Any] = {}
+        self.config: Config | None = None
+        self.endpoint: EndpointRequest | None = None
+
+
 class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.lock = RLock()
         self.continuous: _Continuous | None = None
-        self.recordings: set[int] = set()
-        self.flight: int | None = None
+        self.flight: _native.Recording | None = None
         self.is_watching = False
         self.reported_error: str | None = None
         self.dumps = False
         self.endpoint: EndpointRequest | None = None
         self.endpoint_address = ""
+        self.suspended: _Suspended | None = None
+        # Recordings that go on for as long as the process does.
+        self.kept: list[_native.Recording] = []
 
 
 # Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
@@ -144,9 +157,8 @@ class _State:
 _forked_from_thread = False
 _state = _State()
 _forker_is_main = True
-_hooks_installed = False
 _threading_hooked = False
-_follows_logging = True
+_follows_logging = sys.version_info[:2] != (3, 13)
 _watch_hooks_installed = False
 
 
@@ -176,42 +188,34 @@ def log() -> "Any":
 
 
 def _current() -> _State:
-    """Return this process's state, a new one if the process was forked without Python's hooks."""
+    """Return this process's state, with what a fork has suspended: somebody asks for it.
+
+    It is a new one if the process was forked without Python's hooks.
+    """
     global _state
     if _state.pid != os.getpid():
         _state = _State()
+    if _state.suspended is not None:
+        _resume(_state, _state.suspended)
     return _state
 
 
 def _install_hooks(native: "Any") -> None:
-    global _hooks_installed
-    if not _hooks_installed:
-        _hooks_installed = True
-        import atexit
-
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
-            _hook_parent(native)
+    native.install_hooks(_at_exit, _before_fork, _after_fork_in_child)
     _hook_threading()
 
 
-def _hook_parent(native: "Any") -> None:
-    """Have the threads start again after a fork.
+def _follow_logging(native: "Any") -> None:
+    """Have the threads start again after a fork by a hook behind those of ``logging``.
 
-    On CPython 3.13 by a hook behind those of ``logging``. They are Python functions, and before
-    ours they would be that next instruction for which ``after_fork_in_parent_later`` waits. So once
-    ``logging`` has been imported, another hook is added, and the last one alone acts.
+    For CPython 3.13. Those are Python functions, and before ours they would be that next
+    instruction for which ``after_fork_in_parent_later`` waits. So once ``logging`` has been
+    imported, another hook is added, and the last one alone acts.
     """
     global _follows_logging
-    is_later = sys.version_info[:2] == (3, 13)
-    _follows_logging = not is_later or "logging" in sys.modules
-    native.expect_parent_hook()
-    os.register_at_fork(
-        after_in_parent=(
-            native.after_fork_in_parent_later if is_later else native.after_fork_in_parent
-        )
-    )
+    if not _follows_logging and "logging" in sys.modules:
+        native.hook_parent()
+        _follows_logging = True
 
 
 def _hook_threading() -> None:
@@ -225,39 +229,33 @@ def _hook_threading() -> None:
     register = getattr(sys.modules.get("threading"), "_register_atexit", None)
     if _threading_hooked or register is None:
         return
-    _threading_hooked = True
     try:
         register(_at_threading_exit)
     except RuntimeError:
+        # Shutdown has begun: it is too late now and will be.
+        _threading_hooked = True
         return
+    _threading_hooked = True
 
 
 def _at_threading_exit() -> None:
+    # The interpreter is about to wait until no pending call is left.
+    _current()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _at_exit()
 
 
 def _at_exit() -> None:
-    state = _current()
+    _current()
     close_endpoint()
     end_watching()
-    with state.lock:
-        recordings = sorted(state.recordings)
-        state.recordings.clear()
-        state.continuous = state.flight = None
-    if not recordings:
-        return
-    native = _load_native()
+    native, state = _load_native(), _current()
     if native.try_again():
         _report_trouble(state)
-    for recording in recordings:
-        try:
-            _, _, problem = native.stop_recording(recording)
-        except RprofError as error:
-            problem = error
-        if problem is not None:
-            log().warning("the last window could not be written: %s", problem)
+    for problem in native.end_recordings():
+        log().warning("the last window could not be written: %s", problem)
+    state.continuous = state.flight = None
 
 
 def _before_fork() -> None:
@@ -265,38 +263,115 @@ def _before_fork() -> None:
     # By the kernel's ids: gevent replaces threading.get_ident() with the greenlet's. Where the main
     # thread does not have the id of the process, "no" costs a kept thread state and no more.
     _forker_is_main = get_native_id() == os.getpid()
-    state = _current()
-    if state.recordings or state.dumps or state.endpoint or state.is_watching:
-        native = _load_native()
-        if not _follows_logging and "logging" in sys.modules:
-            _hook_parent(native)
-        native.before_fork()
+    native = _load_native()
+    later = _state.suspended
+    if later is not None and later.results:
+        _current()
+    _follow_logging(native)
+    native.before_fork()
 
 
 def _after_fork_in_child() -> None:
     global _state, _forked_from_thread
     _forked_from_thread = _forked_from_thread or not _forker_is_main
-    parent = _state
-    if not (parent.recordings or parent.dumps or parent.endpoint or parent.is_watching):
-        _state = _State()
-        return
+    parent, _state = _state, _State()
     native = _load_native()
     native.after_fork_in_child()
     _hook_threading()
-    _state = _State()
+    if _is_for_exec(sys._getframe(1)):
+        return
     _state.dumps = parent.dumps
+    # A child that has not gone on itself before it forks hands on what it has inherited.
+    earlier = parent.suspended
+    config, endpoint = (earlier.config, earlier.endpoint) if earlier else (None, None)
     if parent.continuous is not None:
         config = parent.continuous.config
-        try:
-            _begin_continuous(config._replace(output=_child_output(config.output)))
-        except (RprofError, OSError, RuntimeError) as error:
-            # A child that cannot be profiled must work all the same.
-            log().warning("a forked child is not profiled: %s", error)
-    if parent.endpoint is not None and parent.endpoint.is_for_each_process:
-        try:
-            open_endpoint(parent.endpoint)
-        except (RprofError, OSError, RuntimeError) as error:
-            log().warning("a forked child has no endpoint: %s", error)
+    endpoint = parent.endpoint or endpoint
+    later = _Suspended()
+    try:
+        if config is not None:
+            later.config = config._replace(output=_child_output(config.output))
+            _suspend_output(later, "profiling", later.config)
+            if config.recent:
+                options = _flight_options(later.config)
+                later.calls["recent"] = native.start_recording, options, "profiling"
+        if endpoint is not None and endpoint.is_for_each_process:
+            later.endpoint = endpoint
+            later.calls["an endpoint"] = native.serve, _endpoint_options(endpoint), None
+    except (RprofError, OSError, RuntimeError) as error:
+        # A child that cannot be profiled must work all the same.
+        log().warning("not all of its parent's profiling goes on in a forked child: %s", error)
+    if later.calls or _state.dumps:
+        _state.suspended = later
+        native.resume_later(later.calls, later.results)
+
+
+def _is_for_exec(forker: "FrameType | None") -> bool:
+    """Return whether a child was forked to become another program: by ``subprocess``.
+
+    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours.
+    """
+    process = sys.modules.get("subprocess")
+    while forker is not None and str(forker.f_globals.get("__name__")).startswith("rprof."):
+        forker = forker.f_back
+    return (
+        process is not None
+        and forker is not None
+        and forker.f_globals is vars(process)
+        and forker.f_code.co_name == "_execute_child"
+    )
+
+
+def begin_output_in_child(config: Config) -> None:
+    """Have a forked child write by this configuration too; for a hook behind the session's."""
+    if _is_for_exec(sys._getframe(1)):
+        return
+    later = _state.suspended
+    if later is None:
+        later = _state.suspended = _Suspended()
+    _suspend_output(later, "the recording of children", config)
+    _load_native().resume_later(later.calls, later.results)
+
+
+def _suspend_output(later: _Suspended, name: str, config: Config) -> None:
+    rotates = config.output is not None and _load_native().output_rotates(config.output)
+    options = _options(
+        config, window_ns=round(config.window * 1e9) if rotates else None, output=config.output
+    )
+    later.calls[name] = _load_native().start_recording, options, None
+
+
+def _resume(state: _State, later: _Suspended) -> None:
+    """Take over what goes on, and begin it if that has not happened.
+
+    Another call does the same again, until the end has been reached.
+    """
+    _load_native().resume_now()
+    results: dict[str, Any] = {}
+    problems: dict[str, BaseException] = {}
+    for name, result in later.results.items():
+        kind = problems if isinstance(result, BaseException) else results
+        kind[name] = result
+    if later.config is not None and "profiling" in results and "recent" not in problems:
+        state.continuous = _Continuous(results["profiling"], later.config, 0, 0)
+        state.flight = results.get("recent")
+    if "the recording of children" in results:
+        state.kept = [results["the recording of children"]]
+    if later.endpoint is not None and "an endpoint" in results:
+        state.endpoint, state.endpoint_address = later.endpoint, results["an endpoint"]
+    if problems:
+        # It tells the same.
+        state.reported_error = _load_native().last_error()
+    state.suspended = None
+    for name, problem in problems.items():
+        # A child that cannot be profiled must work all the same.
+        log().warning("in a forked child there is nothing of %s: %s", name, problem)
+    if state.endpoint is not None:
+        _tell_endpoint(state)
+
+
+def _tell_endpoint(state: _State) -> None:
+    log().info("the endpoint of process %d is %s", state.pid, state.endpoint_address)
 
 
 def _child_output(output: str | None) -> str | None:
@@ -316,8 +391,13 @@ def _tracing_possible() -> bool:
 
 def begin(
     config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: "Any"
-) -> int:
-    """Start a native recording and remember it."""
+) -> "_native.Recording":
+    """Start a native recording and return its owner, with which it ends at the latest.
+
+    An exception of a signal's handler may come between any two instructions. So the owner goes
+    straight to whoever keeps it, by no variable of a function: a traceback would keep that.
+    """
+    _current()
     native = _load_native()
     # While it can be loaded: the end of a recording needs it.
     prepare()
@@ -327,28 +407,35 @@ def begin(
             "engine could read frames that are being freed; run with PYTHON_GIL=1"
         )
     _install_hooks(native)
-    recording: int = native.start_recording(
-        period_ns=max(1, round(1e9 / config.rate)),
-        max_overhead=config.max_overhead,
-        max_nodes=config.max_nodes,
-        max_depth=config.max_depth,
-        threads=native_threads(config),
-        window_ns=window_ns,
-        program=program_name(),
-        output=output,
-        keep_files=config.keep_files,
-        keep_bytes=config.keep_bytes,
-        engine=config.engine,
-        import_roots=import_roots(),
-        own_directory=_PACKAGE_DIRECTORY,
-        keep_thread_state=_forked_from_thread or _tracing_possible(),
-        **requests,
+    return native.start_recording(  # type: ignore[no-any-return]
+        **_options(config, window_ns=window_ns, output=output, **requests)
     )
-    _current().recordings.add(recording)
-    return recording
 
 
-def begin_output(config: Config) -> int:
+def _options(
+    config: Config, *, window_ns: int | None, output: str | None, **requests: "Any"
+) -> "dict[str, Any]":
+    """Return what the native side needs to know of a recording."""
+    return {
+        "period_ns": max(1, round(1e9 / config.rate)),
+        "max_overhead": config.max_overhead,
+        "max_nodes": config.max_nodes,
+        "max_depth": config.max_depth,
+        "threads": native_threads(config),
+        "window_ns": window_ns,
+        "program": program_name(),
+        "output": output,
+        "keep_files": config.keep_files,
+        "keep_bytes": config.keep_bytes,
+        "engine": config.engine,
+        "import_roots": import_roots(),
+        "own_directory": _PACKAGE_DIRECTORY,
+        "keep_thread_state": _forked_from_thread or _tracing_possible(),
+        **requests,
+    }
+
+
+def begin_output(config: Config) -> "_native.Recording":
     """Start a native recording that writes to the configured output, window by window."""
     rotates = config.output is not None and _load_native().output_rotates(config.output)
     return begin(
@@ -358,37 +445,63 @@ def begin_output(config: Config) -> int:
     )
 
 
-def begin_growing(config: Config, path: str) -> int:
+def begin_growing(config: Config, path: str) -> "_native.Recording":
     """Start a native recording whose one file is written again with each window, whole."""
     return begin(config, window_ns=round(config.window * 1e9), output=path, grows=True)
 
 
 def _begin_continuous(config: Config) -> None:
     native = _load_native()
+    state = _current()
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
-    recording = begin_output(config)
-    _current().continuous = _Continuous(recording, config, ticks, age_ns or native.age_ns())
-    if config.recent:
-        begin_flight(config)
+    has_flight = state.flight is not None
+    try:
+        state.continuous = _Continuous(
+            begin_output(config), config, ticks, age_ns or native.age_ns()
+        )
+        if config.recent:
+            begin_flight(config)
+    except BaseException:
+        # What has begun ends with its owner.
+        state.continuous = None
+        if not has_flight:
+            state.flight = None
+        raise
 
 
 def begin_flight(config: Config) -> None:
     """Keep the last minutes in memory, unless they are kept already."""
     state = _current()
-    with state.lock:
+    with _load_native().take_turn():
         if state.flight is None:
-            state.flight = begin(
-                config,
-                window_ns=_FLIGHT_WINDOW_NS,
-                requests_apart=True,
-                ring_ns=round(config.recent * 1e9),
-                ring_bytes=config.recent_bytes,
-            )
+            state.flight = begin(config, **_flight_requests(config))
+
+
+def _flight_requests(config: Config) -> "dict[str, Any]":
+    return {
+        "window_ns": _FLIGHT_WINDOW_NS,
+        "requests_apart": True,
+        "ring_ns": round(config.recent * 1e9),
+        "ring_bytes": config.recent_bytes,
+    }
+
+
+def _flight_options(config: Config) -> "dict[str, Any]":
+    return _options(config, output=None, **_flight_requests(config))
+
+
+def end_flight() -> None:
+    """Keep the last minutes no longer, unless somebody else wants them."""
+    state = _current()
+    if state.continuous is None and not state.is_watching:
+        # It ends with its owner.
+        state.flight = None
 
 
 def native() -> "Any":
     """Return the native module, for the modules that drive it on behalf of this one."""
     module = _load_native()
+    _current()
     _install_hooks(module)
     return module
 
@@ -403,7 +516,6 @@ def watch(
     global _watch_hooks_installed
     module = native()
     if not _watch_hooks_installed:
-        _watch_hooks_installed = True
         import atexit
 
         # Both before what logging does: at the end it closes its handlers, and at a fork it holds
@@ -411,10 +523,19 @@ def watch(
         atexit.register(end_watching)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=module.pause_reports)
-    module.start_watch(import_roots(), _PACKAGE_DIRECTORY)
+        _watch_hooks_installed = True
+    state = _current()
     keep_thread_state = keep_thread_state or _forked_from_thread or _tracing_possible()
-    module.start_reports(report, keep_thread_state)
-    _current().is_watching = True
+    try:
+        module.start_watch(import_roots(), _PACKAGE_DIRECTORY)
+        module.start_reports(report, keep_thread_state)
+        state.is_watching = True
+    except BaseException:
+        # Neither without the other, whatever has come in between.
+        state.is_watching = False
+        module.stop_reports()
+        module.stop_watch()
+        raise
 
 
 def is_watching() -> bool:
@@ -426,13 +547,13 @@ def end_watching() -> None:
     """End watching and the thread that reports, at the end of the process."""
     state = _current()
     if state.is_watching:
-        state.is_watching = False
         module = _load_native()
         if not module.stop_reports():
             from ._records import abandon
 
             abandon()
         module.stop_watch()
+        state.is_watching = False
 
 
 def report_trouble() -> None:
@@ -457,6 +578,7 @@ def recent(seconds: float = 60.0) -> "Profile":
         raise RprofTypeError(f"seconds must be a number, not {seconds!r}")
     if not 0 < seconds <= 1e9:
         raise RprofValueError(f"seconds={seconds!r} is out of range; choose for example 60")
+    _current()
     return Profile(_load_native().recent(round(seconds * 1e9)))
 
 
@@ -557,7 +679,7 @@ def start(
             "native thread that runs no Python code; use a list of thread names"
         )
     state = _current()
-    with state.lock:
+    with _load_native().take_turn():
         if state.continuous is not None:
             if state.continuous.config == config:
                 log().warning("rprof.start(): profiling is on already with this configuration")
@@ -580,16 +702,31 @@ def stop() -> "Profile":
         RprofStateError: Profiling is not on.
     """
     state = _current()
-    with state.lock:
-        if state.continuous is None:
-            raise RprofStateError("profiling is not on; call rprof.start() first")
-        recording = state.continuous.recording
+    continuous = state.continuous
+    if continuous is None:
+        raise _off()
+    # An exception of a signal's handler may come between any two instructions. What has ended is
+    # forgotten last: until then another call finds all as it was, and gets the same answer.
+    try:
+        outcome = continuous.recording.stop()
+    except RprofError:
+        # It cannot be ended any better.
         state.continuous = None
-        state.recordings.discard(recording)
+        end_flight()
+        raise
+    with _load_native().take_turn():
+        if state.continuous is not continuous or outcome is None:
+            # Ended by another thread, or with the process.
+            raise _off()
         if state.flight is not None and not state.is_watching:
-            end(state.flight)
+            state.flight.stop()
             state.flight = None
-    return _finish(_load_native().stop_recording(recording))
+        state.continuous = None
+    return _finish(outcome)
+
+
+def _off() -> RprofStateError:
+    return RprofStateError("profiling is not on; call rprof.start() first")
 
 
 def flush() -> "Path | None":
@@ -605,10 +742,9 @@ def flush() -> "Path | None":
     state = _current()
     continuous = state.continuous
     if continuous is None:
-        raise RprofStateError("profiling is not on; call rprof.start() first")
-    native = _load_native()
-    _, path, problem = native.rotate_recording(continuous.recording)
-    if problem is not None or native.try_again():
+        raise _off()
+    _, path, problem = continuous.recording.rotate()
+    if problem is not None or _load_native().try_again():
         _report_trouble(state)
     return as_path(path) if path is not None else None
 
@@ -668,6 +804,7 @@ def dump() -> str:
 
     Works whether or not profiling is on. Needs the GIL, as every Python call does.
     """
+    _current()
     native = _load_native()
     native.try_again()
     threads = native.dump_threads(import_roots(), _PACKAGE_DIRECTORY)
@@ -701,48 +838,59 @@ def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = Non
         RprofStateError: The direct engine cannot be used here; the message says why.
         RprofValueError: The signal cannot be handled.
     """
-    native = _load_native()
+    state, native = _current(), _load_native()
     if signal is None:
         native.no_dump_on_signal()
-        _current().dumps = False
+        state.dumps = False
         return
     if isinstance(signal, bool) or not isinstance(signal, int):
         raise RprofTypeError(f"signal must be a number such as signal.SIGUSR2, not {signal!r}")
     if path is not None:
         path = os.path.abspath(os.fspath(path))
     _install_hooks(native)
-    _current().dumps = True
+    state.dumps = True
     native.dump_on_signal(int(signal), path, import_roots(), _PACKAGE_DIRECTORY)
 
 
 def open_endpoint(request: EndpointRequest) -> str:
     """Open this process's endpoint and return its address."""
+    state, native = _current(), _load_native()
+    _install_hooks(native)
+    address: str = native.serve(**_endpoint_options(request))
+    state.endpoint, state.endpoint_address = request, address
+    _tell_endpoint(state)
+    return address
+
+
+def _endpoint_options(request: EndpointRequest) -> "dict[str, Any]":
     from .viewer import frame
 
-    native = _load_native()
-    _install_hooks(native)
     program = program_name()
-    address: str = native.serve(
-        address=request.address,
-        token=request.token,
-        program=program,
-        page=frame(program),
-        import_roots=import_roots(),
-        own_directory=_PACKAGE_DIRECTORY,
-        keep_thread_state=_forked_from_thread or _tracing_possible(),
-    )
-    state = _current()
-    state.endpoint, state.endpoint_address = request, address
-    log().info("the endpoint of process %d is %s", state.pid, address)
-    return address
+    return {
+        "address": request.address,
+        "token": request.token,
+        "program": program,
+        "page": frame(program),
+        "import_roots": import_roots(),
+        "own_directory": _PACKAGE_DIRECTORY,
+        "keep_thread_state": _forked_from_thread or _tracing_possible(),
+    }
 
 
 def close_endpoint() -> None:
     """Close this process's endpoint, if there is one."""
     state = _current()
     if state.endpoint is not None:
-        state.endpoint, state.endpoint_address = None, ""
         _load_native().stop_serving()
+        state.endpoint, state.endpoint_address = None, ""
+
+
+def withdraw_endpoint(request: EndpointRequest) -> None:
+    """Close what a request for an endpoint has opened, if anything, before it was broken off."""
+    state = _current()
+    if state.endpoint is None or state.endpoint is request:
+        _load_native().stop_serving()
+        state.endpoint, state.endpoint_address = None, ""
 
 
 def is_local_address(address: str) -> bool:
@@ -755,42 +903,25 @@ def is_local_address(address: str) -> bool:
     return local
 
 
-def forget(recording: int) -> None:
-    """Note that a recording was ended by somebody else."""
-    _current().recordings.discard(recording)
-
-
-def end(recording: int) -> "Profile | None":
+def end(recording: "_native.Recording") -> "Profile | None":
     """End a block's recording; None if the end of the process was faster."""
-    state = _current()
-    if recording not in state.recordings:
-        return None
-    state.recordings.discard(recording)
-    return _finish(_load_native().stop_recording(recording))
+    outcome = recording.stop()
+    return None if outcome is None else _finish(outcome)
 
 
-def end_output(recording: int) -> "tuple[_native.Profile, Exception | None] | None":
+def end_output(
+    recording: "_native.Recording",
+) -> "tuple[_native.Profile, Exception | None] | None":
     """End a recording that writes, without a file of ours that would have to be loaded.
 
     Returns:
         The last window, and why it is in no file; None if it has been ended before.
     """
-    state = _current()
-    if recording not in state.recordings:
+    outcome = recording.stop()
+    if outcome is None:
         return None
-    state.recordings.discard(recording)
-    profile, _, problem = _load_native().stop_recording(recording)
+    profile, _, problem = outcome
     return profile, problem
-
-
-def pause(recording: int) -> None:
-    """Let a recording record nothing until it is resumed."""
-    _load_native().pause_recording(recording)
-
-
-def resume(recording: int) -> None:
-    """Let a paused recording go on."""
-    _load_native().resume_recording(recording)
 
 
 def expand(output: str, program: str, seq: int, start_unix_ns: int) -> str:

@@ -294,8 +294,13 @@ def _write(profile: _profile.Profile, name: str) -> str | None:
 def ensure() -> None:
     """See to it that slow requests are looked at, told, and can be cut out of the last minutes."""
     if not _session.is_watching():
-        _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
-        _session.watch(_Reporter(), keep_thread_state=_has_greenlets())
+        try:
+            _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
+            _session.watch(_Reporter(), keep_thread_state=_has_greenlets())
+        except BaseException:
+            # What is kept for those who watch is of no use without them.
+            _session.end_flight()
+            raise
 
 
 def _has_greenlets() -> bool:

@@ -53,6 +53,11 @@ class TestRecording:
             self._block.__exit__(None, None, None)
         return self.profile
 
+    def abandon(self) -> None:
+        """See to it that nothing is recorded any more, whatever has come in between."""
+        if self._block is not None:
+            self._block.abandon()
+
     @property
     def profile(self) -> Profile:
         """The finished profile; there is one after the test, or after ``stop()``.
@@ -189,6 +194,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
     finally:
         if _RECORDING in item.stash:
+            # A timeout may have broken off its begin or its end.
+            item.stash[_RECORDING].abandon()
             del item.stash[_RECORDING]
 
 

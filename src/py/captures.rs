@@ -1,7 +1,7 @@
 //! Captures of requests, and figures by route, as Python sees them.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -9,10 +9,10 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::owner::Recording;
 use super::profile::Profile;
 use super::requests::Request;
 use crate::error::Error;
-use crate::session::control::RecordingId;
 use crate::session::fork::session;
 use crate::session::requests::{Capture as Wish, MAX_WANTED};
 
@@ -86,13 +86,14 @@ pub(crate) fn route_figures(parts: Vec<f64>) -> Vec<RouteRow> {
 /// Name, ended, under way, sum and maximum in ns, CPU time in ns and of how many, quantiles in ns.
 type RouteRow = (String, u64, u64, u64, u64, (u64, u64), Vec<u64>);
 
-/// The next so many requests, recorded.
+/// The next so many requests, recorded. It ends with this object at the latest.
 #[pyclass(frozen, module = "rprof._native")]
 pub(crate) struct Capture {
     wish: Wish,
     process_id: u32,
-    has_ended: AtomicBool,
-    recording: Mutex<Option<RecordingId>>,
+    recording: Mutex<Option<Py<Recording>>>,
+    /// How long its requests took, once no more are taken.
+    durations: Mutex<Option<Vec<(u64, u64)>>>,
 }
 
 #[pymethods]
@@ -110,10 +111,10 @@ impl Capture {
         &self,
         wanted: u32,
         route: Option<String>,
-        recording: u64,
+        recording: Py<Recording>,
         is_wanted: Option<Py<PyAny>>,
     ) {
-        *self.recording.lock() = Some(RecordingId(recording));
+        *self.recording.lock() = Some(recording);
         if let Some(is_wanted) = is_wanted {
             let mut choices = CHOICES.lock();
             choices.push(Choice {
@@ -154,35 +155,56 @@ impl Capture {
         }
     }
 
-    /// Ends it, once; returns its profile, which keeps requests apart, and number and duration in ns
-    /// of each request that has ended.
+    /// Ends it; returns its profile, which keeps requests apart, and number and duration in ns of each
+    /// request that has ended. Later calls give the same answer.
     #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
     fn close(&self, py: Python<'_>) -> PyResult<Option<(Profile, Vec<(u64, u64)>)>> {
-        if self.has_ended.swap(true, Ordering::AcqRel) || self.process_id != std::process::id() {
-            return Ok(None);
-        }
-        self.forget_choice();
-        let durations = session().requests().close(self.wish.bit);
-        let recording = self.recording.lock().take();
-        let Some(recording) = recording else {
+        let recording = self
+            .recording
+            .lock()
+            .as_ref()
+            .map(|known| known.clone_ref(py));
+        let Some(recording) = recording.filter(|_| self.process_id == std::process::id()) else {
             return Ok(None);
         };
-        let finished = py.detach(|| session().stop(recording))?;
-        Ok(Some((Profile::new(finished.profile), durations)))
+        let durations = self.take_no_more();
+        let finished = recording.get().end(py)?;
+        Ok(finished.map(|finished| (Profile::new(finished.profile), durations)))
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if self.process_id == std::process::id() {
+            self.take_no_more();
+        }
     }
 }
 
 impl Capture {
-    fn forget_choice(&self) {
+    /// Takes no more requests; returns how long those took that have ended.
+    fn take_no_more(&self) -> Vec<(u64, u64)> {
+        let mut durations = self.durations.lock();
+        if let Some(known) = &*durations {
+            return known.clone();
+        }
+        let choices = self.take_choices();
+        let ended = session().requests().close(self.wish.bit);
+        *durations = Some(ended.clone());
+        drop(durations);
+        // Their end may run code of the application's, which may begin a request.
+        drop(choices);
+        ended
+    }
+
+    fn take_choices(&self) -> Vec<Choice> {
         let mut choices = CHOICES.lock();
         let is_own = |choice: &mut Choice| {
             choice.bit == self.wish.bit && choice.process_id == self.process_id
         };
-        let own: Vec<Choice> = choices.extract_if(.., is_own).collect();
+        let own = choices.extract_if(.., is_own).collect();
         CHOICE_COUNT.store(choices.len(), Ordering::Release);
-        drop(choices);
-        // Its end may run code of the application's, which may begin a request.
-        drop(own);
+        own
     }
 }
 
@@ -198,7 +220,7 @@ pub(crate) fn capture_requests(wanted: u32) -> PyResult<Capture> {
     Ok(Capture {
         wish: session().requests().capture()?,
         process_id: std::process::id(),
-        has_ended: AtomicBool::new(false),
         recording: Mutex::new(None),
+        durations: Mutex::new(None),
     })
 }

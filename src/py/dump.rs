@@ -92,12 +92,16 @@ extern "C" fn on_signal(_: i32) {
 
 impl State {
     fn run(mut self) -> Self {
-        while !QUIT.load(Ordering::Acquire) {
-            if ASKED.wait() && !QUIT.load(Ordering::Acquire) {
-                self.dump();
+        loop {
+            if !ASKED.wait() {
+                continue;
             }
+            // Whoever ends this has raised the semaphore once for it: what is left was asked for.
+            if QUIT.load(Ordering::Acquire) {
+                return self;
+            }
+            self.dump();
         }
-        self
     }
 
     fn dump(&mut self) {

@@ -1,12 +1,13 @@
 //! Hooks into the life of the process: forks and panics.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::{dump, reporter, serve, watch};
 use crate::clock::cpu::{is_main_thread, thread_id};
@@ -17,15 +18,72 @@ use crate::session::native_thread::own_name;
 /// enough but for a sampler that is waiting for the GIL itself.
 const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
 
+/// How long a fork waits for the ends of recordings that nobody waits for.
+const ENDINGS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Hooks that were registered for the parent after a fork: the last of them acts.
 static PARENT_HOOKS: AtomicU32 = AtomicU32::new(0);
 /// How many of them have been called after this fork.
 static CALLED_HOOKS: AtomicU32 = AtomicU32::new(0);
 
-/// Announces that one more hook is registered for the parent after a fork.
+/// Whether the hooks of this process have been installed; a fork keeps them.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+/// Has these called at the end of the process and around forks, once. By one call: an exception of a
+/// signal's handler could come between two instructions of Python, and one hook without the other
+/// would be worse than none.
 #[pyfunction]
-pub(crate) fn expect_parent_hook() {
+pub(crate) fn install_hooks(
+    py: Python<'_>,
+    at_exit: &Bound<'_, PyAny>,
+    before_fork: &Bound<'_, PyAny>,
+    after_fork_in_child: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    if INSTALLED.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    // What may run Python code comes first.
+    let at_end = py.import("atexit")?.getattr("register")?;
+    let at_fork = py.import("os")?.getattr_opt("register_at_fork")?;
+    let around = PyDict::new(py);
+    around.set_item("before", before_fork)?;
+    around.set_item("after_in_child", after_fork_in_child)?;
+    let after = parent_hook(py)?;
+    if INSTALLED.swap(true, Ordering::AcqRel) {
+        return Ok(());
+    }
+    at_end.call1((at_exit,))?;
+    if let Some(at_fork) = at_fork {
+        at_fork.call((), Some(&around))?;
+        register_parent_hook(&at_fork, &after)?;
+    }
+    Ok(())
+}
+
+/// Has the threads start again after a fork, after what was registered for that so far: of several
+/// such hooks the last one acts.
+#[pyfunction]
+pub(crate) fn hook_parent(py: Python<'_>) -> PyResult<()> {
+    let at_fork = py.import("os")?.getattr("register_at_fork")?;
+    register_parent_hook(&at_fork, &parent_hook(py)?)
+}
+
+fn parent_hook(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let version = py.version_info();
+    let hook = if (version.major, version.minor) == (3, 13) {
+        wrap_pyfunction!(after_fork_in_parent_later, py)?
+    } else {
+        wrap_pyfunction!(after_fork_in_parent, py)?
+    };
+    let after = PyDict::new(py);
+    after.set_item("after_in_parent", hook)?;
+    Ok(after)
+}
+
+fn register_parent_hook(at_fork: &Bound<'_, PyAny>, after: &Bound<'_, PyDict>) -> PyResult<()> {
+    at_fork.call((), Some(after))?;
     PARENT_HOOKS.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Whether the hook that is being called is the last.
@@ -51,6 +109,9 @@ pub(crate) fn before_fork(py: Python<'_>) {
         py.detach(watch::park_for_fork);
     }
     let session = session();
+    if !session.has_no_endings() {
+        py.detach(|| session.await_endings(ENDINGS_PATIENCE));
+    }
     session.before_fork();
     if !session.park_within(UNDER_GIL_PATIENCE) {
         py.detach(|| session.park_for_fork());
@@ -117,8 +178,9 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) {
         return;
     }
     if is_main_thread(thread_id()) {
-        // SAFETY: the function takes no argument that could dangle.
-        let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), std::ptr::null_mut()) };
+        let process_id = std::ptr::without_provenance_mut(std::process::id() as usize);
+        // SAFETY: the argument is a number.
+        let asked = unsafe { ffi::Py_AddPendingCall(Some(start_again), process_id) };
         if asked == 0 {
             return;
         }
@@ -127,13 +189,17 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) {
     py.detach(go_on);
 }
 
-extern "C" fn start_again(_: *mut c_void) -> c_int {
+extern "C" fn start_again(process_id: *mut c_void) -> c_int {
+    // A fork takes what is pending along, and a child has its own time for this.
+    if process_id.addr() != std::process::id() as usize {
+        return 0;
+    }
     // The locks inside are never held by anyone who waits for the GIL, which is held here.
     go_on();
     0
 }
 
-/// Forgets everything of the parent in a forked child.
+/// Forgets everything of the parent in a forked child. Starts nothing: see `resume_later`.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
     serve::forget_parent();
@@ -142,6 +208,16 @@ pub(crate) fn after_fork_in_child() {
     forget_parent();
     // Behind that: if its thread is refused, the child's session is told.
     dump::after_fork();
+}
+
+/// What the module `sys` has of this name. Unlike an import of it this runs no Python code, and so no
+/// handler of a signal either.
+pub(super) fn sys_value<'py>(py: Python<'py>, name: &CStr) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: the GIL is held; the result is borrowed, or null without an exception.
+    unsafe {
+        let value = ffi::PySys_GetObject(name.as_ptr());
+        Bound::from_borrowed_ptr_or_opt(py, value)
+    }
 }
 
 /// Refuses to load in a sub-interpreter: one session serves the process, and its engine walks the

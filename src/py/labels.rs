@@ -15,7 +15,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
-use super::hooks;
+use super::{hooks, resume};
 use crate::clock::cpu::monotonic_ns;
 use crate::error::Error;
 use crate::memory::{ReadMemory, own, read_word};
@@ -300,6 +300,16 @@ impl Labels {
         Ok(false)
     }
 
+    /// A generator has yielded: what follows is its caller's.
+    fn pause(slf: &Bound<'_, Self>) -> PyResult<()> {
+        leave(slf.py(), &Entered::Labels(slf.clone().unbind())).map(drop)
+    }
+
+    /// The generator goes on.
+    fn resume(slf: &Bound<'_, Self>) -> PyResult<()> {
+        enter(slf.py(), Entered::Labels(slf.clone().unbind()))
+    }
+
     fn __call__<'py>(
         slf: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
@@ -334,6 +344,7 @@ pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Puts labels in force.
 pub(super) fn enter(py: Python<'_>, entered: Entered) -> PyResult<()> {
+    resume::on_demand(py);
     hooks::try_again();
     let contexts = contexts(py)?;
     let labels = match current(py, contexts)? {

@@ -8,10 +8,12 @@ mod errors;
 mod gil;
 mod hooks;
 mod labels;
+mod owner;
 mod profile;
 mod recording;
 mod reporter;
 mod requests;
+mod resume;
 #[cfg(unix)]
 mod serve;
 mod viewer;
@@ -33,24 +35,27 @@ mod _native {
     #[pymodule_export]
     use super::hooks::{
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, ask_again,
-        before_fork, expect_parent_hook,
+        before_fork, hook_parent, install_hooks,
     };
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
     #[pymodule_export]
+    use super::owner::{Recording, Turn, take_turn};
+    #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
-        age_ns, counters, dump_threads, engine, expand_output, inject_panic, kept_files,
-        last_error, main_thread_id, output_rotates, pause_recording, recent, recent_of,
-        resume_recording, rotate_recording, start_recording, stop_recording,
+        age_ns, counters, dump_threads, end_recordings, engine, expand_output, inject_panic,
+        kept_files, last_error, main_thread_id, output_rotates, recent, recent_of, start_recording,
     };
     #[pymodule_export]
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};
     #[pymodule_export]
     use super::requests::Request;
     #[pymodule_export]
-    use super::serve::{is_local_address, serve, stop_serving};
+    use super::resume::{resume_later, resume_now};
+    #[pymodule_export]
+    use super::serve::{Serving, is_local_address, serve, stop_serving};
     #[pymodule_export]
     use super::viewer::viewer_asset;
     #[pymodule_export]

@@ -10,6 +10,8 @@ use pyo3::types::PyDict;
 
 use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
+use super::hooks::sys_value;
+use super::owner::Recording;
 use super::profile::Profile;
 use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
@@ -19,7 +21,6 @@ use crate::model::facts::JIT;
 use crate::model::label::thread_title;
 use crate::report::dump::{doing, texts};
 use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
-use crate::session::control::RecordingId;
 use crate::session::facts;
 use crate::session::flight::{Pick, Ring};
 use crate::session::fork::session;
@@ -40,9 +41,9 @@ pub(crate) enum Threads {
 /// A finished window: the profile, the file it is in, and why it is in none.
 ///
 /// Paths go to Python as `str`: a `pathlib.Path` would have to be imported, perhaps at exit.
-type Outcome = (Profile, Option<OsString>, Option<PyErr>);
+pub(super) type Outcome = (Profile, Option<OsString>, Option<PyErr>);
 
-fn outcome(finished: Finished) -> Outcome {
+pub(super) fn outcome(finished: Finished) -> Outcome {
     let profile = Profile::new(finished.profile);
     match finished.written {
         None => (profile, None, None),
@@ -51,7 +52,7 @@ fn outcome(finished: Finished) -> Outcome {
     }
 }
 
-/// Begins a recording and returns its id. Values are expected to have been checked.
+/// Begins a recording and returns its owner. Values are expected to have been checked.
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
     output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state,
@@ -81,7 +82,7 @@ pub(crate) fn start_recording(
     requests_apart: bool,
     ring_ns: Option<u64>,
     ring_bytes: usize,
-) -> PyResult<u64> {
+) -> PyResult<Recording> {
     // The output first: an engine whose recording cannot begin would have to be taken apart.
     let sink = py.detach(|| {
         output
@@ -112,7 +113,8 @@ pub(crate) fn start_recording(
     } else {
         None
     };
-    let id = py.detach(|| {
+    py.detach(|| {
+        let session = session();
         let config = RecordingConfig {
             period_ns,
             max_overhead,
@@ -137,12 +139,13 @@ pub(crate) fn start_recording(
             },
             ring: None,
         };
-        match ring_ns {
-            Some(ring_ns) => session().start_flight(config, Ring::new(ring_ns, ring_bytes), made),
-            None => session().start(config, sink, made),
-        }
-    })?;
-    Ok(id.0)
+        let id = match ring_ns {
+            Some(ring_ns) => session.start_flight(config, Ring::new(ring_ns, ring_bytes), made),
+            None => session.start(config, sink, made),
+        }?;
+        Ok(Recording::new(session, id))
+    })
+    .map_err(PyErr::from)
 }
 
 /// Sees to it that recordings can begin without the GIL.
@@ -175,7 +178,7 @@ fn make_engine(
 
 /// Whether the interpreter compiles what is hot: `sys._jit.is_enabled()`, of CPython 3.14 and later.
 fn has_jit(py: Python<'_>) -> PyResult<bool> {
-    match py.import("sys")?.getattr_opt("_jit")? {
+    match sys_value(py, c"_jit") {
         Some(jit) => jit.call_method0("is_enabled")?.extract(),
         None => Ok(false),
     }
@@ -216,18 +219,11 @@ pub(crate) fn engine(py: Python<'_>) -> (&'static str, String) {
     (engine.name, engine.reason)
 }
 
-/// Ends a recording.
+/// Ends all recordings, at the end of the process; returns what went wrong.
 #[pyfunction]
-pub(crate) fn stop_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome> {
-    let finished = py.detach(|| session().stop(RecordingId(recording)))?;
-    Ok(outcome(finished))
-}
-
-/// Closes the open window of a recording.
-#[pyfunction]
-pub(crate) fn rotate_recording(py: Python<'_>, recording: u64) -> PyResult<Outcome> {
-    let finished = py.detach(|| session().rotate(RecordingId(recording)))?;
-    Ok(outcome(finished))
+pub(crate) fn end_recordings(py: Python<'_>) -> Vec<PyErr> {
+    let problems = py.detach(|| session().end_all());
+    problems.into_iter().map(PyErr::from).collect()
 }
 
 /// What was recorded in the last so many ns, of all requests.
@@ -244,18 +240,6 @@ pub(crate) fn recent_of(py: Python<'_>, since_ns: u64, requests: Vec<u64>) -> Py
     let wanted = Pick { since_ns, requests };
     let profile = py.detach(|| session().recent(&wanted))?;
     Ok(Profile::new(Arc::new(profile)))
-}
-
-/// Lets a recording record nothing until it is resumed.
-#[pyfunction]
-pub(crate) fn pause_recording(py: Python<'_>, recording: u64) {
-    py.detach(|| session().pause(RecordingId(recording)));
-}
-
-/// Lets a paused recording go on.
-#[pyfunction]
-pub(crate) fn resume_recording(py: Python<'_>, recording: u64) {
-    py.detach(|| session().resume(RecordingId(recording)));
 }
 
 /// All counters by name.

@@ -14,6 +14,8 @@ use crate::serve::address::Address;
 use crate::serve::routes::Context;
 use crate::serve::server::Server;
 use crate::session::fork::session;
+use crate::session::manager::Session;
+use crate::session::native_thread::{Kind, NativeThread};
 
 /// How long a fork waits for answers that are under way.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -65,6 +67,49 @@ pub(crate) fn serve(
         Ok(address)
     })?;
     Ok(address)
+}
+
+/// An endpoint that is to be closed with this object at the latest, as the end of a block.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Serving {
+    address: String,
+    session: &'static Session,
+}
+
+#[pymethods]
+impl Serving {
+    #[new]
+    fn new(address: String) -> Self {
+        Self {
+            address,
+            session: session(),
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if !std::ptr::eq(session(), self.session) {
+            return;
+        }
+        let is_this = |server: &Server| server.address().to_string() == self.address;
+        // Whoever has it locked is beginning or ending it.
+        let Some(mut server) = SERVER.try_lock() else {
+            return;
+        };
+        let Some(mut server) = server.take_if(|server| is_this(server)) else {
+            return;
+        };
+        // Its end waits for what is being answered; the GIL may be held here. Without a thread for it
+        // the port is closed a little later.
+        server.tell_to_stop();
+        drop(NativeThread::spawn(
+            Kind::Sharing,
+            "rprof-end",
+            server,
+            |mut server| server.stop(),
+        ));
+    }
 }
 
 /// Closes the endpoint, if there is one.

@@ -80,6 +80,11 @@ impl Server {
         }
     }
 
+    /// Has the thread end, without waiting for it.
+    pub fn tell_to_stop(&mut self) {
+        self.quit = None;
+    }
+
     /// Ends the thread and closes the port.
     pub fn stop(&mut self) {
         self.park(END_PATIENCE);

@@ -55,6 +55,8 @@ counters! {
     unattended_ns,
     /// Windows that are in no file: there was no memory for them, or nobody to write them.
     lost_windows,
+    /// Recordings that were ended because they had lost their owner.
+    abandoned,
     /// Stacks read.
     stacks,
     /// Stacks that could not be read whole.

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::config::RecordingConfig;
 use super::control::{Control, RecordingId};
+use super::endings::Endings;
 use super::flight::{Pick, Ring, pick};
 use super::health::Health;
 use super::native_thread::{NativeThread, meet_thread_locals};
@@ -23,6 +24,7 @@ use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
 use super::refusals::{self, Refusals};
 use super::requests::Requests;
 use super::sampler::Sampler;
+use super::turns::Turns;
 use super::watcher::Watch;
 use super::writer::{Job, QUEUE_LENGTH, Writer};
 use crate::capture::Engine;
@@ -59,6 +61,7 @@ const PATIENCE: Patience = Patience {
 };
 
 /// The finished window of a recording and what became of it on disk.
+#[derive(Clone)]
 pub struct Finished {
     /// The profile.
     pub profile: Arc<Profile>,
@@ -83,6 +86,8 @@ struct State {
     writer: Seat<Writer>,
     /// Recordings started and not stopped.
     recordings: Vec<RecordingId>,
+    /// Those of them that somebody is ending.
+    ending: Vec<RecordingId>,
     /// Those of them that have a sink.
     with_output: Vec<RecordingId>,
     /// Forks under way; no thread may be started meanwhile.
@@ -120,6 +125,8 @@ pub struct Session {
     requests: Requests,
     watch: Watch,
     flight: Mutex<Option<(RecordingId, Arc<Ring>)>>,
+    endings: Endings,
+    turns: Turns,
 }
 
 impl Default for Session {
@@ -140,6 +147,7 @@ impl Session {
                 sampler: Seat::None,
                 writer: Seat::None,
                 recordings: Vec::new(),
+                ending: Vec::new(),
                 with_output: Vec::new(),
                 forks: 0,
                 next_id: 1,
@@ -160,6 +168,8 @@ impl Session {
             requests: Requests::default(),
             watch: Watch::default(),
             flight: Mutex::new(None),
+            endings: Endings::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -342,6 +352,7 @@ impl Session {
         engine: Option<(Box<dyn Engine>, String)>,
     ) -> Result<RecordingId> {
         check_memory()?;
+        self.end_left();
         let is_new = engine.is_some();
         let id = {
             let mut state = self.settled()?;
@@ -452,7 +463,29 @@ impl Session {
     /// # Errors
     /// When there is no such recording, or the sampler has failed or does not answer.
     pub fn stop(&self, id: RecordingId) -> Result<Finished> {
+        self.stop_unless_ended(id)?.ok_or_else(not_running)
+    }
+
+    /// The same, but `None` if somebody has ended it already, or is ending it.
+    ///
+    /// # Errors
+    /// When the sampler has failed or does not answer.
+    pub fn stop_unless_ended(&self, id: RecordingId) -> Result<Option<Finished>> {
         await_memory();
+        self.end_left();
+        {
+            let mut state = self.settled()?;
+            if !state.recordings.contains(&id) || state.ending.contains(&id) {
+                return Ok(None);
+            }
+            state.ending.push(id);
+        }
+        let finished = self.end(id);
+        self.state.lock().ending.retain(|other| *other != id);
+        finished.map(Some)
+    }
+
+    fn end(&self, id: RecordingId) -> Result<Finished> {
         let profile = self.ask(id, Control::Stop)?;
         let written = self.write(id, profile.clone());
         if self.has_output(id) {
@@ -480,6 +513,48 @@ impl Session {
         let profile = self.ask(id, Control::Rotate)?;
         let written = self.write(id, profile.clone());
         Ok(Finished { profile, written })
+    }
+
+    /// Ends all recordings, and waits for those whose end is under way; returns what went wrong.
+    pub fn end_all(&self) -> Vec<Error> {
+        let recordings = match self.settled() {
+            Ok(state) => state.recordings.clone(),
+            Err(error) => return vec![error],
+        };
+        let mut problems = Vec::new();
+        for id in recordings {
+            match self.stop_unless_ended(id) {
+                Ok(finished) => {
+                    let written = finished.and_then(|finished| finished.written);
+                    problems.extend(written.and_then(Result::err));
+                }
+                Err(error) => problems.push(error),
+            }
+        }
+        self.await_endings(PATIENCE.writer);
+        problems
+    }
+
+    /// Whether a recording is known to have ended; does not wait for whoever is changing that.
+    pub(super) fn has_surely_ended(&self, id: RecordingId) -> bool {
+        let state = self.state.try_lock();
+        state.is_some_and(|state| !state.recordings.contains(&id) || state.ending.contains(&id))
+    }
+
+    /// Who may begin and end what there is one of.
+    #[must_use]
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    pub(super) fn endings(&self) -> &Endings {
+        &self.endings
+    }
+
+    /// As [`Self::pause`], without waiting until it holds.
+    pub(super) fn pause_soon(&self, id: RecordingId) {
+        let (paused, _) = bounded(1);
+        self.tell(Control::Pause(id, paused));
     }
 
     /// Lets a recording record nothing until it is resumed.
@@ -554,10 +629,7 @@ impl Session {
         {
             let state = self.settled()?;
             if !state.recordings.contains(&id) {
-                return Err(Error::state(
-                    "this recording is not running: it was stopped, or belongs to the process that \
-                     this one was forked from",
-                ));
+                return Err(not_running());
             }
             self.tell(message(id, reply));
         }
@@ -631,6 +703,13 @@ fn await_answer<T>(
 #[cold]
 fn stuck() -> Error {
     Error::state("the writer does not answer; is the disk stuck?")
+}
+
+fn not_running() -> Error {
+    Error::state(
+        "this recording is not running: it was stopped, or belongs to the process that this one was \
+         forked from",
+    )
 }
 
 /// The same for what has to be done in any case: a program that has run out of memory mostly lets go

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod control;
+pub mod endings;
 pub mod facts;
 pub mod flight;
 pub mod fork;
@@ -15,5 +16,6 @@ pub mod refusals;
 pub mod requests;
 pub mod sampler;
 pub mod seen;
+pub mod turns;
 pub mod watcher;
 pub mod writer;

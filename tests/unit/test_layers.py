@@ -55,6 +55,7 @@ SEAMS = (
     "py/dump.rs",
     "py/labels.rs",
     "py/hooks.rs",
+    "py/resume.rs",
 )
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
 SAFETY_REACH = 3

@@ -34,7 +34,7 @@ def test_the_stub_names_what_the_classes_have():
 def test_signatures_agree():
     functions = dict(_stubbed(STUB.body))
     methods = functions.pop("Profile").body
-    for name in ("Answer", "AsgiRequests", "Capture", "Heart", "WsgiServer", "labels", "request"):
+    for name in [name for name, node in functions.items() if isinstance(node, ast.ClassDef)]:
         functions.pop(name)
     for owner, nodes in ((_native, functions), (_native.Profile, _stubbed(methods))):
         for name, node in nodes.items():

@@ -5,14 +5,23 @@
 import os
 
 from .. import _session
-from .._config import OPTIONS, Config, resolve
+from .._config import OPTIONS, resolve
 from ..errors import RprofError
 from ._ending import Ending, Stderr
 from ._environment import KEPT, RUN, Run
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .. import _native
+
+
+# Owns the recording that nobody ends before the process does.
+_recording: "_native.Recording | None" = None
+
 
 def begin() -> None:
     """Begin the recording that the environment asks for."""
+    global _recording
     run = Run.parse(os.environ[RUN])
     is_program = run.pid == os.getpid()
     config = resolve({})
@@ -22,22 +31,14 @@ def begin() -> None:
         if is_program:
             Ending(run, config)
         else:
-            _session.begin_output(config)
+            _recording = _session.begin_output(config)
     except (RprofError, OSError, RuntimeError) as error:
         if is_program:
             Stderr().say(f"rprof: not profiled: {error}")
         return
     if run.follow:
         # After the hook of the session itself, which forgets the parent's recordings.
-        os.register_at_fork(after_in_child=lambda: _follow(config))
-
-
-def _follow(config: Config) -> None:
-    try:
-        _session.begin_output(config)
-    except (RprofError, OSError, RuntimeError):
-        # A child that cannot be profiled must work all the same.
-        return
+        os.register_at_fork(after_in_child=lambda: _session.begin_output_in_child(config))
 
 
 def _hide() -> None:

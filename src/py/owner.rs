@@ -1,0 +1,154 @@
+//! What Python holds while something goes on that ends with this object at the latest.
+//!
+//! An exception of a signal's handler may come between any two instructions of Python. What one call
+//! begins and returns has an owner all the time.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use super::recording::{Outcome, outcome};
+use crate::error::{Error, Result};
+use crate::session::control::RecordingId;
+use crate::session::fork::session;
+use crate::session::manager::{Finished, Session};
+
+/// A recording that is under way.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Recording {
+    id: RecordingId,
+    session: &'static Session,
+    /// How it has ended; `None` in it if somebody else has ended it.
+    ended: Mutex<Option<Option<Finished>>>,
+}
+
+impl Recording {
+    /// The owner of what has begun just now.
+    pub(super) fn new(session: &'static Session, id: RecordingId) -> Self {
+        Self {
+            id,
+            session,
+            ended: Mutex::new(None),
+        }
+    }
+
+    /// Whether it is of this process, rather than of the one that this was forked from.
+    fn is_own(&self) -> bool {
+        std::ptr::eq(session(), self.session)
+    }
+
+    /// Ends it, once; later calls give the same answer. `None` if somebody else has ended it.
+    pub(super) fn end(&self, py: Python<'_>) -> Result<Option<Finished>> {
+        if !self.is_own() {
+            return Ok(None);
+        }
+        py.detach(|| {
+            let mut ended = self.ended.lock();
+            if let Some(known) = &*ended {
+                return Ok(known.clone());
+            }
+            let finished = self.session.stop_unless_ended(self.id)?;
+            *ended = Some(finished.clone());
+            Ok(finished)
+        })
+    }
+}
+
+#[pymethods]
+impl Recording {
+    /// Ends it and returns its last window; the same again if it is called again. `None` if it has
+    /// ended by itself: with the process, or in the one that this was forked from.
+    fn stop(&self, py: Python<'_>) -> PyResult<Option<Outcome>> {
+        Ok(self.end(py)?.map(outcome))
+    }
+
+    /// Closes the open window.
+    fn rotate(&self, py: Python<'_>) -> PyResult<Outcome> {
+        let finished = py.detach(|| self.session.rotate(self.id))?;
+        Ok(outcome(finished))
+    }
+
+    /// Lets it record nothing until it is resumed.
+    fn pause(&self, py: Python<'_>) {
+        if self.is_own() {
+            py.detach(|| self.session.pause(self.id));
+        }
+    }
+
+    /// Lets it go on after a pause.
+    fn resume(&self, py: Python<'_>) {
+        if self.is_own() {
+            py.detach(|| self.session.resume(self.id));
+        }
+    }
+
+    /// Has it end, if it has not, without waiting for that.
+    fn abandon(&self) {
+        // Whoever has it locked is ending it.
+        let may_run = self.ended.try_lock().is_some_and(|ended| ended.is_none());
+        if may_run && self.is_own() {
+            self.session.abandon(self.id);
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// A turn to begin or end what there is one of: a context manager that has been entered already.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct Turn {
+    session: &'static Session,
+    has_ended: AtomicBool,
+}
+
+#[pymethods]
+impl Turn {
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (_kind=None, _value=None, _traceback=None))]
+    fn __exit__(
+        &self,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) {
+        if !self.has_ended.swap(true, Ordering::AcqRel) {
+            self.session.turns().end();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A turn of the process that this one was forked from has nothing to do with it.
+        if std::ptr::eq(session(), self.session) {
+            self.__exit__(None, None, None);
+        }
+    }
+}
+
+/// Waits for its turn.
+#[pyfunction]
+pub(crate) fn take_turn(py: Python<'_>) -> PyResult<Turn> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let session = session();
+    if !py.detach(|| session.turns().begin(PATIENCE)) {
+        return Err(Error::state(
+            "another thread has been beginning or ending a recording for a minute; is the disk stuck?",
+        )
+        .into());
+    }
+    Ok(Turn {
+        session,
+        has_ended: AtomicBool::new(false),
+    })
+}
