@@ -436,7 +436,7 @@ def test_where_a_filter_leaves_no_means_the_other_engine_is_taken(programs):
             rprof.start(None, engine="direct")
         except rprof.RprofStateError as error:
             print(error)
-        rprof.start(None, rate=500, max_overhead=1.0)
+        rprof.start(None, engine="auto", rate=500, max_overhead=1.0)
         burn(0.1)
         print(rprof.status().engine, rprof.status().engine_reason)
         assert rprof.stop().totals["cpu"] > 0.05e9

@@ -64,6 +64,9 @@ def test_a_thousand_starts_leave_nothing_behind(programs):
 
 def test_exits_among_spinning_threads_are_clean(programs):
     times = 1000 if LONG else 128
+    # CPython 3.10 frees what its daemon threads wait by (`take_gil`, `Python/ceval_gil.h`): of
+    # these programs it crashes one in some 100 without rprof too. Nothing is lost by then.
+    crashes = times // 16 if sys.version_info < (3, 11) else 0
     programs.check_often(
         f"""
         import os, rprof
@@ -76,6 +79,7 @@ def test_exits_among_spinning_threads_are_clean(programs):
         sum(range(200_000))
         """,
         times,
+        crashes=crashes,
     )
     assert len(list(programs.directory.glob("run-*/out/*.pb.gz"))) == times
 

@@ -301,7 +301,11 @@ impl Walker {
                     let known = unsafe { self.names.of(thread.ident) };
                     let (ident, id) = self.maker;
                     let made_it = (ident == thread.ident).then_some(id);
-                    native = known.native_id.or(made_it).unwrap_or(thread.ident as u64);
+                    // A forked child's `Thread` objects have the ids that the parent's threads had
+                    // (`_after_fork`, `Lib/threading.py`): no threads of this process.
+                    let is_own = |id: &u64| thread_cpu_ns(*id).is_some();
+                    let told = known.native_id.filter(is_own);
+                    native = told.or(made_it).unwrap_or(thread.ident as u64);
                     name = known.name;
                 }
             }
