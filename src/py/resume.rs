@@ -172,7 +172,9 @@ fn make(py: Python<'_>, calls: &Py<PyDict>, results: &Py<PyDict>) {
             .extract::<Call<'_>>()
             .and_then(|(function, options, needed)| {
                 let is_of_use = match needed {
-                    Some(needed) => !results.get_item(needed)?.is_some_and(|known| known.is_instance_of::<PyException>()),
+                    Some(needed) => !results
+                        .get_item(needed)?
+                        .is_some_and(|known| known.is_instance_of::<PyException>()),
                     None => true,
                 };
                 is_of_use
