@@ -5,7 +5,7 @@
 import os
 
 from .. import _session
-from .._config import OPTIONS, Config, resolve
+from .._config import OPTIONS, resolve
 from ..errors import RprofError
 from ._ending import Ending, Stderr
 from ._environment import KEPT, RUN, Run
