@@ -215,13 +215,13 @@ def afterwards():
     check_contexts()
 
 def is_left_out(frame):
-    # Between the body of `with` and the call of __exit__ no handler runs (CPython 3.10 and 3.11;
+    # Between the body of `with` and the call of __exit__ no handler runs (CPython 3.10 to 3.12;
     # later ones have the exception go there).
     code, at = frame.f_code.co_code, frame.f_lasti
     name = dis.opname[code[at]]
     steps = ("ROT_TWO", "SWAP", "LOAD_CONST", "DUP_TOP", "PRECALL")
     is_end = name in steps or (name, code[at + 1]) in (("CALL_FUNCTION", 3), ("CALL", 2))
-    return sys.version_info < (3, 12) and frame.f_code.co_name == "wrapper" and is_end
+    return sys.version_info < (3, 13) and frame.f_code.co_name == "wrapper" and is_end
 """
 
 
