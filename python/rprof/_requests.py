@@ -71,7 +71,10 @@ def routes() -> list[RouteFigures]:
 
 
 class Capture:
-    """The next so many requests, being recorded; as a context manager, until its end."""
+    """The next so many requests, being recorded; as a context manager, until its end.
+
+    Requests are taken for as long as there is this object.
+    """
 
     def __init__(self, native: Any, wanted: int) -> None:
         self._native = native

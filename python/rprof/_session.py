@@ -282,11 +282,9 @@ def _after_fork_in_child() -> None:
         return
     _state.dumps = parent.dumps
     # A child that has not gone on itself before it forks hands on what it has inherited.
-    earlier = parent.suspended
-    config, endpoint = (earlier.config, earlier.endpoint) if earlier else (None, None)
-    if parent.continuous is not None:
-        config = parent.continuous.config
-    endpoint = parent.endpoint or endpoint
+    earlier = parent.suspended or _Suspended()
+    config = parent.continuous.config if parent.continuous is not None else earlier.config
+    endpoint = parent.endpoint or earlier.endpoint
     later = _Suspended()
     try:
         if config is not None:
@@ -329,7 +327,11 @@ def begin_output_in_child(config: Config) -> None:
     later = _state.suspended
     if later is None:
         later = _state.suspended = _Suspended()
-    _suspend_output(later, "the recording of children", config)
+    try:
+        _suspend_output(later, "the recording of children", config)
+    except (RprofError, OSError, RuntimeError):
+        # A child that cannot be profiled must work all the same.
+        return
     _load_native().resume_later(later.calls, later.results)
 
 
@@ -350,8 +352,10 @@ def _resume(state: _State, later: _Suspended) -> None:
     results: dict[str, Any] = {}
     problems: dict[str, BaseException] = {}
     for name, result in later.results.items():
-        kind = problems if isinstance(result, BaseException) else results
-        kind[name] = result
+        if isinstance(result, BaseException):
+            problems[name] = result
+        else:
+            results[name] = result
     if later.config is not None and "profiling" in results and "recent" not in problems:
         state.continuous = _Continuous(results["profiling"], later.config, 0, 0)
         state.flight = results.get("recent")

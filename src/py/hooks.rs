@@ -206,8 +206,6 @@ pub(crate) fn after_fork_in_child() {
     watch::forget_parent();
     reporter::forget_parent();
     forget_parent();
-    // Behind that: if its thread is refused, the child's session is told.
-    dump::after_fork();
 }
 
 /// What the module `sys` has of this name. Unlike an import of it this runs no Python code, and so no

@@ -91,3 +91,73 @@ fn said(outcome: Result<Option<Finished>>) -> Option<String> {
          it began or ended?): {what}"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::capture::scripted::Scripted;
+    use crate::fold::window::Limits;
+    use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn session() -> &'static Session {
+        Box::leak(Box::new(Session::new()))
+    }
+
+    fn begin(session: &Session) -> RecordingId {
+        let config = RecordingConfig {
+            period_ns: 10_000_000,
+            max_overhead: 0.0,
+            limits: Limits::default(),
+            threads: ThreadFilter::All,
+            window_ns: None,
+            program: "script".to_owned(),
+            requests: Requests::default(),
+            ring: None,
+        };
+        let is_first = session.needs_engine(None).unwrap();
+        let engine = is_first.then(|| (Box::new(Scripted::new([])) as _, String::new()));
+        session.start(config, None, engine).unwrap()
+    }
+
+    fn abandoned(session: &Session) -> u64 {
+        let counters = session.health().counters();
+        counters
+            .iter()
+            .find(|(name, _)| *name == "abandoned")
+            .unwrap()
+            .1
+    }
+
+    #[test]
+    fn what_is_abandoned_ends_once_and_is_told() {
+        let session = session();
+        let (one, other) = (begin(session), begin(session));
+        session.abandon(one);
+        session.abandon(one);
+        session.await_endings(PATIENCE);
+        assert!(session.has_no_endings());
+        assert_eq!(abandoned(session), 1);
+        assert!(session.health().last_error().is_some());
+        assert!(session.stop_unless_ended(one).unwrap().is_none());
+        assert!(session.stop_unless_ended(other).unwrap().is_some());
+        session.abandon(other);
+        session.await_endings(PATIENCE);
+        assert_eq!(abandoned(session), 1);
+    }
+
+    #[test]
+    fn where_there_is_no_thread_the_next_to_begin_ends_it() {
+        let session = session();
+        let one = begin(session);
+        session.endings().left.lock().push(one);
+        let other = begin(session);
+        assert_eq!(abandoned(session), 1);
+        assert!(session.stop(one).is_err());
+        assert!(session.end_all().is_empty());
+        assert!(session.stop(other).is_err());
+    }
+}

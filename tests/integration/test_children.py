@@ -92,7 +92,6 @@ rprof.stop()
     )
 
 
-@needs_namespaces
 def test_a_preexec_function_takes_as_long_as_it_likes(programs):
     programs.check(
         CHILDREN
@@ -103,7 +102,6 @@ def prepare():
     while time.monotonic() < end:
         sum(range(100))
     assert threads() == 1
-    unshare()
     os.setsid()
 for _ in range(3):
     subprocess.run(["true"], preexec_fn=prepare, check=True)
@@ -191,7 +189,8 @@ rprof.stop()
     profile = profiles[names.index(child[0])]
     # Nothing is claimed of the time before it went on, and most of the time is after that.
     assert profile.totals["wall"] <= profile.duration_ns * 2.1
-    assert cpu >= 0.6 * 1e9 * float(spent)
+    # The rest is spent before, and by rprof's threads, which cost a program that wakes often more.
+    assert cpu >= (0.3 if work == "waits" else 0.6) * 1e9 * float(spent)
 
 
 def test_what_asks_in_a_child_has_it_go_on_at_once(programs):
