@@ -9,6 +9,9 @@ import os
 import sys
 from _thread import RLock, get_native_id
 
+# By its own name: a test that replaces os.getpid is no fork.
+from os import getpid
+
 from ._config import (
     UNSET,
     Config,
@@ -120,7 +123,7 @@ class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.lock = RLock()
         self.continuous: _Continuous | None = None
         self.recordings: set[int] = set()
@@ -173,7 +176,7 @@ def log() -> "Any":
 def _current() -> _State:
     """Return this process's state, a new one if the process was forked without Python's hooks."""
     global _state
-    if _state.pid != os.getpid():
+    if _state.pid != getpid():
         _state = _State()
     return _state
 
@@ -320,23 +323,44 @@ def begin(
             "engine could read frames that are being freed; run with PYTHON_GIL=1"
         )
     _install_hooks(native)
-    recording: int = native.start_recording(
-        period_ns=max(1, round(1e9 / config.rate)),
-        max_overhead=config.max_overhead,
-        max_nodes=config.max_nodes,
-        max_depth=config.max_depth,
-        threads=native_threads(config),
-        window_ns=window_ns,
-        program=program_name(),
-        output=output,
-        keep_files=config.keep_files,
-        keep_bytes=config.keep_bytes,
-        engine=config.engine,
-        import_roots=import_roots(),
-        own_directory=_PACKAGE_DIRECTORY,
-        keep_thread_state=_forked_from_thread or _tracing_possible(),
+    return begin_again(_options(config, window_ns=window_ns, output=output, **requests))
+
+
+def _options(
+    config: Config, *, window_ns: int | None, output: str | None, **requests: "Any"
+) -> "dict[str, Any]":
+    return {
+        "period_ns": max(1, round(1e9 / config.rate)),
+        "max_overhead": config.max_overhead,
+        "max_nodes": config.max_nodes,
+        "max_depth": config.max_depth,
+        "threads": native_threads(config),
+        "window_ns": window_ns,
+        "program": program_name(),
+        "output": output,
+        "keep_files": config.keep_files,
+        "keep_bytes": config.keep_bytes,
+        "engine": config.engine,
+        "import_roots": import_roots(),
+        "own_directory": _PACKAGE_DIRECTORY,
+        "keep_thread_state": _forked_from_thread or _tracing_possible(),
         **requests,
-    )
+    }
+
+
+def rehearse(config: Config) -> "dict[str, Any]":
+    """Begin a block's recording and end it, and return what ``begin_again`` needs for another.
+
+    That one asks nothing any more of ``os`` and imports nothing: a test may have replaced all of
+    it. Its end is ``end_output``.
+    """
+    end(begin(config))
+    return _options(config, window_ns=None, output=None)
+
+
+def begin_again(options: "dict[str, Any]") -> int:
+    """Start a native recording with the options of an earlier one, and remember it."""
+    recording: int = _load_native().start_recording(**options)
     _current().recordings.add(recording)
     return recording
 
