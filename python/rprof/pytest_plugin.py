@@ -22,7 +22,7 @@ from collections.abc import Generator, Iterator, Mapping
 from hashlib import sha256
 from os import getpid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -48,15 +48,27 @@ _NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9}
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
+class _Classes(NamedTuple):
+    """What a profile is, natively and to Python."""
+
+    native: type[NativeProfile]
+    profile: type[Profile]
+
+
+def _load() -> _Classes:
+    native = _loading.native().Profile
+    from ._profile import Profile
+
+    return _Classes(native, Profile)
+
+
 class _Tools:
     """What it takes to record a test."""
 
-    def __init__(self, rate: float) -> None:
-        _loading.native()
+    def __init__(self, classes: _Classes, rate: float) -> None:
         from ._block import profile
-        from ._profile import Profile
 
-        self._make_profile = Profile
+        self._make_profile = classes.profile
         self._options = _session.rehearse(profile(rate=rate)._config)
 
     def begin(self) -> int:
@@ -207,6 +219,7 @@ class _Recorder:
         self._is_worker = hasattr(config, "workerinput")
         self._directory = _directory(config)
         self._separator = os.sep
+        self._classes: _Classes | None = None
         self._tools: _Tools | None = None
         # By the tests' ids: profiles that wait for the end of the teardown; what became of them,
         # until it is reported; the names of all files; why there is none.
@@ -224,8 +237,14 @@ class _Recorder:
             RprofError: Recording is not possible here.
         """
         if self._tools is None:
-            self._tools = _Tools(self._rate)
+            self._tools = _Tools(self.classes(), self._rate)
         return self._tools
+
+    def classes(self) -> _Classes:
+        """Return what a profile is; all that a session needs in which others run the tests."""
+        if self._classes is None:
+            self._classes = _load()
+        return self._classes
 
     def recording_of(self, item: pytest.Item) -> TestRecording:
         """Return the recording of a test, a new one if it is run again."""
@@ -355,24 +374,22 @@ class _Recorder:
 
     def _merge(self) -> None:
         try:
-            from ._profile import Profile
-
-            make = _loading.native().Profile
-            merged: NativeProfile = make.merge(self._kept(make, Profile))
-            self._combined = Profile(merged)
+            classes = self.classes()
+            merged = classes.native.merge(self._kept(classes))
+            self._combined = classes.profile(merged)
             merged.keep(self._path(_COMBINED))
         except RprofError as error:
             self._problems[_COMBINED] = str(error)
 
-    def _kept(self, make: Any, wrap: type[Profile]) -> Iterator[NativeProfile]:
+    def _kept(self, classes: _Classes) -> Iterator[NativeProfile]:
         """Read what was written; a file that has gone since then is a problem of its test."""
         for nodeid, name in list(self._files.items()):
             try:
-                profile = make.kept(self._path(name))
+                profile = classes.native.kept(self._path(name))
             except RprofError as error:
                 self._note(nodeid, "", str(error))
                 continue
-            self._totals[nodeid] = wrap(profile).totals
+            self._totals[nodeid] = classes.profile(profile).totals
             yield profile
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -386,9 +403,8 @@ class _Recorder:
         if self._combined is not None and _COMBINED not in self._problems:
             write(f"all together: go tool pprof -top {self._path(_COMBINED)}")
         if self._problems:
-            write(
-                f"{len(self._problems)} not written: {inert(next(iter(self._problems.values())))}"
-            )
+            first = inert(next(iter(self._problems.values())))
+            write(f"profiles missing: {len(self._problems)}; {first}")
         if not self._top or self._combined is None:
             return
         for kind in ("cpu", "wall"):

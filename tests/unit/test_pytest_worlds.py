@@ -74,7 +74,8 @@ def no_threads(patch, tmp_path):
     patch.setattr(threading, "current_thread", refuse)
 
 def no_log(patch, tmp_path):
-    patch.setattr(logging, "getLogger", refuse)
+    patch.setattr(logging.Logger, "warning", refuse)
+    patch.setattr(logging, "NullHandler", refuse)
 
 def another_path(patch, tmp_path):
     patch.setattr(sys, "path", [])
@@ -136,8 +137,17 @@ def test_after():
 """
 
 
-def run(pytester, *arguments):
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+# What is installed beside it, and would only take time.
+OTHERS = ("anyio", "hypothesispytest", "fakefs", "pytest_fakefs", "xdist", "xdist.looponfail")
+
+
+def run(pytester, *arguments, beside="nothing"):
+    """Run pytest in a process of its own, with our plugin and those `beside` it."""
+    words = ["-p", "no:cacheprovider"]
+    for name in OTHERS:
+        if beside not in name:
+            words += ["-p", f"no:{name}"]
+    return pytester.runpytest_subprocess(*words, *arguments)
 
 
 def outcomes(done):
@@ -147,11 +157,11 @@ def outcomes(done):
     return done.ret, tests
 
 
-def assert_the_same(pytester, *arguments):
+def assert_the_same(pytester, *arguments, beside="nothing"):
     """Check that with the plugin all is as without, and return that session."""
-    plain = run(pytester, "-v", "-p", "no:rprof")
+    plain = run(pytester, "-v", "-p", "no:rprof", beside=beside)
     assert outcomes(plain)[1]
-    profiled = run(pytester, "-v", *arguments)
+    profiled = run(pytester, "-v", *arguments, beside=beside)
     assert outcomes(profiled) == outcomes(plain)
     return profiled
 
@@ -345,7 +355,7 @@ def test_fake({scope}):
 def test_after(): pass
 """
     )
-    result = assert_the_same(pytester, "--rprof-top", "2")
+    result = assert_the_same(pytester, "--rprof-top", "2", beside="fakefs")
     result.stdout.fnmatch_lines(["profiles of 3 tests in *"])
     assert len(profiles(pytester.path / ".rprof")) == 3
 
@@ -368,12 +378,12 @@ def test_after(rprof):
     assert package.load("x.pb.gz").totals == profile.totals
 """
     )
-    run(pytester).assert_outcomes(passed=3)
+    run(pytester, beside="fakefs").assert_outcomes(passed=3)
 
 
 def test_workers_of_xdist_in_all_worlds(pytester):
     pytester.makepyfile(worlds=WORLDS, test_it=TESTS)
-    result = run(pytester, "-n", "2", "--rprof")
+    result = run(pytester, "-n", "2", "--rprof", beside="xdist")
     count = sum(result.parseoutcomes().values())
     result.assert_outcomes(passed=count)
     result.stdout.fnmatch_lines([f"profiles of {count} tests in *"])
@@ -394,24 +404,20 @@ def test_workers_elsewhere_write_where_the_controller_looks(pytester):
         "--rprof-dir",
         directory,
         tests,
+        beside="xdist",
     )
     result.assert_outcomes(passed=2)
     assert len(profiles(pytester.path / directory)) == 2
 
 
+MAIN = "import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))"
 # How pytest may be begun after rprof: the words before its own arguments.
 BEGUN = {
     "rprof run -m pytest": ["-m", "rprof", "run", "-q", "-o", "x.pb.gz", "-m", "pytest"],
     "rprof run pytest": ["-m", "rprof", "run", "-q", "-o", "x.pb.gz", "pytest"],
-    "rprof.auto": ["-c", "import sys, rprof.auto, pytest; sys.exit(pytest.main(sys.argv[1:]))"],
-    "all of it": [
-        "-c",
-        "import sys, rprof.pytest_plugin, pytest; rprof.profile\nsys.exit(pytest.main(sys.argv[1:]))",
-    ],
-    "rprof.auto, twice": [
-        "-c",
-        "import sys, rprof.auto, pytest\nsys.exit(pytest.main(['-p', 'rprof.auto'] + sys.argv[1:]))",
-    ],
+    "rprof.auto": ["-c", f"import rprof.auto\n{MAIN}"],
+    "rprof.auto, twice": ["-c", f"import rprof.auto\n{MAIN}", "-p", "rprof.auto"],
+    "all of it": ["-c", f"import rprof.pytest_plugin\nrprof.profile\n{MAIN}"],
 }
 
 
@@ -463,14 +469,12 @@ import resource, pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 """
 
 
 def test_a_full_disk_changes_no_outcome(pytester):
-    pytester.makepyfile(
-        conftest=FULL.replace("LIMIT", "0"), test_it="def test_one(): pass\ndef test_two(): pass\n"
-    )
+    pytester.makepyfile(conftest=FULL, test_it="def test_one(): pass\ndef test_two(): pass\n")
     result = assert_the_same(pytester, "-s", "--rprof")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["profiles missing: 2; cannot write *File too large*"])
@@ -480,7 +484,7 @@ def test_a_full_disk_changes_no_outcome(pytester):
 def test_a_disk_that_is_full_at_the_end(pytester):
     """The tests' own profiles are there, and it is told that there is none of all together."""
     pytester.makepyfile(
-        conftest=FULL.replace("sessionstart", "sessionfinish").replace("LIMIT", "0"),
+        conftest=FULL.replace("sessionstart", "sessionfinish"),
         test_it="def test_one(): pass\ndef test_two(): pass\n",
     )
     result = assert_the_same(pytester, "-s", "--rprof-top", "1")
@@ -497,7 +501,7 @@ def test_files_that_somebody_has_removed(pytester):
 import os, shutil
 
 def test_one(): pass
-def test_two(): shutil.rmtree(".rprof")
+def test_two(): shutil.rmtree(".rprof", ignore_errors=True)
 def test_three(): pass
 """
     )
@@ -531,8 +535,9 @@ def test_three(): pass
 )
 def test_sessions_that_end_otherwise(pytester, what, options, kept):
     pytester.makepyfile(INTERRUPTED.replace("WHAT", what))
-    plain = run(pytester, "-p", "no:rprof", *options)
-    profiled = run(pytester, "--rprof", *options)
+    beside = "xdist" if "-n" in options else "nothing"
+    plain = run(pytester, "-p", "no:rprof", *options, beside=beside)
+    profiled = run(pytester, "--rprof", *options, beside=beside)
     assert profiled.ret == plain.ret
     assert "INTERNALERROR" not in str(profiled.stdout) + str(profiled.stderr)
     directory = pytester.path / ".rprof"
