@@ -150,6 +150,23 @@ def run(pytester, *arguments, beside="nothing"):
     return pytester.runpytest_subprocess(*words, *arguments)
 
 
+def piped(pytester, *words):
+    """Run Python and read what it prints from pipes."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=pytester.path,
+        env={
+            **os.environ,
+            "RPROF_OUTPUT": "none",
+            "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def outcomes(done):
     text = str(done.stdout) + str(done.stderr)
     assert "INTERNALERROR" not in text
@@ -392,22 +409,12 @@ def test_workers_of_xdist_in_all_worlds(pytester):
 
 def test_workers_elsewhere_write_where_the_controller_looks(pytester):
     pytester.mkdir("elsewhere")
-    pytester.makepyfile("def test_one(): pass\ndef test_two(): pass\n")
-    directory = os.fsdecode(b"kept-\xff")
-    tests = str(pytester.path / "test_workers_elsewhere_write_where_the_controller_looks.py")
-    result = run(
-        pytester,
-        "--tx",
-        "2*popen//chdir=elsewhere",
-        "-d",
-        "--rprof",
-        "--rprof-dir",
-        directory,
-        tests,
-        beside="xdist",
-    )
-    result.assert_outcomes(passed=2)
-    assert len(profiles(pytester.path / directory)) == 2
+    project = pytester.mkdir("project")
+    (project / "test_it.py").write_text("def test_one(): pass\ndef test_two(): pass\n")
+    where = ["--tx", "2*popen//chdir=elsewhere", "-d", "--rsyncdir", str(project)]
+    words = ["--rprof", "--rprof-dir", "kept", str(project)]
+    run(pytester, *where, *words, beside="xdist").assert_outcomes(passed=2)
+    assert len(profiles(pytester.path / "kept")) == 2
 
 
 MAIN = "import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))"
@@ -427,18 +434,8 @@ def test_pytest_does_not_warn_of_what_is_imported(pytester, begun, strict):
     if strict == "ini":
         pytester.makeini("[pytest]\nfilterwarnings = error\n")
     pytester.makepyfile("def test_one(): assert True\ndef test_two(): assert False\n")
-    arguments = ["-p", "no:cacheprovider", *(["-W", "error"] if strict == "option" else [])]
-    environment = {**os.environ, "RPROF_OUTPUT": "none"}
-    environment["PATH"] = os.path.dirname(sys.executable) + os.pathsep + environment["PATH"]
-    done = subprocess.run(
-        [sys.executable, *BEGUN[begun], *arguments],
-        cwd=pytester.path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    strictly = ["-W", "error"] if strict == "option" else []
+    done = piped(pytester, *BEGUN[begun], "-p", "no:cacheprovider", *strictly)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     assert "already imported" not in done.stdout + done.stderr
     assert re.search(r"^=+ 1 failed, 1 passed in ", done.stdout, re.MULTILINE)
@@ -463,7 +460,7 @@ def test_a_directory_that_cannot_be_had_changes_no_outcome(pytester, directory):
     assert re.search(r"^profiles missing: 2; cannot (make|open) .+: ", lines[0])
 
 
-# Not a byte fits into a file; what pytest captures goes into files as well.
+# Not a byte fits into a file. What pytest writes must not be captured, and go to a pipe.
 FULL = """
 import resource, pytest
 
@@ -473,26 +470,27 @@ def pytest_sessionstart():
 """
 
 
-def test_a_full_disk_changes_no_outcome(pytester):
-    pytester.makepyfile(conftest=FULL, test_it="def test_one(): pass\ndef test_two(): pass\n")
-    result = assert_the_same(pytester, "-s", "--rprof")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["profiles missing: 2; cannot write *File too large*"])
-    assert os.listdir(pytester.path / ".rprof") == []
-
-
-def test_a_disk_that_is_full_at_the_end(pytester):
-    """The tests' own profiles are there, and it is told that there is none of all together."""
+@pytest.mark.parametrize(
+    ("since", "there", "said"),
+    [
+        ("sessionstart", [], "profiles missing: 2; cannot write test_it.py.test_one"),
+        ("sessionfinish", ["one", "two"], "profiles missing: 1; cannot write combined.pb.gz"),
+    ],
+)
+def test_a_full_disk_changes_no_outcome(pytester, since, there, said):
     pytester.makepyfile(
-        conftest=FULL.replace("sessionstart", "sessionfinish"),
+        conftest=FULL.replace("sessionstart", since),
         test_it="def test_one(): pass\ndef test_two(): pass\n",
     )
-    result = assert_the_same(pytester, "-s", "--rprof-top", "1")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(
-        ["profiles of 2 tests in *", "profiles missing: 1; cannot write combined.pb.gz *"]
-    )
-    assert len(os.listdir(pytester.path / ".rprof")) == 2
+    done = piped(pytester, "-m", "pytest", "-p", "no:cacheprovider", "-s", "--rprof-top", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 2 passed in " in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("profiles missing")]
+    assert len(lines) == 1
+    assert lines[0].startswith(said)
+    assert "File too large" in lines[0]
+    names = sorted(os.listdir(pytester.path / ".rprof"))
+    assert [name.split("-")[0] for name in names] == [f"test_it.py.test_{n}" for n in there]
 
 
 def test_files_that_somebody_has_removed(pytester):
