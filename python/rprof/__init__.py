@@ -9,6 +9,8 @@
 
 Importing defines names and does nothing else; ``import rprof.auto`` starts profiling from the
 environment.
+
+PYTEST_DONT_REWRITE: to pytest, this may be imported before it loads the plugin.
 """
 
 from .errors import (

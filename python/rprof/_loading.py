@@ -16,17 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["as_path", "in_sub_interpreter", "native", "prepare"]
 
 
+_loaded: "Any" = None
+
+
 def native() -> "Any":
     """Return the native module.
 
     Raises:
         RprofStateError: It cannot be loaded; the message says why, and what to do.
     """
-    try:
-        from . import _native
-    except ImportError as error:
-        raise RprofStateError(_reason(error)) from error
-    return _native
+    global _loaded
+    # Once only: later the program may have replaced __import__, as tests do.
+    if _loaded is None:
+        try:
+            from . import _native
+        except ImportError as error:
+            raise RprofStateError(_reason(error)) from error
+        _loaded = _native
+    return _loaded
 
 
 def prepare() -> None:

@@ -23,6 +23,11 @@ class Profile:
         """As gzip pprof."""
     def write(self, path: str | PathLike[str]) -> None:
         """Writes gzip pprof to `path`, whole or not at all."""
+    def keep(self, path: str) -> None:
+        """The same, in a directory that is made if it is not there; calls no Python code."""
+    @staticmethod
+    def kept(path: str) -> Profile:
+        """Reads what `keep` has written; calls no Python code."""
     @property
     def sample_types(self) -> list[tuple[str, str]]:
         """(type, unit) of each value, in order."""

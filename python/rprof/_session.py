@@ -9,6 +9,9 @@ import os
 import sys
 from _thread import get_native_id
 
+# By its own name: a test that replaces os.getpid is no fork.
+from os import getpid
+
 from ._config import (
     UNSET,
     Config,
@@ -137,7 +140,7 @@ class _State:
     """What this process has going on; replaced as a whole in a forked child."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.continuous: _Continuous | None = None
         self.flight: _native.Recording | None = None
         self.is_watching = False
@@ -193,7 +196,7 @@ def _current() -> _State:
     It is a new one if the process was forked without Python's hooks.
     """
     global _state
-    if _state.pid != os.getpid():
+    if _state.pid != getpid():
         _state = _State()
     if _state.suspended is not None:
         _resume(_state, _state.suspended)
@@ -411,9 +414,22 @@ def begin(
             "engine could read frames that are being freed; run with PYTHON_GIL=1"
         )
     _install_hooks(native)
-    return native.start_recording(  # type: ignore[no-any-return]
-        **_options(config, window_ns=window_ns, output=output, **requests)
-    )
+    return begin_again(_options(config, window_ns=window_ns, output=output, **requests))
+
+
+def rehearse(config: Config) -> "dict[str, Any]":
+    """Begin a block's recording and end it, and return what ``begin_again`` needs for another.
+
+    That one asks nothing any more of ``os`` and imports nothing: a test may have replaced all of
+    it. Its end is ``end_output``.
+    """
+    end(begin(config))
+    return _options(config, window_ns=None, output=None)
+
+
+def begin_again(options: "dict[str, Any]") -> "_native.Recording":
+    """Start a native recording with the options of an earlier one."""
+    return _load_native().start_recording(**options)  # type: ignore[no-any-return]
 
 
 def _options(

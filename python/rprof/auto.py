@@ -9,6 +9,8 @@ the address for ``rprof.serve``, if there is to be an endpoint. A value that can
 be used raises, so that a typo is seen at once; where profiling itself is impossible (an
 unwritable directory) the program goes on unprofiled, with a warning on the ``rprof`` logger. In a
 sub-interpreter this does nothing: the main one's recording is the process's.
+
+PYTEST_DONT_REWRITE: to pytest, this may be imported before ``-p rprof.auto`` is read.
 """
 
 import os

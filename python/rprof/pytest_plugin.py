@@ -6,29 +6,79 @@
 * ``@pytest.mark.rprof(max_cpu="200ms", max_wall="1s", max_share={"pkg.mod.func": 0.3})``: fails
   the test when it takes more.
 
-The native module is loaded only when a test is recorded.
+The native module is loaded only when a test is recorded. PYTEST_DONT_REWRITE
+
+A test may replace whatever has a name, ``os``, ``pathlib``, ``open``, ``time``, ``__import__``, or
+the whole file system, until its fixtures are torn down, and some do so for longer. So what is
+needed is found and imported before the first test; from then on to the last report files are
+written and read by native code alone, each after its test's teardown.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from hashlib import sha256
+from os import getpid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from . import _loading, _session
+from ._text import inert
+from .errors import RprofError, RprofStateError
+
 if TYPE_CHECKING:
-    from ._block import profile as ProfileBlock
+    from ._native import Profile as NativeProfile
+    from ._native import Recording as NativeRecording
     from ._profile import Profile
 
-_PROPERTY = "rprof_profile"
+_RECORDER = pytest.StashKey["_Recorder"]()
 _RECORDING = pytest.StashKey["TestRecording"]()
-_SESSION = pytest.StashKey["_SessionProfiles"]()
+_IN_BODY = pytest.StashKey[bool]()
+# Where the report of a test's teardown has what became of its file; a report of an xdist worker
+# takes its attributes along.
+_ATTRIBUTE = "rprof_kept"
+# By which an xdist worker is told the controller's directory.
+_DIRECTORY = "rprof_directory"
 _MARKER_OPTIONS = ("max_cpu", "max_wall", "max_share")
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(ns|us|ms|s|min)\s*")
 _NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9}
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class _Classes(NamedTuple):
+    """What a profile is, natively and to Python."""
+
+    native: type[NativeProfile]
+    profile: type[Profile]
+
+
+def _load() -> _Classes:
+    native = _loading.native().Profile
+    from ._profile import Profile
+
+    return _Classes(native, Profile)
+
+
+class _Tools:
+    """What it takes to record a test."""
+
+    def __init__(self, classes: _Classes, rate: float) -> None:
+        from ._block import profile
+
+        self._make_profile = classes.profile
+        self._options = _session.rehearse(profile(rate=rate)._config)
+
+    def begin(self) -> NativeRecording:
+        return _session.begin_again(self._options)
+
+    def end(self, recording: NativeRecording) -> Profile | None:
+        """End a recording; None if it has ended with the process, or in the one that forked."""
+        ended = _session.end_output(recording)
+        return None if ended is None else self._make_profile(ended[0])
 
 
 class TestRecording:
@@ -36,27 +86,37 @@ class TestRecording:
 
     __test__ = False
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._block: ProfileBlock | None = None
+    def __init__(self, recorder: _Recorder) -> None:
+        self._recorder = recorder
+        self._pid = 0
+        self._owner: NativeRecording | None = None
+        self._profile: Profile | None = None
 
     def start(self) -> None:
         """Begin; called when the body of the test begins."""
-        from ._block import profile
-
-        self._block = profile(rate=self._rate)
-        self._block.__enter__()
+        if self._owner is None:
+            self._pid = getpid()
+            self._owner = self._recorder.tools().begin()
 
     def stop(self) -> Profile:
         """End the recording, if it has not ended, and return the profile."""
-        if self._block is not None and self._block._recording is not None:
-            self._block.__exit__(None, None, None)
+        self._finish()
         return self.profile
 
     def abandon(self) -> None:
         """See to it that nothing is recorded any more, whatever has come in between."""
-        if self._block is not None:
-            self._block.abandon()
+        if self._owner is not None:
+            self._owner.abandon()
+            self._owner = None
+
+    def _finish(self) -> Profile | None:
+        """End the recording, if it has not ended; None if there is no profile."""
+        # In a forked child it is its parent's. A timeout may break this off anywhere: what has
+        # ended is forgotten last.
+        if self._owner is not None and self._pid == getpid():
+            self._profile = self._recorder.tools().end(self._owner)
+        self._owner = None
+        return self._profile
 
     @property
     def profile(self) -> Profile:
@@ -65,18 +125,13 @@ class TestRecording:
         Raises:
             RprofStateError: The test is still being recorded.
         """
-        if self._block is None:
-            from .errors import RprofStateError
-
-            raise RprofStateError("the test has not begun; use rprof.profile after its body")
-        return self._block.profile
-
-
-class _SessionProfiles:
-    """Where the profiles of this test session are, as far as this process was told."""
-
-    def __init__(self) -> None:
-        self.by_test: dict[str, Path] = {}
+        if self._profile is None:
+            if self._pid in (0, getpid()):
+                raise RprofStateError(
+                    "the test has not begun or has not ended; use rprof.profile after its body"
+                )
+            raise RprofStateError("the test was begun by the parent of this process")
+        return self._profile
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,19 +162,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options and announce the marker."""
+    """Check the options, announce the marker, and fix where the files go."""
     config.addinivalue_line(
         "markers",
         "rprof(max_cpu, max_wall, max_share): profile the test and fail it when it uses more CPU "
         'or wall time (seconds or "200ms"), or spends a larger share of its CPU time in a '
         'function ({"pkg.mod.func": 0.3}), than given',
     )
-    rate = _rate(config)
-    if not 0.01 <= rate <= 10_000:
-        raise pytest.UsageError(f"--rprof-rate {rate:g} is out of range; choose 0.01 to 10000 (Hz)")
-    if _top(config) < 0:
-        raise pytest.UsageError(f"--rprof-top {_top(config)} is negative; choose 0 or more")
-    config.stash[_SESSION] = _SessionProfiles()
+    recorder = config.stash[_RECORDER] = _Recorder(config)
+    config.pluginmanager.register(recorder, "rprof-recorder")
 
 
 def _ini_number(config: pytest.Config, name: str, kind: type[float] | type[int]) -> Any:
@@ -132,84 +183,258 @@ def _ini_number(config: pytest.Config, name: str, kind: type[float] | type[int])
 
 def _rate(config: pytest.Config) -> float:
     given = config.getoption("rprof_rate")
-    return float(_ini_number(config, "rprof_rate", float) if given is None else given)
+    rate = float(_ini_number(config, "rprof_rate", float) if given is None else given)
+    if not 0.01 <= rate <= 10_000:
+        raise pytest.UsageError(f"--rprof-rate {rate:g} is out of range; choose 0.01 to 10000 (Hz)")
+    return rate
 
 
 def _top(config: pytest.Config) -> int:
     given = config.getoption("rprof_top")
-    return int(_ini_number(config, "rprof_top", int) if given is None else given)
+    top = int(_ini_number(config, "rprof_top", int) if given is None else given)
+    if top < 0:
+        raise pytest.UsageError(f"--rprof-top {top} is negative; choose 0 or more")
+    return top
 
 
-def _profiles_every_test(config: pytest.Config) -> bool:
-    return bool(config.getoption("rprof") or config.getini("rprof") or _top(config))
-
-
-def _directory(config: pytest.Config) -> Path:
+def _directory(config: pytest.Config) -> str:
+    told = getattr(config, "workerinput", {}).get(_DIRECTORY)
+    if told is not None:
+        return os.fsdecode(told)
     given = config.getoption("rprof_dir")
     if given is not None:
-        return Path(config.invocation_params.dir, given)
-    return Path(config.rootpath, config.getini("rprof_dir"))
+        return str(Path(config.invocation_params.dir, given))
+    return str(Path(config.rootpath, config.getini("rprof_dir")))
 
 
 @pytest.fixture
 def rprof(request: pytest.FixtureRequest) -> TestRecording:
     """Record this test; afterwards, or after ``rprof.stop()``, see ``rprof.profile``."""
-    return _recording_of(request.node)
-
-
-def _recording_of(item: pytest.Item) -> TestRecording:
-    recording = item.stash.get(_RECORDING, None)
-    if recording is None:
-        recording = item.stash[_RECORDING] = TestRecording(_rate(item.config))
+    recording = request.config.stash[_RECORDER].recording_of(request.node)
+    if request.node.stash.get(_IN_BODY, False):
+        # Asked for by the body itself.
+        recording.start()
     return recording
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Record the body of a test that wants it, and hold it to its budget."""
-    budget = _budget(item)
-    every = _profiles_every_test(item.config)
-    if not (every or budget is not None or "rprof" in getattr(item, "fixturenames", ())):
-        return (yield)
-    # A test that is run again gets a new recording; its fixture is set up anew as well.
-    recording = _recording_of(item)
-    recording.start()
-    try:
+class _Recorder:
+    """Records the tests of one session, and knows what became of their files."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._rate = _rate(config)
+        self._top = _top(config)
+        self._every = bool(config.getoption("rprof") or config.getini("rprof") or self._top)
+        self._is_worker = hasattr(config, "workerinput")
+        self._directory = _directory(config)
+        self._separator = os.sep
+        self._classes: _Classes | None = None
+        self._tools: _Tools | None = None
+        # By the tests' ids: profiles that wait for the end of the teardown; what became of them,
+        # until it is reported; the names of all files; why there is none.
+        self._waiting: dict[str, Profile] = {}
+        self._outcomes: dict[str, tuple[str, str]] = {}
+        self._files: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
+        self._combined: Profile | None = None
+        self._totals: dict[str, dict[str, int]] = {}
+
+    def tools(self) -> _Tools:
+        """Return what it takes to record.
+
+        Raises:
+            RprofError: Recording is not possible here.
+        """
+        if self._tools is None:
+            self._tools = _Tools(self.classes(), self._rate)
+        return self._tools
+
+    def classes(self) -> _Classes:
+        """Return what a profile is; all that a session needs in which others run the tests."""
+        if self._classes is None:
+            self._classes = _load()
+        return self._classes
+
+    def recording_of(self, item: pytest.Item) -> TestRecording:
+        """Return the recording of a test, a new one if it is run again."""
+        recording = item.stash.get(_RECORDING, None)
+        if recording is None:
+            recording = item.stash[_RECORDING] = TestRecording(self)
+        return recording
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Import and try all of it while no test can have replaced anything."""
+        if session.config.getoption("collectonly"):
+            return
+        if any(
+            self._every
+            or "rprof" in getattr(item, "fixturenames", ())
+            or item.get_closest_marker("rprof") is not None
+            for item in session.items
+        ):
+            try:
+                self.tools()
+            except RprofError:
+                # The tests that need it say so.
+                return
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Record the body of a test that wants it, and hold it to its budget."""
+        budget = _budget(item)
+        if budget is not None or _RECORDING in item.stash:
+            self.recording_of(item).start()
+        elif self._every:
+            try:
+                self.recording_of(item).start()
+            except RprofError as error:
+                # Nobody but the command line has asked.
+                self._outcomes[item.nodeid] = "", str(error)
+        item.stash[_IN_BODY] = True
+        try:
+            result = yield
+        finally:
+            del item.stash[_IN_BODY]
+            self._end(item)
+        if budget is not None:
+            profile = item.stash[_RECORDING].profile
+            excess = _excess(budget, profile)
+            if excess:
+                pytest.fail(_explain(item, excess, profile), pytrace=False)
+        return result
+
+    def _end(self, item: pytest.Item) -> None:
+        recording = item.stash.get(_RECORDING, None)
+        if recording is None:
+            return
+        try:
+            profile = recording._finish()
+        except RprofError as error:
+            # The outcome of the test stands.
+            self._outcomes[item.nodeid] = "", str(error)
+            return
+        if self._every and profile is not None:
+            self._waiting[item.nodeid] = profile
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Let go of the recording once the fixtures have seen it, and write it."""
+        try:
+            return (yield)
+        finally:
+            if _RECORDING in item.stash:
+                # A timeout may have broken off its begin or its end.
+                item.stash[_RECORDING].abandon()
+                del item.stash[_RECORDING]
+            if item.nodeid in self._waiting:
+                self._outcomes[item.nodeid] = self._keep(item.nodeid)
+
+    def _keep(self, nodeid: str) -> tuple[str, str]:
+        """Write a profile and return the name of its file, or an empty one and the reason."""
+        name = _file_name(nodeid)
+        try:
+            self._waiting.pop(nodeid)._native.keep(self._path(name))
+        except RprofError as error:
+            return "", str(error)
+        return name, ""
+
+    def _path(self, name: str) -> str:
+        return self._directory + self._separator + name
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, Any, Any]:
+        """Have the report of the teardown tell what became of the file."""
+        report = yield
+        if call.when == "teardown" and item.nodeid in self._outcomes:
+            setattr(report, _ATTRIBUTE, self._outcomes.pop(item.nodeid))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what became of a test's file; under xdist this runs in the controller."""
+        outcome = getattr(report, _ATTRIBUTE, None)
+        if outcome is not None:
+            self._note(report.nodeid, *outcome)
+
+    def _note(self, nodeid: str, name: str, problem: str) -> None:
+        # What is known of a test that is run again is what its last run has left.
+        self._files.pop(nodeid, None)
+        self._problems.pop(nodeid, None)
+        if name:
+            self._files[nodeid] = name
+        else:
+            self._problems[nodeid] = problem
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker, which may be anywhere, where the files go."""
+        # Not as text: it may have bytes that are none.
+        node.workerinput[_DIRECTORY] = os.fsencode(self._directory)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, Any, Any]:
+        """Merge the profiles of all tests; under xdist only the controller does."""
         result = yield
-    finally:
-        profile = recording.stop()
-        if every:
-            _keep(item, profile)
-    if budget is not None:
-        excess = _excess(budget, profile)
-        if excess:
-            pytest.fail(_explain(item, excess, profile), pytrace=False)
-    return result
+        # A test that was interrupted has no report.
+        for nodeid in list(self._waiting):
+            self._note(nodeid, *self._keep(nodeid))
+        if self._files and not self._is_worker:
+            self._merge()
+        return result
+
+    def _merge(self) -> None:
+        try:
+            classes = self.classes()
+            merged = classes.native.merge(self._kept(classes))
+            self._combined = classes.profile(merged)
+            merged.keep(self._path(_COMBINED))
+        except RprofError as error:
+            self._problems[_COMBINED] = str(error)
+
+    def _kept(self, classes: _Classes) -> Iterator[NativeProfile]:
+        """Read what was written; a file that has gone since then is a problem of its test."""
+        for nodeid, name in list(self._files.items()):
+            try:
+                profile = classes.native.kept(self._path(name))
+            except RprofError as error:
+                self._note(nodeid, "", str(error))
+                continue
+            self._totals[nodeid] = classes.profile(profile).totals
+            yield profile
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print where the profiles are and, with ``--rprof-top``, what is heavy."""
+        if not self._files and not self._problems:
+            return
+        write = terminalreporter.write_line
+        terminalreporter.section("rprof")
+        if self._files:
+            write(f"profiles of {len(self._files)} tests in {self._directory}")
+        if self._combined is not None and _COMBINED not in self._problems:
+            write(f"all together: go tool pprof -top {self._path(_COMBINED)}")
+        if self._problems:
+            first = inert(next(iter(self._problems.values())))
+            write(f"profiles missing: {len(self._problems)}; {first}")
+        if not self._top or self._combined is None:
+            return
+        for kind in ("cpu", "wall"):
+            write("")
+            write(f"heaviest functions by {kind}: {self._combined.top(self._top, by=kind)}")
+        heaviest = sorted(self._totals.items(), key=lambda pair: -pair[1]["cpu"])[: self._top]
+        write("")
+        write("heaviest tests by cpu:")
+        for test, total in heaviest:
+            cpu, wall = total["cpu"] / 1e6, total["wall"] / 1e6
+            write(f"{cpu:>10,.1f} ms cpu {wall:>10,.1f} ms wall  {test}")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Let go of the recording once the fixtures have seen it."""
-    try:
-        return (yield)
-    finally:
-        if _RECORDING in item.stash:
-            # A timeout may have broken off its begin or its end.
-            item.stash[_RECORDING].abandon()
-            del item.stash[_RECORDING]
-
-
-def _keep(item: pytest.Item, profile: Profile) -> None:
-    directory = _directory(item.config)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = profile.write(directory / _file_name(item.nodeid))
-    item.user_properties.append((_PROPERTY, str(path)))
+_COMBINED = "combined.pb.gz"
 
 
 def _file_name(nodeid: str) -> str:
     """Return a file name that is safe everywhere, readable, and different for every test."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", nodeid.replace("::", ".")).strip("-.")
-    digest = hashlib.sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    safe = _UNSAFE.sub("-", nodeid.replace("::", ".")).strip("-.")
+    digest = sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return f"{safe[:120]}-{digest}.pb.gz"
 
 
@@ -286,76 +511,3 @@ def _explain(item: pytest.Item, excess: list[str], profile: Profile) -> str:
         + [f"  {sentence}" for sentence in excess]
         + ["", profile.tree(by="cpu", min_fraction=0.02)]
     )
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note where a test's profile is; under xdist this runs in the controller."""
-    if report.when == "call" and _active is not None:
-        for name, value in report.user_properties:
-            if name == _PROPERTY:
-                _active.by_test[report.nodeid] = Path(str(value))
-
-
-# pytest_runtest_logreport gets no config, and pytester runs one session inside another.
-_active: _SessionProfiles | None = None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_sessionstart(session: pytest.Session) -> Generator[None, Any, Any]:
-    """Make this session the one that reports belong to."""
-    global _active
-    session.config.stash[_OUTER] = _active
-    _active = session.config.stash[_SESSION]
-    return (yield)
-
-
-_OUTER = pytest.StashKey["_SessionProfiles | None"]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
-    """Merge the profiles of all tests; under xdist only the controller does."""
-    global _active
-    try:
-        result = yield
-    finally:
-        _active = session.config.stash.get(_OUTER, None)
-    by_test = session.config.stash[_SESSION].by_test
-    if by_test and not hasattr(session.config, "workerinput"):
-        _merged(by_test).write(_directory(session.config) / "combined.pb.gz")
-    return result
-
-
-def _merged(by_test: Mapping[str, Path]) -> Profile:
-    from ._profile import load
-
-    first, *others = (load(path) for path in by_test.values())
-    return first.merge(*others)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print where the profiles are and, with ``--rprof-top``, what is heavy."""
-    by_test = config.stash[_SESSION].by_test
-    if not by_test:
-        return
-    from ._profile import load
-
-    combined = _directory(config) / "combined.pb.gz"
-    terminalreporter.section("rprof")
-    terminalreporter.write_line(f"profiles of {len(by_test)} tests in {combined.parent}")
-    terminalreporter.write_line(f"all together: go tool pprof -top {combined}")
-    count = _top(config)
-    if not count:
-        return
-    profile = load(combined)
-    for kind in ("cpu", "wall"):
-        terminalreporter.write_line("")
-        terminalreporter.write_line(f"heaviest functions by {kind}: {profile.top(count, by=kind)}")
-    totals = {test: load(path).totals for test, path in by_test.items()}
-    heaviest = sorted(totals.items(), key=lambda pair: -pair[1]["cpu"])[:count]
-    terminalreporter.write_line("")
-    terminalreporter.write_line("heaviest tests by cpu:")
-    for test, total in heaviest:
-        terminalreporter.write_line(
-            f"{total['cpu'] / 1e6:>10,.1f} ms cpu {total['wall'] / 1e6:>10,.1f} ms wall  {test}"
-        )

@@ -2,9 +2,19 @@
 #![forbid(unsafe_code)]
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::error::{Error, ErrorKind};
+
+/// The module of the classes. To be called when ours is loaded: later the program may have replaced
+/// `__import__`, as tests do.
+pub(crate) fn load(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || py.import("rprof.errors").map(Bound::unbind))
+        .map(|module| module.bind(py))
+}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -16,8 +26,7 @@ impl From<Error> for PyErr {
             ErrorKind::Memory => "RprofMemoryError",
         };
         Python::attach(|py| {
-            let class = py
-                .import("rprof.errors")
+            let class = load(py)
                 .and_then(|errors| errors.getattr(class))
                 .and_then(|class| Ok(class.cast_into::<PyType>()?));
             match class {

@@ -68,6 +68,7 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::hooks::require_main_interpreter()?;
         super::hooks::quiet_panics();
+        super::errors::load(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -14,11 +14,12 @@ use crate::fold::window::Limits;
 use crate::model::facts;
 use crate::model::function::Function;
 use crate::model::label::{LabelValue, thread_of};
-use crate::pprof::{decode::decode, encode::encode};
+use crate::pprof::decode::{MAX_MESSAGE_BYTES, decode};
+use crate::pprof::encode::encode;
 use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
 use crate::session::flight::{Pick, pick};
-use crate::sink::file::write_file;
+use crate::sink::file::{read_file, write_file, write_file_making_directory};
 
 /// As many as the reader accepts: a merged file can be read again.
 const MAX_MERGED_NODES: usize = 8_000_000;
@@ -110,6 +111,25 @@ impl Profile {
             write_file(&path, &bytes)
         })?;
         Ok(())
+    }
+
+    /// The same, in a directory that is made if it is not there; calls no Python code.
+    fn keep(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            write_file_making_directory(&path, &bytes)
+        })?;
+        Ok(())
+    }
+
+    /// Reads what `keep` has written; calls no Python code.
+    #[staticmethod]
+    fn kept(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let profile = py.detach(|| {
+            let bytes = read_file(&path, MAX_MESSAGE_BYTES)?;
+            decode(&bytes, &path.to_string_lossy())
+        })?;
+        Ok(Self::new(Arc::new(profile)))
     }
 
     /// (type, unit) of each value, in order.

@@ -33,20 +33,25 @@ impl Directory {
     /// Opens a directory, made with its parents for this user alone if it is not there.
     ///
     /// # Errors
+    /// When it cannot be made, or is no directory.
+    pub fn open_or_make(path: &Path) -> Result<Self> {
+        Self::open(path).or_else(|_| {
+            make(path).map_err(|error| {
+                Error::os(
+                    format!("cannot make the output directory {}", path.display()),
+                    &error,
+                )
+            })?;
+            Self::open(path)
+        })
+    }
+
+    /// The same for what may come for months, and so for no directory of somebody else.
+    ///
+    /// # Errors
     /// When it cannot be made, is no directory, or belongs to somebody else.
     pub fn create(path: &Path) -> Result<Self> {
-        let directory = match Self::open(path) {
-            Ok(directory) => directory,
-            Err(_) => {
-                make(path).map_err(|error| {
-                    Error::os(
-                        format!("cannot make the output directory {}", path.display()),
-                        &error,
-                    )
-                })?;
-                Self::open(path)?
-            }
-        };
+        let directory = Self::open_or_make(path)?;
         // By its own handle, with the call that CPython makes for a path.
         let owner = statat(&directory.handle, c"", AtFlags::EMPTY_PATH)
             .map_err(|error| directory.error("inspect", &error))?;

@@ -22,6 +22,14 @@ impl Directory {
     /// # Errors
     /// When it cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
+        Self::open_or_make(path)
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open_or_make(path: &Path) -> Result<Self> {
         let context = || format!("cannot make the output directory {}", path.display());
         fs::create_dir_all(path).map_err(|error| Error::os(context(), &error))?;
         Self::open(path)

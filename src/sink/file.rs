@@ -1,6 +1,9 @@
 //! Files: complete or not there at all, private, and never more than is to be kept.
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustc_hash::FxHashMap;
@@ -52,6 +55,31 @@ pub fn expand_output(output: &str, fields: &Fields<'_>) -> Result<PathBuf> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let (parent, name) = split(path)?;
     Directory::open(&parent)?.write(&name, bytes)
+}
+
+/// The same, in a directory that is made if it is not there.
+///
+/// # Errors
+/// When the directory cannot be made, or refuses.
+pub fn write_file_making_directory(path: &Path, bytes: &[u8]) -> Result<()> {
+    let (parent, name) = split(path)?;
+    Directory::open_or_make(&parent)?.write(&name, bytes)
+}
+
+/// Reads a file of at most `max_bytes`.
+///
+/// # Errors
+/// When it cannot be read, or is larger.
+pub fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let error = |source: &dyn Display| Error::os(format!("cannot read {}", path.display()), source);
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(max_bytes + 1).read_to_end(&mut bytes))
+        .map_err(|source| error(&source))?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(error(&format!("it has more than {max_bytes} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// A directory that receives profiles.

@@ -158,9 +158,12 @@ CALLS = {
             return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
     """,
     "pytest": """
-        from rprof.pytest_plugin import TestRecording
+        from types import SimpleNamespace
+        from rprof.pytest_plugin import TestRecording, _load, _Tools
+        tools = _Tools(_load(), 1000)
+        recorder = SimpleNamespace(tools=lambda: tools)
         def call():
-            recording = TestRecording(1000)
+            recording = TestRecording(recorder)
             try:
                 recording.start()
                 recording.stop()
