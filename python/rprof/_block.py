@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, TypeVar
 
-    from . import _native
     from ._config import ThreadInfo
     from ._profile import Profile
 
@@ -90,7 +89,7 @@ class profile:
             )
         # A function may be decorated long before it is called, and much can have happened by then.
         _loading.prepare()
-        self._recording: _native.Recording | None = None
+        self._recording: _session.Recording | None = None
         self._pid = 0
         self._calls = 0
         self._result: Profile | None = None
@@ -138,7 +137,7 @@ class profile:
             # An exception of a signal's handler may come anywhere, and nobody ends a block twice.
             self.abandon()
 
-    def _end(self, recording: "_native.Recording") -> None:
+    def _end(self, recording: "_session.Recording") -> None:
         try:
             result = _session.end(recording)
         except RprofError as problem:

@@ -11,8 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from . import _native
-
 __all__ = ["Endpoint", "serve", "serve_from_environment"]
 
 _MIN_TOKEN_LENGTH = 16
@@ -24,7 +22,7 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._block: _native.Serving | None = None
+        self._block: _session.Serving | None = None
 
     @property
     def address(self) -> str:

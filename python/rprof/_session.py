@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from . import _native
     from ._profile import Profile
 
+    Recording = _native.Recording
+    Serving = _native.Serving
+
 __all__ = [
     "Status",
     "dump",
@@ -103,7 +106,7 @@ class Status(NamedTuple):
 
 
 class _Continuous(NamedTuple):
-    recording: "_native.Recording"
+    recording: "Recording"
     config: Config
     ticks_at_start: int
     age_at_start_ns: int
@@ -142,7 +145,7 @@ class _State:
     def __init__(self) -> None:
         self.pid = getpid()
         self.continuous: _Continuous | None = None
-        self.flight: _native.Recording | None = None
+        self.flight: Recording | None = None
         self.is_watching = False
         self.reported_error: str | None = None
         self.dumps = False
@@ -150,7 +153,7 @@ class _State:
         self.endpoint_address = ""
         self.suspended: _Suspended | None = None
         # Recordings that go on for as long as the process does.
-        self.kept: list[_native.Recording] = []
+        self.kept: list[Recording] = []
 
 
 # Whether this process was forked by a thread that was not the main one. CPython up to 3.12 ends
@@ -398,7 +401,7 @@ def _tracing_possible() -> bool:
 
 def begin(
     config: Config, *, window_ns: int | None = None, output: str | None = None, **requests: "Any"
-) -> "_native.Recording":
+) -> "Recording":
     """Start a native recording and return its owner, with which it ends at the latest.
 
     An exception of a signal's handler may come between any two instructions. So the owner goes
@@ -455,7 +458,7 @@ def _options(
     }
 
 
-def begin_output(config: Config) -> "_native.Recording":
+def begin_output(config: Config) -> "Recording":
     """Start a native recording that writes to the configured output, window by window."""
     rotates = config.output is not None and _load_native().output_rotates(config.output)
     return begin(
@@ -465,7 +468,7 @@ def begin_output(config: Config) -> "_native.Recording":
     )
 
 
-def begin_growing(config: Config, path: str) -> "_native.Recording":
+def begin_growing(config: Config, path: str) -> "Recording":
     """Start a native recording whose one file is written again with each window, whole."""
     return begin(config, window_ns=round(config.window * 1e9), output=path, grows=True)
 
@@ -923,14 +926,14 @@ def is_local_address(address: str) -> bool:
     return local
 
 
-def end(recording: "_native.Recording") -> "Profile | None":
+def end(recording: "Recording") -> "Profile | None":
     """End a block's recording; None if the end of the process was faster."""
     outcome = recording.stop()
     return None if outcome is None else _finish(outcome)
 
 
 def end_output(
-    recording: "_native.Recording",
+    recording: "Recording",
 ) -> "tuple[_native.Profile, Exception | None] | None":
     """End a recording that writes, without a file of ours that would have to be loaded.
 

@@ -10,13 +10,8 @@ from ..errors import RprofError
 from ._ending import Ending, Stderr
 from ._environment import KEPT, RUN, Run
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .. import _native
-
-
 # Owns the recording that nobody ends before the process does.
-_recording: "_native.Recording | None" = None
+_recording: "_session.Recording | None" = None
 
 
 def begin() -> None:
