@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rprof::sink::Sink;
 use rprof::sink::directory::Directory;
-use rprof::sink::file::{FileConfig, FileSink, write_file};
+use rprof::sink::file::{FileConfig, FileSink, read_file, write_file, write_file_making_directory};
 
 fn config(output: impl AsRef<Path>) -> FileConfig {
     FileConfig {
@@ -266,6 +266,25 @@ fn a_planted_link_is_replaced_not_followed() {
     write_file(&name, b"profile").unwrap();
     assert_eq!(fs::read(&target).unwrap(), b"precious");
     assert!(fs::symlink_metadata(&name).unwrap().is_file());
+}
+
+#[test]
+fn a_file_brings_its_directory_and_can_be_read_back() {
+    let scratch = tempfile::tempdir().unwrap();
+    let name = scratch.path().join("a/b/one.pb.gz");
+    write_file(&name, b"profile").unwrap_err();
+    for bytes in [b"profile".as_slice(), b""] {
+        write_file_making_directory(&name, bytes).unwrap();
+        assert_eq!(read_file(&name, 7).unwrap(), bytes);
+    }
+    assert_eq!(names(name.parent().unwrap()), ["one.pb.gz"]);
+    write_file_making_directory(&name, b"profiles").unwrap();
+    let told = read_file(&name, 7).unwrap_err().to_string();
+    assert!(told.contains("one.pb.gz") && told.contains("more than 7 bytes"));
+    let told = read_file(&name.join("two"), 7).unwrap_err().to_string();
+    assert!(told.starts_with("cannot read ") && told.contains("two: "));
+    // Below what is no directory.
+    write_file_making_directory(&name.join("two"), b"profile").unwrap_err();
 }
 
 #[test]
