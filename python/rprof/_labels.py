@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._decorate import decorate as _decorate
@@ -29,5 +30,10 @@ class _Call:
 
 def decorate(entered: labels, function: Callable[..., Any]) -> Callable[..., Any]:
     """Put the labels in force while `function` runs; called by the native class."""
-    wrapper: Callable[..., Any] = _decorate(function, lambda: _Call(entered))
+    wrapper: Callable[..., Any] = _decorate(function, partial(_Call, entered))
     return wrapper
+
+
+def unpickled(items: dict[str, str]) -> labels:
+    """Make labels again that were pickled; named in what the native class pickles."""
+    return labels(**items)
