@@ -5,10 +5,11 @@
 import os
 
 from .. import _session
-from .._config import OPTIONS, Config, resolve
+from .._config import Config, resolve
 from ..errors import RprofError
 from ._ending import Ending, Stderr
-from ._environment import KEPT, RUN, Run
+from ._environment import RUN, Run, hide
+from ._executing import follow_executions
 
 
 def begin() -> None:
@@ -17,10 +18,13 @@ def begin() -> None:
     is_program = run.pid == os.getpid()
     config = resolve({})
     if not run.follow:
-        _hide()
+        hide(os.environ)
+        if not is_program:
+            # A process that the program has executed after all.
+            return
     try:
         if is_program:
-            Ending(run, config)
+            follow_executions(Ending(run, config))
         else:
             _session.begin_output(config)
     except (RprofError, OSError, RuntimeError) as error:
@@ -38,19 +42,3 @@ def _follow(config: Config) -> None:
     except (RprofError, OSError, RuntimeError):
         # A child that cannot be profiled must work all the same.
         return
-
-
-def _hide() -> None:
-    """Give the program the environment that it would have without `rprof run`."""
-    del os.environ[RUN]
-    for option in OPTIONS:
-        name = "RPROF_" + option.upper()
-        os.environ.pop(name, None)
-        kept = os.environ.pop(KEPT + name, None)
-        if kept is not None:
-            os.environ[name] = kept
-    _, _, path = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
-    if path:
-        os.environ["PYTHONPATH"] = path
-    else:
-        os.environ.pop("PYTHONPATH", None)
