@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, TypeVar
 
-    from ._config import ThreadInfo
+    from ._config import Config, ThreadInfo
     from ._profile import Profile
 
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -92,7 +92,22 @@ class profile:
         self._recording: _session.Recording | None = None
         self._pid = 0
         self._calls = 0
+        self._decorates = False
         self._result: Profile | None = None
+
+    def __getstate__(self) -> "tuple[Config, int, bool, Profile | None]":
+        """Pickle the options, and the profile of a block.
+
+        Not that of a decorator: wherever the function is sent, its result would go along.
+        """
+        result = None if self._decorates else self._result
+        return self._config, self._calls, self._decorates, result
+
+    def __setstate__(self, state: "tuple[Config, int, bool, Profile | None]") -> None:
+        self._config, self._calls, self._decorates, self._result = state
+        _loading.prepare()
+        self._recording = None
+        self._pid = 0
 
     @property
     def profile(self) -> "Profile":
@@ -183,9 +198,8 @@ class profile:
         """Decorate a function; ``.profile`` is then the profile of the call that ended last."""
         from ._decorate import decorate
 
-        wrapper = decorate(function, self._call)
-        wrapper.profiler = self
-        return wrapper  # type: ignore[no-any-return]
+        self._decorates = True
+        return decorate(function, self._call, profiler=self)  # type: ignore[no-any-return]
 
     def _call(self) -> "_Call":
         self._calls += 1

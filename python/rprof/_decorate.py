@@ -6,6 +6,8 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Protocol
 
+from .errors import RprofTypeError
+
 __all__ = ["Call", "decorate"]
 
 
@@ -23,8 +25,33 @@ class Call(Protocol):
         """The generator goes on."""
 
 
-def decorate(function: Callable[..., Any], call: Callable[[], Call]) -> Any:
-    """Return `function` wrapped in a context manager of its own for each call."""
+def decorate(function: Any, call: Callable[[], Call], **attributes: Any) -> Any:
+    """Return `function` wrapped in a context manager of its own for each call.
+
+    Args:
+        function: What to wrap; of a class method or static method, the function within.
+        call: Makes the context manager. It is in the closure of the wrapper, so it has to pickle:
+            functions are sent to other processes by value.
+        **attributes: What the wrapper is to have.
+
+    Raises:
+        RprofTypeError: It is nothing that can be called.
+    """
+    if isinstance(function, (classmethod, staticmethod)):
+        return type(function)(decorate(function.__func__, call, **attributes))
+    if not callable(function):
+        kind = type(function).__name__
+        raise RprofTypeError(
+            f"a {kind} cannot be decorated, for it is not called; write this decorator below that "
+            f"which made it, nearest to the function"
+        )
+    wrapper = _wrapper(function, call)
+    for name, value in attributes.items():
+        setattr(wrapper, name, value)
+    return wrapper
+
+
+def _wrapper(function: Callable[..., Any], call: Callable[[], Call]) -> Any:
     # Costs more than all else here, and most programs decorate nothing.
     import inspect
 

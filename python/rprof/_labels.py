@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._decorate import decorate as _decorate
@@ -17,5 +18,14 @@ def decorate(entered: labels, function: Callable[..., Any]) -> Callable[..., Any
     The class itself is the context manager of each call, for an exception of a signal's handler may
     come between two instructions of a Python function that has entered it.
     """
-    wrapper: Callable[..., Any] = _decorate(function, lambda: entered)
+    wrapper: Callable[..., Any] = _decorate(function, partial(_same, entered))
     return wrapper
+
+
+def _same(entered: labels) -> labels:
+    return entered
+
+
+def unpickled(items: dict[str, str]) -> labels:
+    """Make labels again that were pickled; named in what the native class pickles."""
+    return labels(**items)

@@ -127,6 +127,10 @@ class Profile:
     def __init__(self, native: NativeProfile) -> None:
         self._native = native
 
+    def __reduce__(self) -> "tuple[Callable[[bytes], Profile], tuple[bytes]]":
+        """Pickle it as the file that it would be: it may be the result of a worker process."""
+        return _unpickled, (self.to_bytes(),)
+
     def __repr__(self) -> str:
         totals = self.totals
         parts = [f"{name}={format_ns(totals[name])}" for name in ("wall", "cpu") if name in totals]
@@ -665,6 +669,10 @@ def _check_count(n: int, what: str) -> None:
         raise RprofTypeError(f"n must be a whole number, not {n!r}")
     if n < 0:
         raise RprofValueError(f"n={n} is negative; ask for at least 0 {what}")
+
+
+def _unpickled(data: bytes) -> Profile:
+    return Profile(NativeProfile.decode(data, "a pickled profile"))
 
 
 def load(path: str | os.PathLike[str]) -> Profile:

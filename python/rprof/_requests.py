@@ -70,6 +70,24 @@ def routes() -> list[RouteFigures]:
     return found
 
 
+def unpickled(
+    name: str,
+    route: str,
+    limit: tuple[float | None, float],
+    labels: dict[str, Any] | None,
+    info: dict[str, Any],
+) -> request:
+    """Make a request again that was pickled; named in what the native class pickles.
+
+    Which has not begun, whatever the other had: it is known to the process alone that serves it.
+    """
+    slow_after, repeat = limit
+    made = request(name, route=route, slow_after=slow_after, repeat=repeat, labels=labels)
+    # Not as keywords, which could have the names of the others.
+    made.info.update(info)
+    return made
+
+
 class Capture:
     """The next so many requests, being recorded; as a context manager, until its end.
 

@@ -318,6 +318,15 @@ impl Labels {
         module.call_method1("decorate", (slf, function))
     }
 
+    /// For `pickle`: what is decorated with labels is sent to other processes.
+    fn __reduce__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyDict>,))> {
+        let make = py.import("rprof._labels")?.getattr("unpickled")?;
+        Ok((make, (dictionary(py, &self.content().items)?,)))
+    }
+
     fn __repr__(&self) -> String {
         let content = self.content();
         let items: Vec<String> = content
@@ -332,12 +341,16 @@ impl Labels {
 /// The labels in force where it is called.
 #[pyfunction]
 pub(crate) fn current_labels(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    match current(py, contexts(py)?)? {
+        Some(current) => dictionary(py, &current.get().content().items),
+        None => Ok(PyDict::new(py)),
+    }
+}
+
+fn dictionary<'py>(py: Python<'py>, items: &Items) -> PyResult<Bound<'py, PyDict>> {
     let labels = PyDict::new(py);
-    if let Some(current) = current(py, contexts(py)?)? {
-        let content = current.get().content();
-        for (key, value) in &content.items {
-            labels.set_item(&**key, &**value)?;
-        }
+    for (key, value) in items {
+        labels.set_item(&**key, &**value)?;
     }
     Ok(labels)
 }

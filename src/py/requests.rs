@@ -57,6 +57,15 @@ impl<'py> FromPyObject<'_, 'py> for Repeat<'py> {
     }
 }
 
+/// The arguments of `rprof._requests.unpickled`.
+type Pickled<'py> = (
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    (Option<f64>, f64),
+    Option<Bound<'py, PyDict>>,
+    Bound<'py, PyDict>,
+);
+
 /// Where a request stands among the routers of ASGI applications.
 pub(super) struct Routing {
     /// What the whole application is mounted at, if a router is to choose the route.
@@ -252,6 +261,18 @@ impl Request {
     ) -> PyResult<Bound<'py, PyAny>> {
         let module = slf.py().import("rprof._decorate")?;
         module.call_method1("decorate", (function, slf.getattr("_again")?))
+    }
+
+    /// For `pickle`: what is decorated with a request is sent to other processes.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Pickled<'py>)> {
+        let make = py.import("rprof._requests")?.getattr("unpickled")?;
+        let limit = self.slow.map_or((None, 1.0), |slow| {
+            let seconds = |ns: u64| ns as f64 / 1e9;
+            (Some(seconds(slow.after_ns)), seconds(slow.repeat_ns))
+        });
+        let labels = self.labels.as_ref().map(|labels| labels.bind(py).clone());
+        let parts = (self.name(py)?, self.route(py), limit, labels, self.info(py));
+        Ok((make, parts))
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {

@@ -59,6 +59,10 @@ class Program:
     def names(self, path: str) -> set[str]:
         return {row.name for row in rprof.load(self.directory / path).top(500)}
 
+    def names_of_all(self, directory: str) -> set[str]:
+        files = (self.directory / directory).glob("*.pb.gz")
+        return {row.name for row in rprof.merge(files).top(500)}
+
     def _words(self, options, plain: bool) -> list[str]:
         words = [] if plain else ["-m", "rprof", "run", *options]
         return [sys.executable, *words, self.script]
@@ -337,17 +341,90 @@ def test_a_file_that_took_the_place_of_stderr_gets_no_message(program):
         assert (program.directory / "data").read_bytes() == b""
 
 
-def test_a_program_that_executes_itself_is_followed(program):
-    program.write(
-        "import os, sys\nfrom burning import burn_one, burn_two\n"
-        "if len(sys.argv) == 1:\n"
-        "    burn_one(0.1)\n"
-        "    os.execv(sys.executable, [sys.executable, *sys.argv, 'again'])\n"
-        "burn_two(0.1)\nsys.exit(3)\n"
-    )
-    done = program.run("-q", "-o", "out.pb.gz", "--follow-children")
+EXECUTES = """
+import os, sys
+from burning import burn_one, burn_two
+if len(sys.argv) == 1:
+    burn_one(0.1)
+    print("the first", flush=True)
+    words = [*sys.argv, "again"]
+    {}
+burn_two(0.1)
+print("the second", sorted(name for name in os.environ if "RPROF" in name.upper()))
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("output", ["out.pb.gz", "out.md", "out/"])
+@pytest.mark.parametrize("option", [(), ("--follow-children",)])
+@pytest.mark.parametrize(
+    "execute",
+    [
+        "os.execv(sys.executable, [sys.executable, *words])",
+        "os.execlp('python-of-ours', 'python-of-ours', *words)",
+        "os.execve(sys.executable, [sys.executable, *words], {**os.environ, 'RPROF_RATE': '1'})",
+    ],
+)
+def test_a_program_that_executes_itself_is_followed(program, execute, option, output):
+    """Also along a path: it is tried where it is not first."""
+    bin_directory = program.directory / "bin"
+    bin_directory.mkdir()
+    (bin_directory / "python-of-ours").symlink_to(sys.executable)
+    program.environment["PATH"] = f"/nowhere:{bin_directory}:{program.environment['PATH']}"
+    # A link to the interpreter of an environment does not know which that is.
+    program.environment["PYTHONPATH"] += os.pathsep + str(Path(rprof.__file__).parent.parent)
+    program.write(EXECUTES.format(execute))
+    done = program.run("-q", "-o", output, *option)
     assert (done.returncode, done.stderr) == (3, "")
-    assert "burning.burn_two" in program.names("out.pb.gz")
+    if not option:
+        left = "['RPROF_RATE']" if "RPROF_RATE" in execute else "[]"
+        assert done.stdout == f"the first\nthe second {left}\n"
+    if output == "out.md":
+        text = (program.directory / output).read_text()
+        assert "burning.burn_one" in text
+        assert "burning.burn_two" in text
+    else:
+        names = program.names(output) if output.endswith("gz") else program.names_of_all(output)
+        assert {"burning.burn_one", "burning.burn_two"} <= names
+    assert not list(program.directory.glob("rprof-run-*"))
+
+
+@pytest.mark.parametrize("path", ["'/nowhere'", "os.getcwd()", "'broken'", "None", "'data'"])
+def test_a_program_that_cannot_execute_another_goes_on(program, path):
+    (program.directory / "broken").write_text("#!/nowhere/python\n")
+    (program.directory / "broken").chmod(0o755)
+    (program.directory / "data").write_text("no program")
+    program.write(
+        f"import os\nfrom burning import burn_one, burn_two\nburn_one(0.1)\n"
+        f"try:\n    os.execv({path}, ['x'])\nexcept (OSError, TypeError) as error:\n"
+        "    print(type(error).__name__, error)\nburn_two(0.1)\n"
+    )
+    plain = program.run(plain=True)
+    done = program.run("-q", "-o", "out.pb.gz")
+    assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, plain.stderr)
+    assert {"burning.burn_one", "burning.burn_two"} <= program.names("out.pb.gz")
+
+
+def test_a_program_that_executes_a_shell_leaves_all_it_has_recorded(program):
+    program.write(
+        "import os\nfrom burning import burn_one\nburn_one(0.1)\n"
+        "os.execl('/bin/sh', 'sh', '-c', 'env | grep -i rprof; exit 4')\n"
+    )
+    done = program.run("-q", "-o", "out.pb.gz")
+    assert (done.returncode, done.stderr) == (4, "")
+    assert "BOOTSTRAP" not in done.stdout.upper()
+    assert "burning.burn_one" in program.names("out.pb.gz")
+
+
+def test_what_executes_is_as_it_was(program):
+    program.write(
+        "import inspect, os, posix\n"
+        "for name in ('execv', 'execve'):\n"
+        "    function = getattr(os, name)\n"
+        "    print(function.__module__, function.__name__, bool(function.__doc__))\n"
+        "    print(getattr(function, '__wrapped__', function) is getattr(posix, name))\n"
+    )
+    assert program.run("-q").stdout == "os execv True\nTrue\nos execve True\nTrue\n"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -357,3 +434,100 @@ def test_streams_may_be_closed(program, closed):
     for output in ("out.pb.gz", "out.md"):
         assert program.run("-o", output, before=shell).returncode == 7
         assert (program.directory / output).exists()
+
+
+SAYS = "import os, sys\nprint('installed', sys.argv == [{path!r}, 'x'], sys.path[0])\n"
+SHEBANGS = {
+    "a path": "#!{python}\n",
+    "env": "#!/usr/bin/env -S python3 -u\n",
+    "pip": "#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n# -*- coding: utf-8 -*-\n",
+    "uv": '#!/bin/sh\n\'\'\'exec\' "$(dirname -- "$(realpath -- "$0")")"/\'python\' "$0" "$@"\n'
+    "' '''\n",
+    "by hand": '#!/usr/bin/env bash\n""":"\nexec {python} "$0" "$@"\n"""\n',
+}
+
+
+class Installed:
+    """A program `shop` on the path, in a directory with a space."""
+
+    def __init__(self, program: Program, first: str) -> None:
+        self.program = program
+        self.path = program.directory / "my bin" / "shop"
+        self.path.parent.mkdir()
+        text = first.format(python=sys.executable) + SAYS.format(path=str(self.path))
+        self.path.write_text(text)
+        self.path.chmod(0o755)
+        program.environment["PATH"] = f"{self.path.parent}:{program.environment['PATH']}"
+
+    def run(self, *words: str):
+        program = self.program
+        return subprocess.run(
+            [sys.executable, "-m", "rprof", "run", "-q", "-o", "out.pb.gz", *words],
+            cwd=program.directory,
+            env=program.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("here", ["nothing", "a package", "a package to run", "data"])
+@pytest.mark.parametrize("kind", SHEBANGS)
+def test_a_name_is_that_of_an_installed_program(program, kind, here):
+    installed = Installed(program, SHEBANGS[kind])
+    place = program.directory / "shop"
+    if here.startswith("a package"):
+        place.mkdir()
+        (place / "__init__.py").write_text("")
+    if here == "a package to run":
+        (place / "__main__.py").write_text("print('the package')\n")
+    if here == "data":
+        place.write_text("print('data')\n")
+    done = installed.run("shop", "x")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"installed True {installed.path.parent}\n"
+    assert (program.directory / "out.pb.gz").exists()
+
+
+def test_paths_and_scripts_here_come_before_installed_programs(program):
+    installed = Installed(program, SHEBANGS["a path"])
+    (program.directory / "shop").mkdir()
+    (program.directory / "shop" / "__main__.py").write_text("print('the directory')\n")
+    assert installed.run("./shop").stdout == "the directory\n"
+    (installed.path.parent / "app.py").write_text(SHEBANGS["a path"].format(python=sys.executable))
+    (installed.path.parent / "app.py").chmod(0o755)
+    program.write("print('the script')\n")
+    assert installed.run("app.py").stdout == "the script\n"
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_an_installed_program_that_is_none_of_python(program, is_here):
+    """What is here is run: names such as `test` are those of commands."""
+    installed = Installed(program, "#!/bin/sh\nexec something\n")
+    if is_here:
+        (program.directory / "shop").mkdir()
+        (program.directory / "shop" / "__main__.py").write_text("print('the directory')\n")
+    done = installed.run("shop")
+    if is_here:
+        assert (done.returncode, done.stdout) == (0, "the directory\n")
+    else:
+        assert done.returncode == 2
+        assert f"{installed.path} is no Python script" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("-",), ("--", "-"), ("-", "-x", "y")])
+def test_a_program_on_standard_input(program, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "rprof", "run", "-q", "-o", "out.pb.gz", *words],
+        cwd=program.directory,
+        env=program.environment,
+        input="import burning, sys\nburning.burn_one(0.1)\nprint(sys.argv)\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = f"{list(words[words.index('-') :])}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    assert "burning.burn_one" in program.names("out.pb.gz")

@@ -5,10 +5,11 @@
 import os
 
 from .. import _session
-from .._config import OPTIONS, resolve
+from .._config import resolve
 from ..errors import RprofError
 from ._ending import Ending, Stderr
-from ._environment import KEPT, RUN, Run
+from ._environment import RUN, Run, hide
+from ._executing import follow_executions
 
 # Owns the recording that nobody ends before the process does.
 _recording: "_session.Recording | None" = None
@@ -21,10 +22,13 @@ def begin() -> None:
     is_program = run.pid == os.getpid()
     config = resolve({})
     if not run.follow:
-        _hide()
+        hide(os.environ)
+        if not is_program:
+            # A process that the program has executed after all.
+            return
     try:
         if is_program:
-            Ending(run, config)
+            follow_executions(Ending(run, config))
         else:
             _recording = _session.begin_output(config)
     except (RprofError, OSError, RuntimeError) as error:
@@ -34,19 +38,3 @@ def begin() -> None:
     if run.follow:
         # After the hook of the session itself, which forgets the parent's recordings.
         os.register_at_fork(after_in_child=lambda: _session.begin_output_in_child(config))
-
-
-def _hide() -> None:
-    """Give the program the environment that it would have without `rprof run`."""
-    del os.environ[RUN]
-    for option in OPTIONS:
-        name = "RPROF_" + option.upper()
-        os.environ.pop(name, None)
-        kept = os.environ.pop(KEPT + name, None)
-        if kept is not None:
-            os.environ[name] = kept
-    _, _, path = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
-    if path:
-        os.environ["PYTHONPATH"] = path
-    else:
-        os.environ.pop("PYTHONPATH", None)

@@ -17,7 +17,8 @@ import sys
 
 from .. import _session
 from .._config import Config, program_name
-from ._environment import Run
+from ..errors import RprofError
+from ._environment import ALL_FILES, Run
 
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Nothing is on its path but the standard library and us.
@@ -84,17 +85,60 @@ class Ending:
             output += f"{program_name()}-{run.pid}{_SUFFIX}"
         self._output = output
         self._shown = _shown(output)
-        if run.follow or not run.whole:
+        if run.gathers or not run.whole:
             self._recorded = config.output or output
-            self._recording = _session.begin_output(config)
         else:
             self._recorded = output if output.endswith(_SUFFIX) else output + _SUFFIX
-            self._recording = _session.begin_growing(config, self._recorded)
+        self._config = config
+        self._begin()
         # Before the session's own function, and after all of the program's.
         atexit.register(self._end)
 
+    def _begin(self) -> None:
+        if self._run.gathers or not self._run.whole:
+            self._recording = _session.begin_output(self._config)
+        else:
+            self._recording = _session.begin_growing(self._config, self._recorded)
+
+    def is_here(self) -> bool:
+        """Return whether this process is the program, and none that it has forked."""
+        return self._getpid() == self._run.pid
+
+    def leave(self) -> None:
+        """End the recording: the program executes another."""
+        self._end_recording()
+
+    def gather(self) -> "tuple[Run, dict[str, object]] | None":
+        """Return what to tell an interpreter that goes on in this process, and its options.
+
+        None where it is not to go on, for there is no place.
+        """
+        run, config = self._run, self._config
+        if run.whole and not run.gathers:
+            try:
+                directory = _new_directory(os.path.dirname(self._output), run.pid)
+                if _exists(self._recorded):
+                    name = os.path.join(directory, os.path.basename(self._recorded))
+                    posix.rename(self._recorded, name)
+            except OSError as error:
+                self._stderr.say(f"rprof: not profiled any more: {error}")
+                return None
+            run.gathers, run.output = True, self._output
+            self._recorded = directory + os.sep
+            self._config = config = config._replace(output=self._recorded, **ALL_FILES)
+        return run, config._asdict()
+
+    def come_back(self) -> None:
+        """Go on recording: the program could not execute another."""
+        if self.gather() is None:
+            return
+        try:
+            self._begin()
+        except (RprofError, OSError, RuntimeError) as error:
+            self._stderr.say(f"rprof: not profiled any more: {error}")
+
     def _end(self) -> None:
-        if self._getpid() != self._run.pid:
+        if not self.is_here():
             return
         try:
             self._finish()
@@ -122,7 +166,7 @@ class Ending:
             return
         profile, problem = outcome
         self._stderr.say(f"rprof: {problem}")
-        if self._run.follow or not self._run.whole:
+        if self._run.gathers or not self._run.whole:
             return
         # What is in memory is worth another try; its directory may be gone.
         refuge = os.path.join(self._refuge, os.path.basename(self._recorded))
@@ -143,14 +187,14 @@ class Ending:
         """Say what to do by hand."""
         self._stderr.say(f"rprof: the work on {self._shown} was not finished: {reason}")
         if self._recorded != self._output and _exists(self._recorded):
-            verb = "merge" if self._run.follow else "export"
+            verb = "merge" if self._run.gathers else "export"
             words = f"{_quoted(self._recorded)} -o {_quoted(self._output)}"
             self._stderr.say(f"rprof: what was recorded is there: rprof {verb} {words}")
 
     def _start_other(self) -> None:
         """Have another interpreter do the rest, and wait for it."""
         run = self._run
-        flags = (run.follow, run.view, run.quiet)
+        flags = (run.gathers, run.view, run.quiet)
         words = [
             *(self._executable, "-S", "-c", _FINISH, _PACKAGE_PARENT),
             *(self._recorded, self._output, self._shown),
@@ -207,6 +251,18 @@ def _shown(path: str) -> str:
         return path.removeprefix(os.path.join(os.getcwd(), ""))
     except FileNotFoundError:
         return path
+
+
+def _new_directory(parent: str, pid: int) -> str:
+    """Make one beside the output; see ``tempfile.mkdtemp``, which would have to be imported."""
+    for number in range(1_000):
+        path = os.path.join(parent, f"rprof-run-{pid}-{number}")
+        try:
+            posix.mkdir(path, 0o700)
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(f"{path} and all others are there")
 
 
 def _exists(path: str) -> bool:

@@ -16,11 +16,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._config import OPTIONS, file_options, resolve
+from .._config import file_options, resolve
 from ..errors import RprofOSError, RprofStateError, RprofValueError
 from . import _formats
 from ._console import complain
-from ._environment import KEPT, RUN, Run
+from ._environment import ALL_FILES, Run, shown
+from ._scripts import SUFFIXES, is_python_script
 
 HELP = "profile a program"
 EXAMPLES = """\
@@ -42,7 +43,7 @@ _TOP = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; the program's words have been split off."""
-    parser.usage = "rprof run [options] (script.py | -m module | -c code) [argument ...]"
+    parser.usage = "rprof run [options] (script.py | name | -m module | -c code | -) [argument ...]"
     parser.add_argument(
         "-o",
         "--output",
@@ -100,7 +101,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
             return list(words[:k]), list(words[k + 1 :])
         if word == "--top" and words[k + 1 : k + 2] and words[k + 1].isdigit():
             k += 1
-        if not word.startswith("-") or word[:2] in ("-m", "-c"):
+        if not word.startswith("-") or word == "-" or word[:2] in ("-m", "-c"):
             break
         k += 2 if word in takes_value else 1
     return list(words[:k]), list(words[k:])
@@ -123,11 +124,7 @@ def run(options: argparse.Namespace) -> int:
     if whole and options.follow_children:
         # What each process records, until it is made one; there where it would be looked for.
         directory = tempfile.mkdtemp(prefix="rprof-run-", dir=os.path.dirname(output))
-        settings |= {
-            "output": directory + os.sep,
-            "keep_files": 1_000_000,
-            "keep_bytes": 1 << 62,
-        }
+        settings |= {"output": directory + os.sep, **ALL_FILES}
     top = options.top
     if top is None and options.output is None and not options.view:
         top = _TOP
@@ -135,16 +132,16 @@ def run(options: argparse.Namespace) -> int:
         pid=0,
         follow=options.follow_children,
         whole=whole,
+        gathers=whole and options.follow_children,
         quiet=options.quiet,
         view=options.view and whole,
         top=top if whole and not options.quiet else None,
         output=output,
     )
-    environment = _environment(settings)
 
     def environment_of(pid: int) -> dict[str, str]:
         what.pid = pid
-        return environment | {RUN: what.text()}
+        return shown(os.environ, what, settings)
 
     _flush()
     if os.getpid() == 1:
@@ -194,21 +191,6 @@ def _writable(output: str) -> str:
     return os.path.join(directory, os.path.basename(output))
 
 
-def _environment(settings: dict[str, object]) -> dict[str, str]:
-    """Return the program's environment, but for what is to be done in which process."""
-    environment = dict(os.environ)
-    for name in OPTIONS:
-        variable, value = "RPROF_" + name.upper(), settings[name]
-        if variable in environment:
-            environment[KEPT + variable] = environment[variable]
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
-        environment[variable] = text
-    bootstrap = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstrap")
-    path = os.environ.get("PYTHONPATH")
-    environment["PYTHONPATH"] = os.pathsep.join([bootstrap, *([path] if path else [])])
-    return environment
-
-
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         # None where it was closed when this began.
@@ -244,23 +226,18 @@ def _program(words: list[str]) -> list[str]:
         )
     if words[0] in ("-m", "-c") and len(words) < 2:
         raise RprofValueError(f"{words[0]} wants a word: a module, or code")
-    if words[0].startswith("-") or os.path.exists(words[0]):
+    name = words[0]
+    is_here = os.path.exists(name)
+    # As Python has it: a path, or a script here; else as a shell has it, which looks for no
+    # program here. Packages often have the name of their program.
+    if name.startswith("-") or os.sep in name or (is_here and name.endswith(SUFFIXES)):
         return words
-    installed = shutil.which(words[0])
-    if installed is not None and _is_python_script(installed):
+    installed = shutil.which(name)
+    if installed is not None and is_python_script(installed):
         return [installed, *words[1:]]
-    if installed is not None:
+    if installed is not None and not is_here:
         raise RprofValueError(
             f"{installed} is no Python script; rprof run profiles Python programs: a script, "
             "-m module or -c code"
         )
     return words
-
-
-def _is_python_script(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            first = file.readline(200)
-    except OSError as error:
-        raise RprofOSError(f"cannot read {path}: {error.strerror}") from error
-    return first.startswith(b"#!") and b"python" in first
