@@ -36,7 +36,9 @@ class profile:
 
     Args:
         output: A path ending in ``.pb.gz`` to write at the end of the block, with ``{program}``,
-            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``.
+            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``. A file
+            of another process or run keeps its name if there are such fields; this one's gets the
+            next number.
         rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
         engine: As for ``start``.
         max_overhead: As for ``start``; default 0.1, because a block is short and was asked for.
@@ -94,6 +96,9 @@ class profile:
         self._calls = 0
         self._decorates = False
         self._result: Profile | None = None
+        # The file written last, and the highest number of any.
+        self._written: str | None = None
+        self._numbered = 0
 
     def __getstate__(self) -> "tuple[Config, int, bool, Profile | None]":
         """Pickle the options, and the profile of a block.
@@ -108,6 +113,8 @@ class profile:
         _loading.prepare()
         self._recording = None
         self._pid = 0
+        self._written = None
+        self._numbered = 0
 
     @property
     def profile(self) -> "Profile":
@@ -161,9 +168,14 @@ class profile:
 
     def _write(self, result: "Profile", output: str) -> None:
         try:
-            path = _session.expand(output, program_name(), self._calls, result.time_ns)
+            # All calls of a function, and all entries of a block, know of each other's files.
+            files = self._decorator if isinstance(self, _Call) else self
+            own = None if "{seq}" in output else files._written
             # Not Profile.write(), which has to make a pathlib.Path.
-            result._native.write(path)
+            files._written, number = result._native.write_output(
+                output, program_name(), self._calls, own, files._numbered
+            )
+            files._numbered = max(files._numbered, number)
         except RprofError as problem:
             _session.log().warning("the block's profile could not be written: %s", problem)
 

@@ -23,6 +23,14 @@ class Profile:
         """As gzip pprof."""
     def write(self, path: str | PathLike[str]) -> None:
         """Writes gzip pprof to `path`, whole or not at all."""
+    def write_output(
+        self, output: str | PathLike[str], program: str, seq: int, own: str | None, after: int
+    ) -> tuple[str, int]:
+        """Writes gzip pprof to what `output` says; returns where and with which number.
+
+        Where that names several files none is replaced but `own`; numbers that are tried are `seq`
+        and those behind `after`.
+        """
     @property
     def sample_types(self) -> list[tuple[str, str]]:
         """(type, unit) of each value, in order."""
@@ -148,6 +156,7 @@ def start_recording(
     own_directory: str,
     keep_thread_state: bool,
     grows: bool = False,
+    replaces: bool = True,
     captures: int = 0,
     requests_apart: bool = False,
     ring_ns: int | None = None,
@@ -312,6 +321,9 @@ class Heart:
         """The loop turns."""
     def end(self) -> None:
         """The loop is not watched any more."""
+    @property
+    def number(self) -> int:
+        """Its number among all that were watched."""
 
 def start_watch(import_roots: list[str], own_directory: str) -> None:
     """Begins to watch, if nobody does yet."""

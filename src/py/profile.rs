@@ -1,12 +1,14 @@
 //! Finished profiles as Python sees them.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::recording::fields;
 use crate::error::Error;
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
@@ -18,7 +20,7 @@ use crate::pprof::{decode::decode, encode::encode};
 use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
 use crate::session::flight::{Pick, pick};
-use crate::sink::file::write_file;
+use crate::sink::file::{Names, write_file, write_output};
 
 /// As many as the reader accepts: a merged file can be read again.
 const MAX_MERGED_NODES: usize = 8_000_000;
@@ -110,6 +112,27 @@ impl Profile {
             write_file(&path, &bytes)
         })?;
         Ok(())
+    }
+
+    /// Writes gzip pprof to what `output` says, and returns where and with which number. Where that
+    /// names several files no other is replaced but `own`; `seq` is the first number that is tried,
+    /// and then those behind `after`.
+    fn write_output(
+        &self,
+        py: Python<'_>,
+        output: PathBuf,
+        program: &str,
+        seq: u64,
+        own: Option<PathBuf>,
+        after: u64,
+    ) -> PyResult<(OsString, u64)> {
+        let (path, seq) = py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            let fields = fields(program, seq, self.profile.meta.time_ns);
+            let own = own.as_deref();
+            write_output(&output, &fields, Names { own, after }, &bytes)
+        })?;
+        Ok((path.into(), seq))
     }
 
     /// (type, unit) of each value, in order.

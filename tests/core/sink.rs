@@ -17,6 +17,7 @@ fn config(output: impl AsRef<Path>) -> FileConfig {
         keep_files: 3,
         keep_bytes: 1 << 30,
         start_unix_ns: 0,
+        window_ns: 0,
     }
 }
 
