@@ -23,6 +23,8 @@ class Profile:
         """As gzip pprof."""
     def write(self, path: str | PathLike[str]) -> None:
         """Writes gzip pprof to `path`, whole or not at all."""
+    def write_new(self, path: str | PathLike[str]) -> str:
+        """Writes gzip pprof to `path`, with a number where that is taken; returns where."""
     def write_output(
         self, output: str | PathLike[str], program: str, seq: int, own: str | None, after: int
     ) -> tuple[str, int]:

@@ -293,8 +293,8 @@ def _write(profile: _profile.Profile, name: str) -> str | None:
     path = os.path.join(directory, file)
     try:
         os.makedirs(directory, exist_ok=True)
-        # Not Profile.write(), which has to make a pathlib.Path.
-        profile._native.write(path)
+        # In another container there may be a process of the same id.
+        path = profile._native.write_new(path)
     except (RprofError, OSError) as problem:
         tell("rprof", "WARNING", "%s could not be written: %s", path, problem)
         return None

@@ -20,7 +20,7 @@ use crate::pprof::{decode::decode, encode::encode};
 use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
 use crate::session::flight::{Pick, pick};
-use crate::sink::file::{Names, write_file, write_output};
+use crate::sink::file::{Names, write_file, write_new_file, write_output};
 
 /// As many as the reader accepts: a merged file can be read again.
 const MAX_MERGED_NODES: usize = 8_000_000;
@@ -112,6 +112,16 @@ impl Profile {
             write_file(&path, &bytes)
         })?;
         Ok(())
+    }
+
+    /// Writes gzip pprof to `path`, whole or not at all, with a number where that is taken; returns
+    /// where.
+    fn write_new(&self, py: Python<'_>, path: PathBuf) -> PyResult<OsString> {
+        let path = py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            write_new_file(&path, &bytes)
+        })?;
+        Ok(path.into())
     }
 
     /// Writes gzip pprof to what `output` says, and returns where and with which number. Where that

@@ -65,6 +65,22 @@ pub fn expand_output(output: &Path, fields: &Fields<'_>) -> Result<PathBuf> {
     Ok(parent.join(expand(&pattern, fields)?))
 }
 
+/// Writes one file at `path`, whole or not at all, with a number where that is taken; returns where.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let (parent, name) = split(path)?;
+    let directory = Directory::open(&parent)?;
+    for number in 1..=MAX_TAKEN {
+        let name = numbered(&name, number);
+        if directory.write_new(&name, bytes)? {
+            return Ok(parent.join(name));
+        }
+    }
+    Err(all_taken(path))
+}
+
 /// Which names [`write_output`] may use, where those of its pattern are several.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'path> {
@@ -408,18 +424,6 @@ impl GrowingFile {
             is_written: false,
         }
     }
-
-    fn write_first(&self, encoded: &[u8]) -> Result<PathBuf> {
-        let (parent, name) = split(&self.path)?;
-        let directory = Directory::open(&parent)?;
-        for number in 1..=MAX_TAKEN {
-            let name = numbered(&name, number);
-            if directory.write_new(&name, encoded)? {
-                return Ok(parent.join(name));
-            }
-        }
-        Err(all_taken(&self.path))
-    }
 }
 
 impl Sink for GrowingFile {
@@ -427,7 +431,7 @@ impl Sink for GrowingFile {
         if self.is_written || self.is_to_replace {
             write_file(&self.path, encoded)?;
         } else {
-            self.path = self.write_first(encoded)?;
+            self.path = write_new_file(&self.path, encoded)?;
         }
         self.is_written = true;
         Ok(self.path.clone())

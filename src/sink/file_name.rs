@@ -92,9 +92,12 @@ pub fn names_several(pattern: &str) -> bool {
 /// `name` with a number before its ending, for where it is taken; itself for number 1.
 #[must_use]
 pub fn numbered(name: &str, number: u64) -> String {
+    if number == 1 {
+        return name.to_owned();
+    }
     match name.strip_suffix(SUFFIX) {
-        Some(stem) if number > 1 => format!("{stem}-{number}{SUFFIX}"),
-        _ => name.to_owned(),
+        Some(stem) => format!("{stem}-{number}{SUFFIX}"),
+        None => format!("{name}-{number}"),
     }
 }
 

@@ -362,3 +362,50 @@ def test_replicas_with_one_process_id_keep_their_own_files(programs):
             found[name] += f"work_of_{name}" in text
     assert min(found.values()) >= 3, found
     assert sum(found.values()) <= 3 * 5
+
+
+OPTIONS_FILES = {
+    "not UTF-8": ("[project]\nname = 'prüfung'\n".encode("latin-1"), None),
+    "a byte order mark": (b"\xef\xbb\xbf[tool.rprof]\nrate = 50\n", 20_000_000),
+    "lines of Windows": (b"[tool.rprof]\r\nrate = 50\r\n", 20_000_000),
+    "only a comment": (b"# [tool.rprof]\n", None),
+    "a directory": (None, None),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS_FILES)
+def test_a_project_file_above_stops_no_run(tmp_path, kind):
+    if kind in ("a byte order mark", "lines of Windows") and sys.version_info < (3, 11):
+        pytest.importorskip("tomli", reason="CPython 3.10 cannot read TOML by itself")
+    text, period_ns = OPTIONS_FILES[kind]
+    file = tmp_path / "pyproject.toml"
+    if text is None:
+        file.mkdir()
+    else:
+        file.write_bytes(text)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    done = rprof_command(below, "run", "-q", "-o", "x.pb.gz", "-c", "print('done')")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"done\n", b"")
+    assert rprof.load(below / "x.pb.gz").period_ns == (period_ns or 1_000_000)
+
+
+@pytest.mark.skipif(not is_root, reason="needs root: mounts a file system that is read-only")
+@pytest.mark.parametrize("options", [(), ("-o", "out.md"), ("--follow-children",), ("-o", "out/")])
+def test_a_read_only_directory_is_found_out_before_the_program_begins(tmp_path, options):
+    shell = 'mount -t tmpfs none . && cd "$PWD" && mount -o remount,ro . && exec "$@"'
+    before = ("unshare", "-m", "sh", "-c", shell, "sh")
+    refuge = tmp_path / "refuge"
+    place = tmp_path / "place"
+    refuge.mkdir()
+    place.mkdir()
+    program = "import os, sys; os.write(2, b'the program\\n'); sys.exit(7)"
+    done = rprof_command(
+        place, "run", *options, "-c", program, before=before, variables={"TMPDIR": str(refuge)}
+    )
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 7, lines
+    assert "Read-only file system" in lines[0]
+    assert lines[1] == "the program"
+    left = [path.name for path in refuge.rglob("*.*")]
+    assert len(left) == (options != ("-o", "out/")), left

@@ -173,7 +173,7 @@ class Ending:
         if outcome is None:
             return
         profile, path, problem = outcome
-        if path is not None and path != self._recorded and not self._run.gathers:
+        if path not in (None, self._recorded) and not self._replaces and not self._run.gathers:
             # Its name was taken.
             self._recorded = self._output = path
             self._shown = self._seen(path)
@@ -183,8 +183,7 @@ class Ending:
         if self._run.gathers or not self._run.whole:
             return
         # What is in memory is worth another try; its directory may be gone.
-        refuge = os.path.join(self._refuge, os.path.basename(self._recorded))
-        profile.write_file(refuge, profile.encode())
+        refuge = profile.write_new(os.path.join(self._refuge, os.path.basename(self._recorded)))
         self._recorded = refuge
         if self._output.endswith(_SUFFIX):
             self._output = self._shown = refuge
