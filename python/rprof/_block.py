@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from ._config import Config, ThreadInfo
+    from ._native import Block
     from ._profile import Profile
 
     _F = TypeVar("_F", bound=Callable[..., Any])
     _B = TypeVar("_B", bound="profile")
+else:
+    Block = _loading.block()
 
 __all__ = ["profile"]
 
@@ -26,7 +29,7 @@ _DEFAULTS = {"output": None, "max_overhead": 0.1}
 _VARIABLES = frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth"})
 
 
-class profile:
+class profile(Block):
     """Profile a block of code, or each call of a function.
 
     As a context manager (``with`` or ``async with``) the result is in ``.profile`` afterwards, and
@@ -36,7 +39,9 @@ class profile:
 
     Args:
         output: A path ending in ``.pb.gz`` to write at the end of the block, with ``{program}``,
-            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``.
+            ``{pid}``, ``{time}`` and ``{seq}`` (number of the call) filled in, or ``None``. A file
+            of another process or run keeps its name if there are such fields; this one's gets the
+            next number.
         rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
         engine: As for ``start``.
         max_overhead: As for ``start``; default 0.1, because a block is short and was asked for.
@@ -89,11 +94,14 @@ class profile:
             )
         # A function may be decorated long before it is called, and much can have happened by then.
         _loading.prepare()
-        self._recording: _session.Recording | None = None
+        self._owner: _session.Recording | None = None
         self._pid = 0
         self._calls = 0
         self._decorates = False
         self._result: Profile | None = None
+        # The file written last, and the highest number of any.
+        self._written: str | None = None
+        self._numbered = 0
 
     def __getstate__(self) -> "tuple[Config, int, bool, Profile | None]":
         """Pickle the options, and the profile of a block.
@@ -106,8 +114,10 @@ class profile:
     def __setstate__(self, state: "tuple[Config, int, bool, Profile | None]") -> None:
         self._config, self._calls, self._decorates, self._result = state
         _loading.prepare()
-        self._recording = None
+        self._owner = None
         self._pid = 0
+        self._written = None
+        self._numbered = 0
 
     @property
     def profile(self) -> "Profile":
@@ -124,33 +134,24 @@ class profile:
         return self._result
 
     def __enter__(self: "_B") -> "_B":
-        if self._recording is not None and self._pid == os.getpid():
+        if self._owner is not None and self._pid == os.getpid():
             raise RprofStateError(
                 "this block is being recorded already; make another rprof.profile() to nest"
             )
         try:
             self._pid = os.getpid()
             self._calls += 1
-            self._recording = _session.begin(self._config)
+            self._owner = _session.begin(self._config)
             return self
         except BaseException:
             # Nobody will end what could not be entered; it ends with its owner.
-            self._recording = None
+            self._owner = None
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        try:
-            # Else it was entered before a fork, in the parent.
-            if self._recording is not None and self._pid == os.getpid():
-                self._end(self._recording)
-        finally:
-            # An exception of a signal's handler may come anywhere, and nobody ends a block twice.
-            self.abandon()
+    def _leave(self) -> None:
+        # Else it was entered before a fork, in the parent.
+        if self._owner is not None and self._pid == os.getpid():
+            self._end(self._owner)
 
     def _end(self, recording: "_session.Recording") -> None:
         try:
@@ -169,17 +170,16 @@ class profile:
         if self._config.output is not None:
             self._write(result, self._config.output)
 
-    def abandon(self) -> None:
-        """Have the recording end, if it has not, without waiting for it; there is no profile."""
-        if self._recording is not None:
-            self._recording.abandon()
-            self._recording = None
-
     def _write(self, result: "Profile", output: str) -> None:
         try:
-            path = _session.expand(output, program_name(), self._calls, result.time_ns)
+            # All calls of a function, and all entries of a block, know of each other's files.
+            files = self._decorator if isinstance(self, _Call) else self
+            own = None if "{seq}" in output else files._written
             # Not Profile.write(), which has to make a pathlib.Path.
-            result._native.write(path)
+            files._written, number = result._native.write_output(
+                output, program_name(), self._calls, own, files._numbered
+            )
+            files._numbered = max(files._numbered, number)
         except RprofError as problem:
             _session.log().warning("the block's profile could not be written: %s", problem)
 
@@ -212,22 +212,22 @@ class _Call(profile):
     def __init__(self, decorator: "profile", number: int) -> None:
         self._decorator = decorator
         self._config = decorator._config
-        self._recording = None
+        self._owner = None
         self._pid = 0
         self._calls = number - 1
         self._result = None
 
-    def __exit__(self, *details: "Any") -> None:
-        super().__exit__(*details)
+    def _leave(self) -> None:
+        super()._leave()
         if self._result is not None:
             self._decorator._result = self._result
 
     def pause(self) -> None:
         """A generator has yielded: what follows is its caller's."""
-        if self._recording is not None and self._pid == os.getpid():
-            self._recording.pause()
+        if self._owner is not None and self._pid == os.getpid():
+            self._owner.pause()
 
     def resume(self) -> None:
         """The generator goes on."""
-        if self._recording is not None and self._pid == os.getpid():
-            self._recording.resume()
+        if self._owner is not None and self._pid == os.getpid():
+            self._owner.resume()

@@ -225,20 +225,29 @@ def file_options(directory: "Path") -> "dict[str, Any]":
     """
     for parent in (directory, *directory.parents):
         path = parent / "pyproject.toml"
-        if path.is_file():
-            return _checked_table(path)
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        except PermissionError:
+            # It is not this user's, and so is what it asks for.
+            return {}
+        except OSError as error:
+            raise RprofValueError(f"cannot read {path}: {error.strerror}") from error
+        return _checked_table(path, data)
     return {}
 
 
-def _checked_table(path: "Path") -> "dict[str, Any]":
+def _checked_table(path: "Path", data: bytes) -> "dict[str, Any]":
     from importlib import import_module
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RprofValueError(f"cannot read {path}: {error}") from error
-    if "[tool.rprof]" not in text:
+    if b"[tool.rprof]" not in data:
         return {}
+    try:
+        # Some editors write a byte order mark.
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RprofValueError(f"cannot read {path}: {error}") from error
     try:
         toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     except ImportError:
@@ -246,9 +255,13 @@ def _checked_table(path: "Path") -> "dict[str, Any]":
             f"{path} has a table [tool.rprof], and CPython 3.10 cannot read TOML; install tomli"
         ) from None
     try:
-        table = toml.loads(text)["tool"]["rprof"]
+        # As a file opened as text has them.
+        table = toml.loads(text.replace("\r\n", "\n"))["tool"]["rprof"]
     except toml.TOMLDecodeError as error:
         raise RprofValueError(f"{path} is not TOML: {error}") from error
+    except KeyError:
+        # The words stand in a comment, or in some text.
+        return {}
     unknown = sorted(set(table) - set(OPTIONS))
     if unknown:
         raise RprofTypeError(
@@ -286,16 +299,36 @@ def program_name() -> str:
         path = words[words.index("-m") + 1].replace(".", "/") if "-m" in words[:-1] else ""
     name = os.path.basename(path)
     if name == "__main__.py":
-        name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        name = os.path.basename(os.path.dirname(absolute(path)))
     name = name.removesuffix(".py")
-    return "python" if name in ("", "-", "-c", "-m") else name
+    return "python" if name in ("", "-", "-c", "-m") else well_formed(name)
+
+
+def well_formed(text: str) -> str:
+    """Return text with U+FFFD for each lone surrogate, as the engines read them.
+
+    File names have them where they are not in the encoding of the file system.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    return text
+
+
+def absolute(path: str) -> str:
+    """Return a path as absolute if that can be: the working directory may have been deleted."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return path
 
 
 def import_roots() -> list[str]:
     """Absolute directories that modules are imported from."""
-    roots = [os.path.abspath(path) for path in sys.path if isinstance(path, str)]
-    roots.append(os.path.dirname(os.path.abspath(os.__file__)))
-    return roots
+    paths = [path for path in sys.path if isinstance(path, str)]
+    roots = [absolute(path) for path in [*paths, os.path.dirname(os.__file__)]]
+    return [well_formed(root) for root in roots if os.path.isabs(root)]
 
 
 def native_threads(config: Config) -> "int | str | list[str] | None":

@@ -4,25 +4,27 @@
 
 import os
 
-from . import _session
+from . import _loading, _session
 from .errors import RprofError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from ._native import Block
+else:
+    Block = _loading.block()
 
 __all__ = ["Endpoint", "serve", "serve_from_environment"]
 
 _MIN_TOKEN_LENGTH = 16
 
 
-class Endpoint:
+class Endpoint(Block):
     """An open endpoint; a context manager that closes it."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._block: _session.Serving | None = None
+        self._owner: _session.Serving | None = None
 
     @property
     def address(self) -> str:
@@ -35,18 +37,10 @@ class Endpoint:
             _session.close_endpoint()
 
     def __enter__(self) -> "Endpoint":
-        # An exception of a signal's handler may come before the first instruction of __exit__.
-        self._block = _session.native().Serving(self._address)
+        self._owner = _session.native().Serving(self._address)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.stop()
-        self._block = None
+    _leave = stop
 
     def __repr__(self) -> str:
         return f"<rprof.Endpoint at {self._address}>"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["as_path", "in_sub_interpreter", "native", "prepare"]
+__all__ = ["as_path", "block", "in_sub_interpreter", "native", "prepare"]
 
 
 _loaded: "Any" = None
@@ -43,6 +43,21 @@ def prepare() -> None:
         from . import _profile  # noqa: F401
     except (RprofStateError, ImportError):
         return
+
+
+class _NoBlock:
+    """Where the native module cannot be loaded no block can be entered; what tries says why."""
+
+    def __exit__(self, *details: object) -> None:
+        return
+
+
+def block() -> "type[Any]":
+    """Return what a block is made of, natively: see `_native.Block`."""
+    try:
+        return native().Block  # type: ignore[no-any-return]
+    except RprofStateError:
+        return _NoBlock
 
 
 def as_path(path: str) -> "Path":

@@ -28,6 +28,16 @@ class Profile:
     @staticmethod
     def kept(path: str) -> Profile:
         """Reads what `keep` has written; calls no Python code."""
+    def write_new(self, path: str | PathLike[str]) -> str:
+        """Writes gzip pprof to `path`, with a number where that is taken; returns where."""
+    def write_output(
+        self, output: str | PathLike[str], program: str, seq: int, own: str | None, after: int
+    ) -> tuple[str, int]:
+        """Writes gzip pprof to what `output` says; returns where and with which number.
+
+        Where that names several files none is replaced but `own`; numbers that are tried are `seq`
+        and those behind `after`.
+        """
     @property
     def sample_types(self) -> list[tuple[str, str]]:
         """(type, unit) of each value, in order."""
@@ -157,6 +167,7 @@ def start_recording(
     own_directory: str,
     keep_thread_state: bool,
     grows: bool = False,
+    replaces: bool = True,
     captures: int = 0,
     requests_apart: bool = False,
     ring_ns: int | None = None,
@@ -181,6 +192,18 @@ class Recording:
         """Lets it go on after a pause."""
     def abandon(self) -> None:
         """Has it end, if it has not, without waiting for that."""
+
+class Block:
+    """What ends with its ``with`` block, whatever comes in between; a base class.
+
+    A signal's handler may raise before the first instruction of a function of Python, but not
+    before `__exit__` here: it calls `_leave()`, and then `_owner.abandon()` if that is not None.
+    """
+
+    def __new__(cls, *options: object, **more: object) -> Block: ...
+    def __exit__(
+        self, _kind: object = None, _error: object = None, _traceback: object = None
+    ) -> None: ...
 
 @final
 class Turn:
@@ -334,6 +357,8 @@ class Capture:
         """How many requests have begun, and have ended."""
     def wait(self, seconds: float) -> bool:
         """Waits until all have ended; whether they have."""
+    def abandon(self) -> None:
+        """Has it end, if it has not, without waiting for that."""
     def close(self) -> tuple[Profile, list[tuple[int, int]]] | None:
         """Ends it; returns its profile, and number and duration in ns of each request."""
 
@@ -348,6 +373,9 @@ class Heart:
         """The loop turns."""
     def end(self) -> None:
         """The loop is not watched any more."""
+    @property
+    def number(self) -> int:
+        """Its number among all that were watched."""
 
 def start_watch(import_roots: list[str], own_directory: str) -> None:
     """Begins to watch, if nobody does yet."""
@@ -478,6 +506,8 @@ class Serving:
     """An endpoint that is to be closed with this object at the latest, as the end of a block."""
 
     def __new__(cls, address: str) -> Serving: ...
+    def abandon(self) -> None:
+        """Has it closed, if it is open, without waiting for that."""
 
 def stop_serving() -> None:
     """Closes the endpoint, if there is one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _session
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 # Loaded here first, for this says why if it cannot be.
 _session.native()
-from ._native import request  # noqa: E402
+from ._native import Block, request  # noqa: E402
 
 __all__ = ["Capture", "RouteFigures", "profile_next", "request", "routes"]
 
@@ -88,14 +87,14 @@ def unpickled(
     return made
 
 
-class Capture:
+class Capture(Block):
     """The next so many requests, being recorded; as a context manager, until its end.
 
     Requests are taken for as long as there is this object.
     """
 
     def __init__(self, native: Any, wanted: int) -> None:
-        self._native = native
+        self._native = self._owner = native
         self._pid = os.getpid()
         self._closed: tuple[Profile, dict[int, float]] | None = None
         self.wanted = wanted
@@ -169,12 +168,7 @@ class Capture:
     def __enter__(self) -> Capture:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave(self) -> None:
         if self._pid == os.getpid():
             self._close()
 

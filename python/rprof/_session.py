@@ -15,11 +15,13 @@ from os import getpid
 from ._config import (
     UNSET,
     Config,
+    absolute,
     given_options,
     import_roots,
     native_threads,
     program_name,
     resolve,
+    well_formed,
 )
 from ._loading import as_path, prepare
 from ._loading import native as _load_native
@@ -55,7 +57,7 @@ __all__ = [
 _THREADS = ("sampler", "writer", "names")
 # How exactly the past can be cut.
 _FLIGHT_WINDOW_NS = 1_000_000_000
-_PACKAGE_DIRECTORY = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE_DIRECTORY = well_formed(os.path.dirname(absolute(__file__)) + os.sep)
 
 
 class Status(NamedTuple):
@@ -108,6 +110,7 @@ class Status(NamedTuple):
 class _Continuous(NamedTuple):
     recording: "Recording"
     config: Config
+    output: str | None
     ticks_at_start: int
     age_at_start_ns: int
 
@@ -136,6 +139,7 @@ class _Suspended:
         # What the native side has got of each, or the exception.
         self.results: dict[str, Any] = {}
         self.config: Config | None = None
+        self.output: str | None = None
         self.endpoint: EndpointRequest | None = None
 
 
@@ -289,15 +293,18 @@ def _after_fork_in_child() -> None:
     _state.dumps = parent.dumps
     # A child that has not gone on itself before it forks hands on what it has inherited.
     earlier = parent.suspended or _Suspended()
-    config = parent.continuous.config if parent.continuous is not None else earlier.config
+    config, output = earlier.config, earlier.output
+    if parent.continuous is not None:
+        # Where the parent writes; it may have changed its directory since.
+        config, output = parent.continuous.config, parent.continuous.output
     endpoint = parent.endpoint or earlier.endpoint
     later = _Suspended()
     try:
         if config is not None:
-            later.config = config._replace(output=_child_output(config.output))
-            _suspend_output(later, "profiling", later.config)
+            later.config, later.output = config, _child_output(output)
+            _suspend_output(later, "profiling", config._replace(output=later.output))
             if config.recent:
-                options = _flight_options(later.config)
+                options = _flight_options(config)
                 later.calls["recent"] = native.start_recording, options, "profiling"
         if endpoint is not None and endpoint.is_for_each_process:
             later.endpoint = endpoint
@@ -363,7 +370,9 @@ def _resume(state: _State, later: _Suspended) -> None:
         else:
             results[name] = result
     if later.config is not None and "profiling" in results and "recent" not in problems:
-        state.continuous = _Continuous(results["profiling"], later.config, 0, 0)
+        state.continuous = _Continuous(
+            results["profiling"], later.config, _lasting(later.output), 0, 0
+        )
         state.flight = results.get("recent")
     if "the recording of children" in results:
         state.kept = [results["the recording of children"]]
@@ -468,19 +477,27 @@ def begin_output(config: Config) -> "Recording":
     )
 
 
-def begin_growing(config: Config, path: str) -> "Recording":
-    """Start a native recording whose one file is written again with each window, whole."""
-    return begin(config, window_ns=round(config.window * 1e9), output=path, grows=True)
+def begin_growing(config: Config, path: str, *, replaces: bool) -> "Recording":
+    """Start a native recording whose one file is written again with each window, whole.
+
+    If it does not replace what is there it gets a number; `end_output` tells.
+    """
+    window_ns = round(config.window * 1e9)
+    return begin(config, window_ns=window_ns, output=path, grows=True, replaces=replaces)
 
 
-def _begin_continuous(config: Config) -> None:
+def _begin_continuous(config: Config, output: str | None) -> None:
     native = _load_native()
     state = _current()
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
     has_flight = state.flight is not None
     try:
         state.continuous = _Continuous(
-            begin_output(config), config, ticks, age_ns or native.age_ns()
+            begin_output(config._replace(output=output)),
+            config,
+            _lasting(output),
+            ticks,
+            age_ns or native.age_ns(),
         )
         if config.recent:
             begin_flight(config)
@@ -615,10 +632,21 @@ def recent_of(since_ns: int, requests: list[int]) -> "Profile":
 def output_directory() -> str | None:
     """Return the directory that continuous profiling writes to, if it does."""
     continuous = _current().continuous
-    output = continuous.config.output if continuous is not None else None
+    output = continuous.output if continuous is not None else None
     if output is None:
         return None
     return (os.path.dirname(output) or ".") if output.endswith(".pb.gz") else output
+
+
+def _lasting(output: str | None) -> str | None:
+    """Return an output that is in use as absolute, for programs change their directory.
+
+    As it is where only that can be reached, as after a change of user.
+    """
+    if output is None:
+        return None
+    path = absolute(output)
+    return path if os.path.isdir(os.path.dirname(path)) else output
 
 
 def _report_trouble(state: _State) -> None:
@@ -656,14 +684,17 @@ def start(
         output: A directory, which gets a file for each window (default ``"rprof/"``); a path
             ending in ``.pb.gz``, which is written once at the end; or ``None`` to keep the profile
             in memory for ``stop()``. ``{program}``, ``{pid}``, ``{time}`` and ``{seq}`` in a file
-            name are filled in; with ``{seq}`` there is a file for each window.
+            name are filled in; with ``{seq}`` there is a file for each window. A name with
+            ``{pid}``, ``{time}`` or ``{seq}`` that is taken gets another number. A relative path is
+            that of the working directory now.
         rate: Ticks per second, 0.01 to 10,000 Hz (default 100).
         window: Length of a window, 0.005 s to a year (default 60).
         engine: ``"direct"`` reads stacks without the GIL, ``"gil"`` with it; ``"auto"`` (default)
             takes ``direct`` where its self-test passes, else ``gil``.
         max_overhead: CPU time rprof may use, as a fraction of one core (default 0.01); the rate is
             lowered to keep it. 0 is no limit.
-        keep_files: Files kept of this process, and of its dead predecessors (default 60).
+        keep_files: Files kept of this process, and of its dead predecessors (default 60); other
+            processes that live keep their own.
         keep_bytes: Bytes kept of all processes of this program (default 256 MiB).
         max_nodes: Nodes of one window's call tree (default 200,000).
         max_depth: Frames of one stack; the middle of a deeper one is left out (default 512).
@@ -711,7 +742,7 @@ def start(
                 "profiling is on already with another configuration; call rprof.stop() first "
                 f"(on: {_describe(state.continuous.config)}; asked: {_describe(config)})"
             )
-        _begin_continuous(config)
+        _begin_continuous(config, config.output)
 
 
 def _describe(config: Config) -> str:
@@ -869,7 +900,7 @@ def dump_on_signal(signal: int | None, path: str | os.PathLike[str] | None = Non
     if isinstance(signal, bool) or not isinstance(signal, int):
         raise RprofTypeError(f"signal must be a number such as signal.SIGUSR2, not {signal!r}")
     if path is not None:
-        path = os.path.abspath(os.fspath(path))
+        path = absolute(os.fspath(path))
     _install_hooks(native)
     state.dumps = True
     native.dump_on_signal(int(signal), path, import_roots(), _PACKAGE_DIRECTORY)
@@ -934,17 +965,14 @@ def end(recording: "Recording") -> "Profile | None":
 
 def end_output(
     recording: "Recording",
-) -> "tuple[_native.Profile, Exception | None] | None":
+) -> "tuple[_native.Profile, str | None, Exception | None] | None":
     """End a recording that writes, without a file of ours that would have to be loaded.
 
     Returns:
-        The last window, and why it is in no file; None if it has been ended before.
+        The last window, the file that it is in, and why it is in none; None if it has been ended
+        before.
     """
-    outcome = recording.stop()
-    if outcome is None:
-        return None
-    profile, _, problem = outcome
-    return profile, problem
+    return recording.stop()
 
 
 def expand(output: str, program: str, seq: int, start_unix_ns: int) -> str:

@@ -10,10 +10,11 @@ import sys
 from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 # _profile is loaded here because a report needs it, perhaps where it cannot be loaded any more.
 from . import _profile, _session
-from ._config import program_name, resolve
+from ._config import absolute, program_name, resolve
 from ._records import forget_thread, tell
 from .errors import RprofError, RprofTypeError, RprofValueError
 
@@ -42,6 +43,12 @@ _files: deque[str] = deque()
 _tried_at = float("-inf")
 # Why the last try has failed.
 _problem = ""
+# Where files go if nothing else does; as absolute once watching has begun, for programs change
+# their directory.
+_directory = "rprof"
+
+_loops: WeakValueDictionary[int, watch_loop] = WeakValueDictionary()
+"""Loops that are watched, by number."""
 
 Place = tuple[int, str, str, list[tuple[str, str, int]]]
 
@@ -55,6 +62,8 @@ class _Reporter:
 
     def __init__(self) -> None:
         self._stacks: dict[int, str] = {}
+        # Loops of which it was told that they do not turn.
+        self._stalls: set[int] = set()
         self._finished: deque[int] = deque(maxlen=_MAX_PENDING)
         # What a fork has left here is the parent's.
         _pending.clear()
@@ -89,6 +98,11 @@ class _Reporter:
         if kind == "slow":
             self._tell_slow(event)
         elif kind == "stall":
+            loop = _loops.get(event["number"])
+            if loop is None or not loop.is_turning():
+                # It is not to turn: it was closed, or nobody runs it at the moment.
+                return
+            self._stalls.add(event["number"])
             name, seconds = event["name"], event["elapsed_ns"] / 1e9
             stack = _stack(event["places"]) or "  (its stack cannot be read here)\n"
             tell(
@@ -98,6 +112,9 @@ class _Reporter:
                 extra={"rprof": {"loop": name, "seconds": seconds, "stack": stack}},
             )
         elif kind == "stall_end":
+            if event["number"] not in self._stalls:
+                return
+            self._stalls.discard(event["number"])
             name, seconds = event["name"], event["elapsed_ns"] / 1e9
             tell(
                 *("rprof.watch", "WARNING"),
@@ -270,7 +287,7 @@ def _write_recent(name: str, seconds: float) -> str | None:
 
 
 def _write(profile: _profile.Profile, name: str) -> str | None:
-    directory = _session.output_directory() or "rprof"
+    directory = _session.output_directory() or _directory
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80]
     # Not by the clock that Python tells, which tests freeze: names would repeat.
     ended_ns = profile.time_ns + profile.duration_ns
@@ -278,8 +295,8 @@ def _write(profile: _profile.Profile, name: str) -> str | None:
     path = os.path.join(directory, file)
     try:
         os.makedirs(directory, exist_ok=True)
-        # Not Profile.write(), which has to make a pathlib.Path.
-        profile._native.write(path)
+        # In another container there may be a process of the same id.
+        path = profile._native.write_new(path)
     except (RprofError, OSError) as problem:
         tell("rprof", "WARNING", "%s could not be written: %s", path, problem)
         return None
@@ -293,7 +310,9 @@ def _write(profile: _profile.Profile, name: str) -> str | None:
 
 def ensure() -> None:
     """See to it that slow requests are looked at, told, and can be cut out of the last minutes."""
+    global _directory
     if not _session.is_watching():
+        _directory = absolute(_directory)
         try:
             _session.begin_flight(resolve({}, defaults=_FLIGHT, from_environment=frozenset()))
             _session.watch(_Reporter(), keep_thread_state=_has_greenlets())
@@ -346,7 +365,9 @@ def ended(
 
 
 class watch_loop:
-    """Watch an asyncio event loop, from where it runs, until ``stop()``.
+    """Watch an asyncio event loop, from where it runs, until ``stop()`` or until it is closed.
+
+    Also one of uvloop, or of another library that makes loops for asyncio.
 
     If it does not turn for `stall` seconds, a warning on the logger ``rprof.watch`` tells what
     keeps it, even if that is C code that holds the GIL.
@@ -370,12 +391,24 @@ class watch_loop:
         self._loop = asyncio.get_running_loop()
         self._interval = stall / 4
         ensure()
+        for known in list(_loops.values()):
+            known._end_if_closed()
         self._heart = _session.native().watch_loop(name, round(stall * 1e9))
+        _loops[self._heart.number] = self
         self._handle = self._loop.call_later(self._interval, self._beat)
 
     def _beat(self) -> None:
         self._heart.beat()
         self._handle = self._loop.call_later(self._interval, self._beat)
+
+    def is_turning(self) -> bool:
+        """Return whether the loop runs; it is watched no more once it is closed."""
+        self._end_if_closed()
+        return self._loop.is_running()
+
+    def _end_if_closed(self) -> None:
+        if self._loop.is_closed():
+            self._heart.end()
 
     def stop(self) -> None:
         """Watch it no more; to be called where the loop runs."""

@@ -155,6 +155,16 @@ impl Capture {
         }
     }
 
+    /// Has it end, if it has not, without waiting for that.
+    fn abandon(&self) {
+        if self.process_id == std::process::id() {
+            self.take_no_more();
+            if let Some(recording) = &*self.recording.lock() {
+                recording.get().abandon();
+            }
+        }
+    }
+
     /// Ends it; returns its profile, which keeps requests apart, and number and duration in ns of each
     /// request that has ended. Later calls give the same answer.
     #[expect(clippy::type_complexity, reason = "plain values for the Python side")]

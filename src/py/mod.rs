@@ -40,7 +40,7 @@ mod _native {
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
     #[pymodule_export]
-    use super::owner::{Recording, Turn, take_turn};
+    use super::owner::{Block, Recording, Turn, take_turn};
     #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]

@@ -9,12 +9,44 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::recording::{Outcome, outcome};
 use crate::error::{Error, Result};
 use crate::session::control::RecordingId;
 use crate::session::fork::session;
 use crate::session::manager::{Finished, Session};
+
+/// What ends with its `with` block, whatever comes in between; a base class. A signal's handler may
+/// raise before the first instruction of a function of Python, but not before this one.
+#[pyclass(frozen, subclass, module = "rprof._native")]
+pub(crate) struct Block;
+
+#[pymethods]
+impl Block {
+    #[new]
+    #[pyo3(signature = (*_options, **_more))]
+    fn new(_options: &Bound<'_, PyTuple>, _more: Option<&Bound<'_, PyDict>>) -> Self {
+        Self
+    }
+
+    /// Calls `_leave`; what `_owner` owns has ended, or is about to, in any case.
+    #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        _kind: Option<&Bound<'_, PyAny>>,
+        _error: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let left = slf.call_method0("_leave");
+        let owner = slf.getattr("_owner")?;
+        slf.setattr("_owner", slf.py().None())?;
+        if !owner.is_none() {
+            owner.call_method0("abandon")?;
+        }
+        left.map(drop)
+    }
+}
 
 /// A recording that is under way.
 #[pyclass(frozen, module = "rprof._native")]
@@ -86,7 +118,7 @@ impl Recording {
     }
 
     /// Has it end, if it has not, without waiting for that.
-    fn abandon(&self) {
+    pub(super) fn abandon(&self) {
         // Whoever has it locked is ending it.
         let may_run = self.ended.try_lock().is_some_and(|ended| ended.is_none());
         if may_run && self.is_own() {

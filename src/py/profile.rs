@@ -1,12 +1,14 @@
 //! Finished profiles as Python sees them.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::recording::fields;
 use crate::error::Error;
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
@@ -19,7 +21,9 @@ use crate::pprof::encode::encode;
 use crate::report::divide::divide;
 use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
 use crate::session::flight::{Pick, pick};
-use crate::sink::file::{read_file, write_file, write_file_making_directory};
+use crate::sink::file::{
+    Names, read_file, write_file, write_file_making_directory, write_new_file, write_output,
+};
 
 /// As many as the reader accepts: a merged file can be read again.
 const MAX_MERGED_NODES: usize = 8_000_000;
@@ -130,6 +134,37 @@ impl Profile {
             decode(&bytes, &path.to_string_lossy())
         })?;
         Ok(Self::new(Arc::new(profile)))
+    }
+
+    /// Writes gzip pprof to `path`, whole or not at all, with a number where that is taken; returns
+    /// where.
+    fn write_new(&self, py: Python<'_>, path: PathBuf) -> PyResult<OsString> {
+        let path = py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            write_new_file(&path, &bytes)
+        })?;
+        Ok(path.into())
+    }
+
+    /// Writes gzip pprof to what `output` says, and returns where and with which number. Where that
+    /// names several files no other is replaced but `own`; `seq` is the first number that is tried,
+    /// and then those behind `after`.
+    fn write_output(
+        &self,
+        py: Python<'_>,
+        output: PathBuf,
+        program: &str,
+        seq: u64,
+        own: Option<PathBuf>,
+        after: u64,
+    ) -> PyResult<(OsString, u64)> {
+        let (path, seq) = py.detach(|| {
+            let bytes = encode(&self.profile)?;
+            let fields = fields(program, seq, self.profile.meta.time_ns);
+            let own = own.as_deref();
+            write_output(&output, &fields, Names { own, after }, &bytes)
+        })?;
+        Ok((path.into(), seq))
     }
 
     /// (type, unit) of each value, in order.

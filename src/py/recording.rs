@@ -56,7 +56,7 @@ pub(super) fn outcome(finished: Finished) -> Outcome {
 #[pyfunction]
 #[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
     output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state,
-    grows=false, captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
+    grows=false, replaces=true, captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
 #[expect(
     clippy::too_many_arguments,
     reason = "the door passes plain values, by keyword"
@@ -78,6 +78,7 @@ pub(crate) fn start_recording(
     own_directory: String,
     keep_thread_state: bool,
     grows: bool,
+    replaces: bool,
     captures: u64,
     requests_apart: bool,
     ring_ns: Option<u64>,
@@ -88,7 +89,7 @@ pub(crate) fn start_recording(
         output
             .map(|output| {
                 if grows {
-                    return Ok(Box::new(GrowingFile::new(output)) as Box<dyn Sink>);
+                    return Ok(Box::new(GrowingFile::new(output, replaces)) as Box<dyn Sink>);
                 }
                 FileSink::open(FileConfig {
                     output,
@@ -97,6 +98,7 @@ pub(crate) fn start_recording(
                     keep_files,
                     keep_bytes,
                     start_unix_ns: unix_time_ns(),
+                    window_ns: window_ns.unwrap_or(0),
                 })
                 .map(|sink| Box::new(sink) as Box<dyn Sink>)
             })
@@ -273,25 +275,31 @@ pub(crate) fn age_ns() -> u64 {
 
 /// Whether `output` makes a file for each window rather than one at the end.
 #[pyfunction]
-pub(crate) fn output_rotates(output: &str) -> bool {
-    file::rotates(output)
+#[expect(clippy::needless_pass_by_value, reason = "as Python hands it over")]
+pub(crate) fn output_rotates(output: PathBuf) -> bool {
+    file::rotates(&output.to_string_lossy())
 }
 
 /// `output` with its fields filled in.
 #[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "as Python hands it over")]
 pub(crate) fn expand_output(
-    output: &str,
+    output: PathBuf,
     program: &str,
     seq: u64,
     start_unix_ns: i64,
 ) -> PyResult<OsString> {
-    let fields = Fields {
+    let fields = fields(program, seq, start_unix_ns);
+    Ok(file::expand_output(&output, &fields)?.into())
+}
+
+pub(super) fn fields(program: &str, seq: u64, start_unix_ns: i64) -> Fields<'_> {
+    Fields {
         program,
         pid: std::process::id(),
         start_unix_ns,
         seq,
-    };
-    Ok(file::expand_output(output, &fields)?.into())
+    }
 }
 
 /// Every thread with its stack, leaf first: kernel id, name, what it does (empty if unknown), its

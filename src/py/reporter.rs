@@ -355,18 +355,25 @@ fn fields(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyDict>> {
             fields.set_item("is_seen", is_seen)?;
         }
         Event::Stall {
+            number,
             name,
             elapsed_ns,
             place,
         } => {
             fields.set_item("kind", "stall")?;
+            fields.set_item("number", number)?;
             fields.set_item("name", name)?;
             fields.set_item("elapsed_ns", elapsed_ns)?;
             let places: Vec<_> = place.into_iter().map(plain).collect();
             fields.set_item("places", places)?;
         }
-        Event::StallEnd { name, elapsed_ns } => {
+        Event::StallEnd {
+            number,
+            name,
+            elapsed_ns,
+        } => {
             fields.set_item("kind", "stall_end")?;
+            fields.set_item("number", number)?;
             fields.set_item("name", name)?;
             fields.set_item("elapsed_ns", elapsed_ns)?;
         }

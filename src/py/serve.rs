@@ -85,10 +85,21 @@ impl Serving {
             session: session(),
         }
     }
+
+    /// Has it closed, if it is open, without waiting for that.
+    fn abandon(&self) {
+        self.close_soon();
+    }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        self.close_soon();
+    }
+}
+
+impl Serving {
+    fn close_soon(&self) {
         if !std::ptr::eq(session(), self.session) {
             return;
         }

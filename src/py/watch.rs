@@ -177,6 +177,19 @@ impl Heart {
     fn end(&self) {
         self.0.end();
     }
+
+    /// Its number among all that were watched.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.0.number
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        // The loop has gone without being closed.
+        self.0.end();
+    }
 }
 
 /// Watches a loop that runs on the calling thread and is to turn within so many ns.

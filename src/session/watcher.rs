@@ -69,6 +69,8 @@ pub enum Event {
     },
     /// An event loop has not turned for too long.
     Stall {
+        /// Its number among all that were watched.
+        number: u64,
         /// What it was called.
         name: String,
         /// So long, in ns.
@@ -78,6 +80,8 @@ pub enum Event {
     },
     /// It turns again.
     StallEnd {
+        /// Its number among all that were watched.
+        number: u64,
         /// What it was called.
         name: String,
         /// So long it did not, in ns.
@@ -104,6 +108,8 @@ pub enum Event {
 /// An event loop that tells when it turns.
 #[derive(Debug)]
 pub struct Heart {
+    /// Its number among all that were watched.
+    pub number: u64,
     name: String,
     thread_id: u64,
     limit_ns: u64,
@@ -169,7 +175,9 @@ impl Watch {
         if hearts.len() >= MAX_HEARTS {
             return None;
         }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let heart = Arc::new(Heart {
+            number: NEXT.fetch_add(1, Relaxed),
             name,
             thread_id,
             limit_ns,
@@ -349,6 +357,7 @@ impl Watcher {
                 self.stalled.push((heart, stopped_ns));
             } else {
                 watch.tell(Event::StallEnd {
+                    number: heart.number,
                     name: heart.name.clone(),
                     elapsed_ns: beat_ns - stopped_ns,
                 });
@@ -377,6 +386,7 @@ impl Watcher {
                 Some(place(snapshot, thread))
             });
             watch.tell(Event::Stall {
+                number: heart.number,
                 name: heart.name.clone(),
                 elapsed_ns: now_ns - beat_ns,
                 place,

@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{DirBuilder, File};
+use std::hash::{Hash as _, Hasher as _};
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustc_hash::FxHasher;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fsync, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
@@ -21,6 +23,15 @@ const MAX_LOST_FILES: usize = 16;
 
 /// A file's name, when it was last written (seconds, ns), and its bytes.
 pub type Listed = (String, (i64, i64), u64);
+
+/// What became of a new file.
+enum Made {
+    File(File),
+    /// There is one of that name.
+    Taken,
+    /// Another process took it for a left-over.
+    Lost,
+}
 
 /// An open directory of this user.
 #[derive(Debug)]
@@ -98,16 +109,41 @@ impl Directory {
     /// When any of that fails; no part of the file is then visible.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         // A directory that was deleted still takes no files, but says so only as "not found".
-        let (temporary, mut file) = self.new_file()?;
+        let (temporary, file) = self.new_file()?;
+        self.complete(&temporary, file, name, bytes)
+    }
+
+    /// As [`Self::write`], unless there is something of that name; returns whether it was written.
+    ///
+    /// The temporary's name is made of the file's own, and only one process can have it: between its
+    /// look and the renaming nobody else who writes in this way gives that name away.
+    ///
+    /// # Errors
+    /// When it can be made under no name.
+    pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        let mut hasher = FxHasher::default();
+        name.hash(&mut hasher);
+        let temporary = format!("{TEMPORARY_PREFIX}{:x}{TEMPORARY_SUFFIX}", hasher.finish());
+        let Some(file) = self.make_own_file(&temporary)? else {
+            return Ok(false);
+        };
+        if self.contains(name) {
+            self.remove(&temporary);
+            return Ok(false);
+        }
+        self.complete(&temporary, file, name, bytes).map(|()| true)
+    }
+
+    fn complete(&self, temporary: &str, mut file: File, name: &str, bytes: &[u8]) -> Result<()> {
         let written = file
             .write_all(bytes)
             .map_err(|error| self.error(&format!("write {name}"), &error))
             .and_then(|()| {
-                renameat(&self.handle, temporary.as_str(), &self.handle, name)
+                renameat(&self.handle, temporary, &self.handle, name)
                     .map_err(|error| self.error(&format!("write {name}"), &error))
             });
         if written.is_err() {
-            self.remove(&temporary);
+            self.remove(temporary);
         } else if !filter::may_be_there() {
             // The name is in place; that it also survives a power cut is as good as it gets, and
             // some file systems refuse to sync a directory. No call to risk a process for.
@@ -206,33 +242,58 @@ impl Directory {
         statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 
-    /// A new, locked file that only this user can read, whatever the umask, and its name. What is
-    /// written to it is durable at once, so that no other call is needed for that.
+    /// A new, locked file and its name.
     fn new_file(&self) -> Result<(String, File)> {
+        for _ in 0..MAX_LOST_FILES {
+            let name = temporary_name();
+            if let Made::File(file) = self.make_file(&name)? {
+                return Ok((name, file));
+            }
+        }
+        Err(self.all_lost())
+    }
+
+    /// A new, locked file of that name; none if another process has it.
+    fn make_own_file(&self, name: &str) -> Result<Option<File>> {
+        for _ in 0..MAX_LOST_FILES {
+            match self.make_file(name)? {
+                Made::File(file) => return Ok(Some(file)),
+                Made::Taken => return Ok(None),
+                Made::Lost => {}
+            }
+        }
+        Err(self.all_lost())
+    }
+
+    fn all_lost(&self) -> Error {
+        self.error("make a file", &"something removes each one at once")
+    }
+
+    /// A new, locked file that only this user can read, whatever the umask. What is written to it is
+    /// durable at once, so that no other call is needed for that.
+    fn make_file(&self, name: &str) -> Result<Made> {
         let flags = OFlags::WRONLY
             | OFlags::CREATE
             | OFlags::EXCL
             | OFlags::NOFOLLOW
             | OFlags::CLOEXEC
             | OFlags::SYNC;
-        for _ in 0..MAX_LOST_FILES {
-            let name = temporary_name();
-            let file = openat(&self.handle, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|error| self.error("make a file", &error))?;
-            if !self.lock_new(&file, &name) {
-                self.remove(&name);
-                continue;
-            }
-            // A umask that takes away the owner's own rights is rare, and the file is ours all the same.
-            if !filter::may_be_there()
-                && let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
-            {
-                self.remove(&name);
-                return Err(self.error("make a file", &error));
-            }
-            return Ok((name, File::from(file)));
+        let file = match openat(&self.handle, name, flags, Mode::RUSR | Mode::WUSR) {
+            Err(Errno::EXIST) => return Ok(Made::Taken),
+            made => made.map_err(|error| self.error("make a file", &error))?,
+        };
+        if !self.lock_new(&file, name) {
+            self.remove(name);
+            return Ok(Made::Lost);
         }
-        Err(self.error("make a file", &"something removes each one at once"))
+        // A umask that takes away the owner's own rights is rare, and the file is ours all the same.
+        if !filter::may_be_there()
+            && let Err(error) = rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)
+        {
+            self.remove(name);
+            return Err(self.error("make a file", &error));
+        }
+        Ok(Made::File(File::from(file)))
     }
 
     /// Locks a file just made; false if another process took it for a left-over before that.

@@ -63,6 +63,17 @@ impl Directory {
             })
     }
 
+    /// As [`Self::write`], unless there is something of that name; returns whether it was written.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn write_new(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        if self.contains(name) {
+            return Ok(false);
+        }
+        self.write(name, bytes).map(|()| true)
+    }
+
     /// Shows that a file can be made here.
     ///
     /// # Errors

@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use rustc_hash::FxHashMap;
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Sink;
-use super::file_name::{self, Fields, SUFFIX, WINDOW_PATTERN, expand};
+use super::file_name::{self, Fields, SUFFIX, WINDOW_PATTERN, expand, names_several, numbered};
 use crate::error::{Error, Result};
 
 #[cfg(unix)]
@@ -26,13 +27,28 @@ pub struct FileConfig {
     pub program: String,
     /// This process.
     pub pid: u32,
-    /// Files kept: of this process, and of all its dead predecessors together.
+    /// Files kept: of this process, and of all its dead predecessors together; those of others that
+    /// live are theirs.
     pub keep_files: usize,
     /// Bytes kept, of all processes of this program.
     pub keep_bytes: u64,
     /// Start of the recording, in ns since the Unix epoch.
     pub start_unix_ns: i64,
+    /// Length of a window in ns; 0 if there is one file alone.
+    pub window_ns: u64,
 }
+
+/// Windows after which a process that has written none is taken for dead, if it is not seen here:
+/// it may live in another container.
+const SILENT_WINDOWS: u64 = 3;
+/// Files of this process that are remembered, at most.
+const MAX_REMEMBERED: usize = 1 << 20;
+/// How many names in a row may be taken.
+const MAX_TAKEN: u64 = 1_000_000;
+
+/// The files that this process has written, whatever became of them; a forked child's have another
+/// process id in their names. Replicas in containers may have the same ids.
+static WRITTEN_HERE: Mutex<Option<FxHashSet<PathBuf>>> = Mutex::new(None);
 
 /// Whether `output` makes a file for each window rather than one at the end.
 #[must_use]
@@ -44,8 +60,91 @@ pub fn rotates(output: &str) -> bool {
 ///
 /// # Errors
 /// When it has an unknown field.
-pub fn expand_output(output: &str, fields: &Fields<'_>) -> Result<PathBuf> {
-    expand(output, fields).map(PathBuf::from)
+pub fn expand_output(output: &Path, fields: &Fields<'_>) -> Result<PathBuf> {
+    if let Some(text) = output.to_str() {
+        return expand(text, fields).map(PathBuf::from);
+    }
+    let (parent, pattern) = split(output)?;
+    Ok(parent.join(expand(&pattern, fields)?))
+}
+
+/// Writes one file at `path`, whole or not at all, with a number where that is taken; returns where.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let (parent, name) = split(path)?;
+    let directory = Directory::open(&parent)?;
+    for number in 1..=MAX_TAKEN {
+        let name = numbered(&name, number);
+        if directory.write_new(&name, bytes)? {
+            return Ok(parent.join(name));
+        }
+    }
+    Err(all_taken(path))
+}
+
+/// Which names [`write_output`] may use, where those of its pattern are several.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names<'path> {
+    /// The one that may be replaced.
+    pub own: Option<&'path Path>,
+    /// The number after which to look for a free one, if the first is taken.
+    pub after: u64,
+}
+
+/// Writes one file at what `output` says, and returns where and with which number. If the names that
+/// it makes are several, none of another process or run is replaced.
+///
+/// # Errors
+/// When it has an unknown field, or the directory does not exist or refuses.
+pub fn write_output(
+    output: &Path,
+    fields: &Fields<'_>,
+    names: Names<'_>,
+    bytes: &[u8],
+) -> Result<(PathBuf, u64)> {
+    let pattern = output.to_string_lossy();
+    if !names_several(&pattern) {
+        let path = expand_output(output, fields)?;
+        write_file(&path, bytes)?;
+        return Ok((path, fields.seq));
+    }
+    let counts = pattern.contains("{seq}");
+    for number in 1..=MAX_TAKEN {
+        let seq = match number {
+            1 => fields.seq,
+            _ if counts => fields.seq.max(names.after) + number - 1,
+            _ => fields.seq,
+        };
+        let fields = Fields {
+            seq,
+            ..fields.clone()
+        };
+        let (parent, name) = split(&expand_output(output, &fields)?)?;
+        let name = if counts {
+            name
+        } else {
+            numbered(&name, number)
+        };
+        let path = parent.join(&name);
+        let directory = Directory::open(&parent)?;
+        if names.own == Some(path.as_path()) {
+            directory.write(&name, bytes)?;
+        } else if !directory.write_new(&name, bytes)? {
+            continue;
+        }
+        return Ok((path, seq));
+    }
+    Err(all_taken(output))
+}
+
+#[cold]
+fn all_taken(output: &Path) -> Error {
+    Error::os(
+        format!("cannot write {}", output.display()),
+        &"all names that it could have are taken",
+    )
 }
 
 /// Writes one file at `path`, whole or not at all.
@@ -149,16 +248,82 @@ impl FileSink {
         )
     }
 
-    /// The name of the next window. One that is taken belongs to another recording that this
-    /// process began in the same second.
-    fn next_name(&mut self, directory: &Directory) -> Result<String> {
-        loop {
+    /// Writes the next file. A name that is taken belongs to another recording that this process
+    /// began in the same second, or to another process.
+    fn write_next(&mut self, directory: &Directory, encoded: &[u8]) -> Result<String> {
+        let counts = self.pattern.contains("{seq}");
+        if !counts && let Some(own) = self.written.last().and_then(|path| path.file_name()) {
+            // The one file of this recording, as far as it has come.
+            let name = own.to_string_lossy().into_owned();
+            directory.write(&name, encoded)?;
+            return Ok(name);
+        }
+        if !names_several(&self.pattern) {
             let name = self.name(self.seq + 1)?;
-            if !self.pattern.contains("{seq}") || !directory.contains(&name) {
+            directory.write(&name, encoded)?;
+            return Ok(name);
+        }
+        for number in 1..=MAX_TAKEN {
+            let name = if counts {
+                self.name(self.seq + 1)?
+            } else {
+                numbered(&self.name(1)?, number)
+            };
+            if directory.write_new(&name, encoded)? {
                 return Ok(name);
             }
-            self.seq += 1;
+            if counts {
+                self.seq += 1;
+            }
         }
+        Err(all_taken(&self.config.output))
+    }
+
+    fn remember(&self, path: &Path, listed: Option<&[Listed]>) {
+        let Some(mut written) = WRITTEN_HERE.try_lock() else {
+            return;
+        };
+        let written = written.get_or_insert_default();
+        if let Some(listed) = listed {
+            // Those of this directory that are not there any more.
+            let there: FxHashSet<&str> = listed.iter().map(|entry| entry.0.as_str()).collect();
+            written.retain(|known| {
+                known.parent() != Some(self.path.as_path())
+                    || (known.file_name().and_then(|name| name.to_str()))
+                        .is_some_and(|name| there.contains(name))
+            });
+        }
+        if written.len() >= MAX_REMEMBERED {
+            written.clear();
+        }
+        written.insert(path.to_owned());
+    }
+
+    fn is_written_here(&self, name: &str) -> bool {
+        let path = self.path.join(name);
+        self.written.contains(&path)
+            || WRITTEN_HERE
+                .try_lock()
+                .is_some_and(|written| written.as_ref().is_some_and(|known| known.contains(&path)))
+    }
+
+    /// What is known of the recordings that these files are windows of: whether they write no more.
+    /// The newest file here tells what time it is to the file system.
+    fn silent_recordings<'names>(&self, listed: &'names [Listed]) -> FxHashMap<&'names str, bool> {
+        let mut last: FxHashMap<&str, (i64, i64)> = FxHashMap::default();
+        for (name, written, _) in listed {
+            if let Some(recording) = file_name::recording_of_window(name, &self.config.program) {
+                let known = last.entry(recording).or_insert(*written);
+                *known = (*known).max(*written);
+            }
+        }
+        let nanoseconds =
+            |(seconds, ns): (i64, i64)| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        let now = last.values().copied().max().map_or(0, nanoseconds);
+        let patience = i128::from(self.config.window_ns) * i128::from(SILENT_WINDOWS);
+        last.into_iter()
+            .map(|(recording, written)| (recording, now - nanoseconds(written) >= patience))
+            .collect()
     }
 
     /// Brings the files of this recording into the order in which they were written: where the
@@ -191,14 +356,23 @@ impl FileSink {
             let mut listed = directory.list();
             listed.sort_by(|left, right| (left.1, &left.0).cmp(&(right.1, &right.0)));
             self.put_own_in_order(&mut listed);
-            for (name, _, bytes) in listed {
-                let writer = match file_name::pid_of_window(&name, &self.config.program) {
-                    Some(pid) if pid == self.config.pid => Writer::This,
-                    Some(pid) if Directory::is_alive(pid) => Writer::Living,
-                    Some(_) => Writer::Dead,
-                    None => continue,
+            self.remember(&self.path.join(newest), Some(&listed));
+            let silent = self.silent_recordings(&listed);
+            for (name, _, bytes) in &listed {
+                let Some(pid) = file_name::pid_of_window(name, &self.config.program) else {
+                    continue;
                 };
-                files.push((writer, name, bytes));
+                let recording = file_name::recording_of_window(name, &self.config.program);
+                let is_silent =
+                    recording.and_then(|recording| silent.get(recording)) == Some(&true);
+                let writer = if pid == self.config.pid && self.is_written_here(name) {
+                    Writer::This
+                } else if !is_silent || (pid != self.config.pid && Directory::is_alive(pid)) {
+                    Writer::Living
+                } else {
+                    Writer::Dead
+                };
+                files.push((writer, name.clone(), *bytes));
             }
         } else {
             let own_names = self
@@ -244,8 +418,7 @@ impl Sink for FileSink {
         // Opened for each file: a descriptor that is kept would stand in the way of a program that
         // counts or closes them, and a directory that was deleted or replaced is found anew.
         let directory = Directory::create(&self.path)?;
-        let name = self.next_name(&directory)?;
-        directory.write(&name, encoded)?;
+        let name = self.write_next(&directory, encoded)?;
         self.seq += 1;
         let path = self.path.join(&name);
         if self.written.last() != Some(&path) {
@@ -263,15 +436,19 @@ impl Sink for FileSink {
 /// One file that is always there as a whole, and is written again with all that came since.
 pub struct GrowingFile {
     path: PathBuf,
+    /// Whether it may take the place of what was there before.
+    is_to_replace: bool,
     is_written: bool,
 }
 
 impl GrowingFile {
-    /// A file at `path`, which has no fields; its directory exists.
+    /// A file at `path`, which has no fields; its directory exists. If it is not `is_to_replace` and
+    /// there is one of that name, it gets a number.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf, is_to_replace: bool) -> Self {
         Self {
             path,
+            is_to_replace,
             is_written: false,
         }
     }
@@ -279,7 +456,11 @@ impl GrowingFile {
 
 impl Sink for GrowingFile {
     fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
-        write_file(&self.path, encoded)?;
+        if self.is_written || self.is_to_replace {
+            write_file(&self.path, encoded)?;
+        } else {
+            self.path = write_new_file(&self.path, encoded)?;
+        }
         self.is_written = true;
         Ok(self.path.clone())
     }

@@ -74,10 +74,38 @@ pub fn safe_program(program: &str) -> String {
             _ => '_',
         })
         .collect();
-    match safe.trim_start_matches('.') {
+    // One that begins with a dash would be an option to whatever it is given to.
+    match safe.trim_start_matches(['.', '-']) {
         "" => "python".to_owned(),
         name => name.to_owned(),
     }
+}
+
+/// Whether a pattern says that its files are several: they are then never put in each other's place.
+#[must_use]
+pub fn names_several(pattern: &str) -> bool {
+    ["{pid}", "{time}", "{seq}"]
+        .iter()
+        .any(|field| pattern.contains(field))
+}
+
+/// `name` with a number before its ending, for where it is taken; itself for number 1.
+#[must_use]
+pub fn numbered(name: &str, number: u64) -> String {
+    if number == 1 {
+        return name.to_owned();
+    }
+    match name.strip_suffix(SUFFIX) {
+        Some(stem) => format!("{stem}-{number}{SUFFIX}"),
+        None => format!("{name}-{number}"),
+    }
+}
+
+/// What the names of one recording's windows have in common; `None` for any other name.
+#[must_use]
+pub fn recording_of_window<'name>(name: &'name str, program: &str) -> Option<&'name str> {
+    pid_of_window(name, program)?;
+    name.rsplit_once('-').map(|(recording, _)| recording)
 }
 
 /// The process id in the name of a window of `program`; `None` for any other name.
@@ -162,6 +190,7 @@ mod tests {
     fn programs() {
         assert_eq!(safe_program("../../etc/passwd"), "_.._etc_passwd");
         assert_eq!(safe_program("..."), "python");
+        assert_eq!(safe_program("-x.py"), "x.py");
         assert_eq!(safe_program(&"x".repeat(500)).len(), 64);
     }
 }

@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rprof::sink::Sink;
 use rprof::sink::directory::Directory;
-use rprof::sink::file::{FileConfig, FileSink, read_file, write_file, write_file_making_directory};
+use rprof::sink::file::{
+    FileConfig, FileSink, GrowingFile, Names, read_file, write_file, write_file_making_directory,
+    write_new_file, write_output,
+};
+use rprof::sink::file_name::Fields;
 
 fn config(output: impl AsRef<Path>) -> FileConfig {
     FileConfig {
@@ -17,6 +21,7 @@ fn config(output: impl AsRef<Path>) -> FileConfig {
         keep_files: 3,
         keep_bytes: 1 << 30,
         start_unix_ns: 0,
+        window_ns: 0,
     }
 }
 
@@ -322,4 +327,130 @@ fn a_file_in_the_making_is_no_left_over() {
         outcome.unwrap();
     }
     assert_eq!(names(scratch.path()), ["a.pb.gz"]);
+}
+
+const FIELDS: Fields<'_> = Fields {
+    program: "app",
+    pid: 2,
+    start_unix_ns: 0,
+    seq: 1,
+};
+
+#[test]
+fn a_name_is_given_away_once_to_whoever_asks_at_the_same_time() {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = scratch.path().join("report-{seq}.pb.gz");
+    let numbers = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..25)
+                        .map(|_| {
+                            write_output(&output, &FIELDS, Names::default(), b"x")
+                                .unwrap()
+                                .1
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let mut numbers: Vec<u64> = writers
+            .into_iter()
+            .flat_map(|writer| writer.join().unwrap())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    });
+    assert_eq!(names(scratch.path()).len(), 200);
+    let mut different = numbers.clone();
+    different.dedup();
+    assert_eq!(different, numbers);
+}
+
+#[test]
+fn only_what_is_its_own_is_replaced() {
+    let scratch = tempfile::tempdir().unwrap();
+    let output = scratch.path().join("app-{pid}.pb.gz");
+    let write = |own: Option<&Path>, bytes: &[u8]| {
+        let names = Names { own, after: 0 };
+        write_output(&output, &FIELDS, names, bytes).unwrap().0
+    };
+    let first = write(None, b"1");
+    let second = write(None, b"2");
+    assert_eq!(write(Some(&second), b"3"), second);
+    assert!(first.ends_with("app-2.pb.gz") && second.ends_with("app-2-2.pb.gz"));
+    assert_eq!(fs::read(&first).unwrap(), b"1");
+    assert_eq!(fs::read(&second).unwrap(), b"3");
+    assert!(
+        write_new_file(&first, b"4")
+            .unwrap()
+            .ends_with("app-2-3.pb.gz")
+    );
+    for (replaces, left) in [(false, b"1"), (true, b"9")] {
+        let mut growing = GrowingFile::new(first.clone(), replaces);
+        let path = growing.write(b"8").unwrap();
+        assert_eq!(growing.write(b"9").unwrap(), path);
+        assert_eq!(fs::read(path).unwrap(), b"9");
+        assert_eq!(fs::read(&first).unwrap(), left);
+    }
+}
+
+#[test]
+fn who_writes_with_the_same_process_id_keeps_its_own_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    // Of another container, whose processes cannot be seen from here.
+    let ids = [std::process::id(), 999_999_999];
+    let now = std::time::SystemTime::now();
+    let file_of = |id: u32, start: &str, seq: u32, age: u64| {
+        let name = format!("app-{id}-{start}-{seq:06}.pb.gz");
+        let path = scratch.path().join(name);
+        fs::write(&path, b"theirs").unwrap();
+        let written = now - std::time::Duration::from_secs(age);
+        fs::File::open(&path)
+            .unwrap()
+            .set_modified(written)
+            .unwrap();
+        path
+    };
+    let living: Vec<_> = ids
+        .iter()
+        .flat_map(|id| {
+            (0..6).map(|seq| file_of(*id, "20260101T000000Z", seq, 600 - 100 * u64::from(seq)))
+        })
+        .collect();
+    let dead: Vec<_> = ids
+        .iter()
+        .flat_map(|id| {
+            (0..4).map(|seq| file_of(*id, "20250101T000000Z", seq, 9_000 - u64::from(seq)))
+        })
+        .collect();
+    let minute = FileConfig {
+        window_ns: 60_000_000_000,
+        ..config(scratch.path())
+    };
+    let mut sink = FileSink::open(minute).unwrap();
+    for _ in 0..6 {
+        sink.write(b"ours").unwrap();
+    }
+    assert!(living.iter().all(|path| path.exists()));
+    assert_eq!(dead.iter().filter(|path| path.exists()).count(), 3);
+    assert_eq!(sink.kept().len(), 3);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_may_have_a_name_that_is_not_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"pr\xfcf {x}"));
+    FileSink::open(config(&directory))
+        .unwrap()
+        .write(b"1")
+        .unwrap();
+    let output = directory.join("{program}-{seq}.pb.gz");
+    let (path, seq) = write_output(&output, &FIELDS, Names::default(), b"2").unwrap();
+    assert_eq!((path, seq), (directory.join("app-000001.pb.gz"), 1));
+    assert_eq!(names(&directory).len(), 2);
 }

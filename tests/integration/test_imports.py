@@ -289,7 +289,7 @@ def test_a_slow_request_is_told_without_files(moved):
         """)
     )
     assert "is slow" in printed
-    assert "profile: rprof/slow-" in printed
+    assert "/rprof/slow-" in printed
 
 
 def test_a_package_in_an_archive_says_what_to_do(programs):

@@ -83,6 +83,77 @@ asyncio.run(main())
     assert "holds the GIL" in found[0]["stack"]
 
 
+LOOPS = {
+    "asyncio": "run = asyncio.run",
+    "a runner": """
+def run(main):
+    loop = asyncio.new_event_loop()
+    try: loop.run_until_complete(main)
+    finally: loop.close()
+""",
+    "uvloop": """
+import uvloop
+def run(main):
+    loop = uvloop.new_event_loop()
+    try: loop.run_until_complete(main)
+    finally: loop.close()
+""",
+}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_loop_that_has_ended_is_not_stalled(programs, kind):
+    """Nor does it take the place of others; one that stands still while it runs is told."""
+    if kind == "uvloop":
+        pytest.importorskip("uvloop", reason="it is not installed")
+    found = records(
+        programs.check(
+            LOG
+            + LOOPS[kind]
+            + """
+kept = []
+async def short(): kept.append(rprof.watch_loop(stall=0.05, name="short"))
+async def main():
+    rprof.watch_loop(stall=0.3, name="long")
+    # By now those that have ended have stood still for longer than they may.
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end: pass
+    while not told.is_set(): await asyncio.sleep(0.01)
+# More than are watched at once.
+for _ in range(100): run(short())
+time.sleep(0.2)
+run(main())
+"""
+        )
+    )
+    assert {record["loop"] for record in found} == {"long"}
+
+
+def test_a_loop_that_nobody_runs_at_the_moment_is_not_stalled(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+loop = asyncio.new_event_loop()
+async def begin():
+    global watched
+    watched = rprof.watch_loop(stall=0.05, name="between")
+    await asyncio.sleep(0.1)
+loop.run_until_complete(begin())
+# Longer than it may stand still, and another that does tells that everything was looked at.
+async def main():
+    rprof.watch_loop(stall=0.2, name="other")
+    time.sleep(1.0)
+    while not told.is_set(): await asyncio.sleep(0.01)
+asyncio.run(main())
+loop.run_until_complete(asyncio.sleep(0.1))
+loop.close()
+"""
+        )
+    )
+    assert {record["loop"] for record in found} == {"other"}
+
+
 def test_a_deadlock_is_suspected_and_told_once(programs):
     found = records(
         programs.check(

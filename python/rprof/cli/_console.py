@@ -13,6 +13,8 @@ from typing import TextIO, TypeVar
 
 _T = TypeVar("_T")
 
+# Of the call tree, and what they become in ASCII.
+_LINES: dict[str, str | int | None] = {"│": "|", "├": "+", "└": "`", "─": "-", "…": "..."}
 _PATIENCE_SECONDS = 1.0
 _REDRAW_SECONDS = 0.2
 
@@ -25,8 +27,30 @@ def complain(message: str) -> None:
 def say(message: str) -> None:
     """Say something on stderr: stdout is for results."""
     # None where it was closed when the process began; print would take stdout in its place.
-    if sys.stderr is not None:
+    if sys.stderr is None:
+        return
+    try:
         print(message, file=sys.stderr)
+    except OSError:
+        # It is full, or nobody reads it.
+        return
+
+
+def show_what_can_be_shown() -> None:
+    """Have escapes written for what the encoding of stdout lacks, as tracebacks do."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+def drawn(text: str) -> str:
+    """Return text whose lines are drawn with what the encoding of stdout has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        "".join(_LINES).encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(str.maketrans(_LINES))
+    return text
 
 
 def suggest(*words: str | os.PathLike[str]) -> None:

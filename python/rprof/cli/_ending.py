@@ -81,10 +81,14 @@ class Ending:
         self._refuge = os.environ.get("TMPDIR") or "/tmp"
         self._executable = sys.executable
         output = run.output
-        if run.whole and output.endswith(os.sep):
-            output += f"{program_name()}-{run.pid}{_SUFFIX}"
+        # A name that nobody has chosen takes the place of none, such as that of an earlier run: in
+        # a container each has the same process id.
+        self._replaces = not (run.whole and output.endswith(os.sep))
+        if not self._replaces:
+            output += _session.expand("{program}-{pid}" + _SUFFIX, program_name(), 1, 0)
         self._output = output
-        self._shown = _shown(output)
+        self._start = _working_directory()
+        self._shown = self._seen(output)
         if run.gathers or not run.whole:
             self._recorded = config.output or output
         else:
@@ -98,7 +102,9 @@ class Ending:
         if self._run.gathers or not self._run.whole:
             self._recording = _session.begin_output(self._config)
         else:
-            self._recording = _session.begin_growing(self._config, self._recorded)
+            self._recording = _session.begin_growing(
+                self._config, self._recorded, replaces=self._replaces
+            )
 
     def is_here(self) -> bool:
         """Return whether this process is the program, and none that it has forked."""
@@ -123,7 +129,7 @@ class Ending:
             except OSError as error:
                 self._stderr.say(f"rprof: not profiled any more: {error}")
                 return None
-            run.gathers, run.output = True, self._output
+            run.gathers, run.output = True, self._free_output()
             self._recorded = directory + os.sep
             self._config = config = config._replace(output=self._recorded, **ALL_FILES)
         return run, config._asdict()
@@ -157,23 +163,43 @@ class Ending:
         elif not run.view and run.top is None and self._recorded == self._output:
             self._tell(f"profile in {self._shown}", "view")
         else:
+            self._output = self._free_output()
+            self._shown = self._seen(self._output)
             _flush()
             self._start_other()
 
     def _end_recording(self) -> None:
         outcome = _session.end_output(self._recording)
-        if outcome is None or outcome[1] is None:
+        if outcome is None:
             return
-        profile, problem = outcome
+        profile, path, problem = outcome
+        if path not in (None, self._recorded) and not self._replaces and not self._run.gathers:
+            # Its name was taken.
+            self._recorded = self._output = path
+            self._shown = self._seen(path)
+        if problem is None:
+            return
         self._stderr.say(f"rprof: {problem}")
         if self._run.gathers or not self._run.whole:
             return
         # What is in memory is worth another try; its directory may be gone.
-        refuge = os.path.join(self._refuge, os.path.basename(self._recorded))
-        profile.write_file(refuge, profile.encode())
+        refuge = profile.write_new(os.path.join(self._refuge, os.path.basename(self._recorded)))
         self._recorded = refuge
         if self._output.endswith(_SUFFIX):
             self._output = self._shown = refuge
+
+    def _seen(self, path: str) -> str:
+        """Return a path as seen from where the program was started, to be given to a command."""
+        found = path.removeprefix(self._start) if self._start is not None else path
+        return os.path.join(".", found) if found.startswith("-") else found
+
+    def _free_output(self) -> str:
+        """Return the file to write in the end; one that was not chosen takes the place of none."""
+        output, number = self._output, 1
+        while self._run.gathers and not self._replaces and _exists(output):
+            number += 1
+            output = f"{self._output.removesuffix(_SUFFIX)}-{number}{_SUFFIX}"
+        return output
 
     def _tell(self, text: str, verb: str) -> None:
         if self._run.quiet:
@@ -245,12 +271,12 @@ def _environment() -> "dict[str, str]":
     }
 
 
-def _shown(path: str) -> str:
-    """Return a path as seen from where the program was started."""
+def _working_directory() -> "str | None":
     try:
-        return path.removeprefix(os.path.join(os.getcwd(), ""))
-    except FileNotFoundError:
-        return path
+        return os.path.join(os.getcwd(), "")
+    except OSError:
+        # It was deleted.
+        return None
 
 
 def _new_directory(parent: str, pid: int) -> str:

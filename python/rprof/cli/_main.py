@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from ..errors import RprofError
-from ._console import complain
+from ._console import complain, show_what_can_be_shown
 
 __all__ = ["VERBS", "main"]
 
@@ -67,6 +67,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``rprof``; those of the process without.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    show_what_can_be_shown()
+    try:
+        try:
+            code = _run(words)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except RprofError as error:
+        complain(str(error))
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        _discard_output()
+        return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # One without a file is that of a stream.
+        complain(f"cannot write the output: {error.strerror}")
+        _discard_output()
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _run(words: list[str]) -> int:
     parser = _parser(words[:1] if words and words[0] in VERBS else VERBS)
     program: list[str] = []
     if words[:1] == ["run"]:
@@ -81,17 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     options.program = program
-    try:
-        code = int(_module(options.verb).run(options))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except RprofError as error:
-        complain(str(error))
-        return 2
-    except BrokenPipeError:
-        # Whoever read the output has seen enough. What Python would flush at exit goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return code
+    return int(_module(options.verb).run(options))
+
+
+def _discard_output() -> None:
+    """Have what Python would flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import RprofValueError
-from ._console import suggest, wants_colour
+from ._console import drawn, suggest, wants_colour
 from ._inputs import add_filters, add_inputs, add_sample_type, narrow, read
 
 HELP = "show the call tree"
@@ -58,14 +58,13 @@ def percent(option: str, text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Print the tree."""
     profile = narrow(read(options.files), options)
-    print(
-        profile.tree(
-            options.by,
-            min_fraction=percent("--min", options.min),
-            max_depth=options.depth,
-            library=options.all,
-            color=wants_colour(options.color),
-        ).rstrip("\n")
+    text = profile.tree(
+        options.by,
+        min_fraction=percent("--min", options.min),
+        max_depth=options.depth,
+        library=options.all,
+        color=wants_colour(options.color),
     )
+    print(drawn(text.rstrip("\n")))
     suggest("rprof", "view", *options.files)
     return 0

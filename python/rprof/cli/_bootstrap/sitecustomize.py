@@ -12,7 +12,8 @@ import sys
 def _step_aside():
     """Take this directory off the path, and run the ``sitecustomize`` that it hides."""
     here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
+    # As it was written there: to make a path absolute takes a working directory.
+    sys.path[:] = [entry for entry in sys.path if entry.rstrip(os.sep) != here]
     own = sys.modules.pop("sitecustomize", None)
     try:
         import sitecustomize  # noqa: F401
