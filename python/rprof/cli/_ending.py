@@ -129,7 +129,8 @@ class Ending:
             except OSError as error:
                 self._stderr.say(f"rprof: not profiled any more: {error}")
                 return None
-            run.gathers, run.output = True, self._free_output()
+            run.gathers = True
+            run.output = self._output = self._free_output()
             self._recorded = directory + os.sep
             self._config = config = config._replace(output=self._recorded, **ALL_FILES)
         return run, config._asdict()
