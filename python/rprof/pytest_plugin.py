@@ -120,7 +120,7 @@ class TestRecording:
         if self._profile is None:
             if self._pid in (0, getpid()):
                 raise RprofStateError(
-                    "the test has not begun or has not ended; use rprof.profile after its body"
+                    "there is no profile of this test yet; use rprof.profile after its body"
                 )
             raise RprofStateError("the test was begun by the parent of this process")
         return self._profile
