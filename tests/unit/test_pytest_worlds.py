@@ -282,6 +282,42 @@ def world():
     assert len(profiles(pytester.path / "kept" / "of" / "rprof")) == 3
 
 
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        # What is ours; that has been imported.
+        ("'rprof' in name or (ours and level)", "profiles of 2 tests in *"),
+        # All that is imported by what is ours: nothing can be recorded.
+        ("ours", "profiles missing: 2; recording is not possible here: ImportError*"),
+    ],
+)
+def test_what_a_module_of_tests_replaces_when_it_is_imported(pytester, refused, said):
+    pytester.makepyfile(
+        test_it="""
+import builtins, os
+
+real = builtins.__import__
+
+def without_rprof(name, globals=None, locals=None, fromlist=(), level=0):
+    ours = (globals or {}).get("__name__", "").startswith("rprof")
+    if REFUSED:
+        raise ImportError("not in this session")
+    return real(name, globals, locals, fromlist, level)
+
+def nothing_more(*_, **__):
+    raise PermissionError("not in this session")
+
+builtins.__import__ = without_rprof
+os.mkdir = os.makedirs = os.rename = os.replace = nothing_more
+
+def test_one(): pass
+def test_two(): pass
+""".replace("REFUSED", refused)
+    )
+    result = assert_the_same(pytester, "--rprof-top", "1")
+    result.stdout.fnmatch_lines([said])
+
+
 WATCHED = """
 import builtins, hashlib, io, logging, os, pathlib, posixpath, re, shutil, sys, tempfile, threading
 import time, types
