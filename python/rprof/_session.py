@@ -435,7 +435,7 @@ def rehearse(config: Config) -> "dict[str, Any]":
     That one asks nothing any more of ``os`` and imports nothing: a test may have replaced all of
     it. Its end is ``end_output``.
     """
-    end(begin(config))
+    end_output(begin(config))
     return _options(config, window_ns=None, output=None)
 
 

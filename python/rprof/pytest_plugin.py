@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from os import getpid
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from . import _loading, _session
+from . import _session
 from ._text import inert
 from .errors import RprofError, RprofStateError
 
 if TYPE_CHECKING:
+    from ._block import profile as ProfileBlock
     from ._native import Profile as NativeProfile
     from ._native import Recording as NativeRecording
     from ._profile import Profile
@@ -50,27 +52,27 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class _Classes(NamedTuple):
-    """What a profile is, natively and to Python."""
+    """What a profile is, natively and to Python, and what makes one."""
 
     native: type[NativeProfile]
     profile: type[Profile]
+    block: type[ProfileBlock]
 
 
 def _load() -> _Classes:
-    native = _loading.native().Profile
+    native = _session.native().Profile
+    from ._block import profile
     from ._profile import Profile
 
-    return _Classes(native, Profile)
+    return _Classes(native, Profile, profile)
 
 
 class _Tools:
     """What it takes to record a test."""
 
     def __init__(self, classes: _Classes, rate: float) -> None:
-        from ._block import profile
-
         self._make_profile = classes.profile
-        self._options = _session.rehearse(profile(rate=rate)._config)
+        self._options = _session.rehearse(classes.block(rate=rate)._config)
 
     def begin(self) -> NativeRecording:
         return _session.begin_again(self._options)
@@ -128,7 +130,7 @@ class TestRecording:
         if self._profile is None:
             if self._pid in (0, getpid()):
                 raise RprofStateError(
-                    "the test has not begun or has not ended; use rprof.profile after its body"
+                    "there is no profile of this test yet; use rprof.profile after its body"
                 )
             raise RprofStateError("the test was begun by the parent of this process")
         return self._profile
@@ -171,6 +173,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     recorder = config.stash[_RECORDER] = _Recorder(config)
     config.pluginmanager.register(recorder, "rprof-recorder")
+    if recorder.every and not config.getoption("collectonly"):
+        # Before any module of tests is imported.
+        with suppress(RprofError):
+            # Else the tests say so.
+            recorder.classes()
 
 
 def _ini_number(config: pytest.Config, name: str, kind: type[float] | type[int]) -> Any:
@@ -223,7 +230,7 @@ class _Recorder:
     def __init__(self, config: pytest.Config) -> None:
         self._rate = _rate(config)
         self._top = _top(config)
-        self._every = bool(config.getoption("rprof") or config.getini("rprof") or self._top)
+        self.every = bool(config.getoption("rprof") or config.getini("rprof") or self._top)
         self._is_worker = hasattr(config, "workerinput")
         self._directory = _directory(config)
         self._separator = os.sep
@@ -245,7 +252,13 @@ class _Recorder:
             RprofError: Recording is not possible here.
         """
         if self._tools is None:
-            self._tools = _Tools(self.classes(), self._rate)
+            try:
+                self._tools = _Tools(self.classes(), self._rate)
+            except RprofError:
+                raise
+            except Exception as error:
+                # A module of tests may have replaced anything already; this is what came of it.
+                raise RprofStateError(f"recording is not possible here: {error!r}") from error
         return self._tools
 
     def classes(self) -> _Classes:
@@ -262,20 +275,18 @@ class _Recorder:
         return recording
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Import and try all of it while no test can have replaced anything."""
+        """Try all of it while no test can have replaced anything."""
         if session.config.getoption("collectonly"):
             return
         if any(
-            self._every
+            self.every
             or "rprof" in getattr(item, "fixturenames", ())
             or item.get_closest_marker("rprof") is not None
             for item in session.items
         ):
-            try:
+            with suppress(RprofError):
+                # Else the tests say so.
                 self.tools()
-            except RprofError:
-                # The tests that need it say so.
-                return
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -283,7 +294,7 @@ class _Recorder:
         budget = _budget(item)
         if budget is not None or _RECORDING in item.stash:
             self.recording_of(item).start()
-        elif self._every:
+        elif self.every:
             try:
                 self.recording_of(item).start()
             except RprofError as error:
@@ -312,7 +323,7 @@ class _Recorder:
             # The outcome of the test stands.
             self._outcomes[item.nodeid] = "", str(error)
             return
-        if self._every and profile is not None:
+        if self.every and profile is not None:
             self._waiting[item.nodeid] = profile
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

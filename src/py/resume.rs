@@ -27,7 +27,7 @@ use crate::session::fork::session;
 /// A child goes on when its thread has computed for so long since the fork,
 const GRACE_CPU_NS: u64 = 2_000_000;
 /// or so much time has passed; what has waited meanwhile has not come nearer to its purpose.
-const GRACE_NS: u64 = 50_000_000;
+const GRACE_NS: u64 = 150_000_000;
 /// How long one thread waits for another that is just going on with it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// So many pending calls are made at each chance (`NPENDINGCALLS`, `Include/internal`, 3.10-3.15).
