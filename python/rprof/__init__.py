@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from ._config import ThreadInfo
     from ._diff import Diff, DiffRow
     from ._endpoint import Endpoint, serve
-    from ._labels import current_labels, labels
-    from ._native import __version__
+    from ._native import __version__, current_labels, labels, request
     from ._profile import (
         Divide,
         Frame,
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
         load,
         merge,
     )
-    from ._requests import Capture, RouteFigures, profile_next, request, routes
+    from ._requests import Capture, RouteFigures, profile_next, routes
     from ._session import (
         Status,
         dump,
@@ -119,19 +118,19 @@ _LAZY = {
     "ThreadTotals": "_profile",
     "TopTable": "_profile",
     "__version__": "_native",
-    "current_labels": "_labels",
+    "current_labels": "_native",
     "dump": "_session",
     "dump_on_signal": "_session",
     "flush": "_session",
     "is_running": "_session",
-    "labels": "_labels",
+    "labels": "_native",
     "load": "_profile",
     "load_ipython_extension": "_ipython",
     "merge": "_profile",
     "profile": "_block",
     "profile_next": "_requests",
     "recent": "_session",
-    "request": "_requests",
+    "request": "_native",
     "routes": "_requests",
     "serve": "_endpoint",
     "start": "_session",
@@ -173,10 +172,6 @@ def _loaded(module: str) -> "Any":
         from . import _ipython
 
         return _ipython
-    if module == "_labels":
-        from . import _labels
-
-        return _labels
     if module == "_native":
         from ._loading import native
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from ._decorate import decorate as _decorate
-from ._native import current_labels, labels
+from ._native import labels
 
-__all__ = ["current_labels", "labels"]
+__all__ = ["decorate", "unpickled"]
 
 
 def decorate(entered: labels, function: Callable[..., Any]) -> Callable[..., Any]:

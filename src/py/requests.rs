@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyImportError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -377,11 +378,17 @@ impl Request {
         let route = this.route(py);
         let route = route.to_string_lossy();
         let content = this.content(py, &route)?;
-        if this.slow.is_some() && hooks::ask_again() {
-            watch(py, "tell_trouble", &TELL_TROUBLE)?.call0()?;
+        if this.slow.is_some()
+            && hooks::ask_again()
+            && let Some(tell) = watch(py, "tell_trouble", &TELL_TROUBLE)?
+        {
+            tell.call0()?;
         }
         let task = match this.slow {
-            Some(_) => watch(py, "begin", &BEGIN)?.call0()?.unbind(),
+            Some(_) => match watch(py, "begin", &BEGIN)? {
+                Some(begin) => begin.call0()?.unbind(),
+                None => py.None(),
+            },
             None => py.None(),
         };
         let allowed = captures::allowed(slf)?;
@@ -399,8 +406,10 @@ impl Request {
             drop(state);
             drop(earlier);
         }
-        if this.slow.is_some() {
-            watch(py, "watched", &WATCHED)?.set_item(begun.number, slf)?;
+        if this.slow.is_some()
+            && let Some(watched) = watch(py, "watched", &WATCHED)?
+        {
+            watched.set_item(begun.number, slf)?;
         }
         let entered = labels::enter(py, Entered::Request(running));
         if entered.is_err() {
@@ -426,16 +435,19 @@ impl Request {
         // In another context than the one it was begun in, its labels are in force for longer.
         let cpu_ns = cpu.get().filter(|_| matches!(left, Ok(true)));
         let ended = session().requests().end(number, cpu_ns);
-        if this.slow.is_some() {
-            let watched = watch(py, "watched", &WATCHED)?;
+        if this.slow.is_some()
+            && let Some(watched) = watch(py, "watched", &WATCHED)?
+        {
             let known = watched.call_method1(intern!(py, "get"), (number,))?;
             // Nothing is known of what was begun before a fork; most others were not looked at.
             let noted = match ended {
                 Some(ended) if ended.looks > 0 && !known.is_none() => {
                     let times = (ended.began_ns, ended.duration_ns, ended.cpu_ns);
-                    watch(py, "ended", &ENDED)
-                        .and_then(|note| note.call1((known, number, times, error)))
-                        .map(drop)
+                    watch(py, "ended", &ENDED).and_then(|note| {
+                        note.map_or(Ok(()), |note| {
+                            note.call1((known, number, times, error)).map(drop)
+                        })
+                    })
                 }
                 _ => Ok(()),
             };
@@ -452,18 +464,30 @@ static ENDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static TELL_TROUBLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static WATCHED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
-/// What `rprof._watch` calls so.
+/// What `rprof._watch` calls so; `None` where it cannot be loaded any more, as after a `chroot`: the
+/// request is the application's, and more than its watching.
 fn watch<'py>(
     py: Python<'py>,
     name: &str,
     known: &'static PyOnceLock<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     if let Some(known) = known.get(py) {
-        return Ok(known.bind(py).clone());
+        return Ok(Some(known.bind(py).clone()));
     }
     // Code of the application may run while it is imported, and begin a request.
-    let found = py.import("rprof._watch")?.getattr(name)?;
-    Ok(known.get_or_init(py, || found.unbind()).bind(py).clone())
+    let module = match py.import("rprof._watch") {
+        Ok(module) => module,
+        Err(error) if error.is_instance_of::<PyImportError>(py) => {
+            let text = format!("slow requests are not told, load what does it earlier: {error}");
+            session().health().set_error(text);
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let found = module.getattr(name)?;
+    Ok(Some(
+        known.get_or_init(py, || found.unbind()).bind(py).clone(),
+    ))
 }
 
 fn exact_text(value: &Bound<'_, PyAny>) -> Option<Py<PyString>> {

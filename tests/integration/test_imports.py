@@ -236,6 +236,15 @@ LATE = {
         leave()
         with rprof.labels(a="b"): assert rprof.current_labels() == {"a": "b"}
     """,
+    "labels and requests of a started program": """
+        rprof.start(None)
+        leave()
+        with rprof.labels(a="b"): assert rprof.current_labels() == {"a": "b"}
+        with rprof.request("one", route="/x"): burn(0.1)
+        with rprof.request("two", slow_after=0.05): burn(0.1)
+        assert "slow requests are not told" in rprof.status().last_error
+        assert rprof.stop().only_labels(route="/x").totals["cpu"] > 0.05e9
+    """,
     "a report page": """
         with rprof.profile() as block: burn(0.1)
         leave()
