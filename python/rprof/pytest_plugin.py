@@ -34,7 +34,6 @@ from .errors import RprofError, RprofStateError
 if TYPE_CHECKING:
     from ._block import profile as ProfileBlock
     from ._native import Profile as NativeProfile
-    from ._native import Recording as NativeRecording
     from ._profile import Profile
 
 _RECORDER = pytest.StashKey["_Recorder"]()
@@ -74,10 +73,10 @@ class _Tools:
         self._make_profile = classes.profile
         self._options = _session.rehearse(classes.block(rate=rate)._config)
 
-    def begin(self) -> NativeRecording:
+    def begin(self) -> _session.Recording:
         return _session.begin_again(self._options)
 
-    def end(self, recording: NativeRecording) -> Profile | None:
+    def end(self, recording: _session.Recording) -> Profile | None:
         """End a recording; None if it has ended with the process, or in the one that forked."""
         ended = _session.end_output(recording)
         return None if ended is None else self._make_profile(ended[0])
@@ -91,7 +90,7 @@ class TestRecording:
     def __init__(self, recorder: _Recorder) -> None:
         self._recorder = recorder
         self._pid = 0
-        self._owner: NativeRecording | None = None
+        self._owner: _session.Recording | None = None
         self._profile: Profile | None = None
 
     def start(self) -> None:

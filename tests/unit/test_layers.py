@@ -61,11 +61,12 @@ SEAMS = (
 SAFETY_REACH = 3
 
 # Python: the only module that drives the extension, the one that loads it and says why it cannot be
-# loaded, and the names that are open to all: what users get from it as it is.
+# loaded, and the names that are open to all: what users get from it as it is, and the base class of
+# what has a `with` block.
 NATIVE_DRIVER = "rprof._session"
 NATIVE_LOADER = "rprof._loading"
 NATIVE = "rprof._native"
-NATIVE_OPEN_NAMES = {"Profile", "__version__", "current_labels", "labels", "request"}
+NATIVE_OPEN_NAMES = {"Block", "Profile", "__version__", "current_labels", "labels", "request"}
 CLI = "rprof.cli"
 # `python -m rprof` is the command.
 CLI_ENTRY = "rprof.__main__"
