@@ -111,6 +111,12 @@ class profile(Block):
         result = None if self._decorates else self._result
         return self._config, self._calls, self._decorates, result
 
+    def __reduce__(self) -> "tuple[Any, ...]":
+        # The oldest protocols would ask the native base for a state of its own.
+        import copyreg
+
+        return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
+
     def __setstate__(self, state: "tuple[Config, int, bool, Profile | None]") -> None:
         self._config, self._calls, self._decorates, self._result = state
         _loading.prepare()
