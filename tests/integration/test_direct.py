@@ -470,13 +470,19 @@ def test_short_threads_are_not_lost_and_names_are_not_mixed(programs):
         assert thread.totals["cpu"] < 0.04e9, thread
 
 
-def test_one_engine_a_process():
-    with (
-        rprof.profile(engine="direct"),
-        pytest.raises(rprof.RprofStateError, match="one engine"),
-        rprof.profile(engine="gil"),
-    ):
-        pass
-    with rprof.profile(engine="gil") as block:
-        sum(range(100_000))
-    assert "engine: gil" in block.profile.comments
+def test_one_engine_a_process(programs):
+    programs.check(
+        """
+        import rprof
+        with rprof.profile(engine="direct"):
+            try:
+                with rprof.profile(engine="gil"): pass
+            except rprof.RprofStateError as error:
+                assert "one engine" in str(error), error
+            else:
+                raise SystemExit("two engines")
+        with rprof.profile(engine="gil") as block:
+            sum(range(100_000))
+        assert "engine: gil" in block.profile.comments
+        """
+    )
