@@ -105,8 +105,10 @@ def run(tmp_path, ending, *arguments, start=""):
 def test_short_bursts_keep_their_cpu_time(tmp_path, kind, how, milliseconds, bursts):
     # The labels' sum is exact, but for what entering and leaving them takes; a dozen looks tell how
     # it divides, of which one or two may find it there.
+    # The gil engine may see a thread only after its first bursts.
     ending = """
-assert -0.01 <= told["route"] / truth["burn"] - 1 <= 0.03 + 0.0003 * bursts / truth["burn"], (
+least = -0.01 if rprof.status().engine != "gil" else -0.03
+assert least <= told["route"] / truth["burn"] - 1 <= 0.03 + 0.0003 * bursts / truth["burn"], (
     told, truth)
 assert told["burn"] >= 0.8 * truth["burn"], (told, truth)
 assert abs(told["all"] - truth["all"]) <= 0.05 * truth["all"] + 0.02, (told, truth)

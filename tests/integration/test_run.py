@@ -350,7 +350,9 @@ if len(sys.argv) == 1:
     words = [*sys.argv, "again"]
     {}
 burn_two(0.1)
-print("the second", sorted(name for name in os.environ if "RPROF" in name.upper()))
+# The engine is what the tests are run with.
+ours = sorted(name for name in os.environ if "RPROF" in name.upper() and name != "RPROF_ENGINE")
+print("the second", ours)
 sys.exit(3)
 """
 
