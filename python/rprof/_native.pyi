@@ -7,6 +7,7 @@ from typing import Any, TypeVar, final
 
 __version__: str
 
+_T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 @final
@@ -201,6 +202,7 @@ class Block:
     """
 
     def __new__(cls, *options: object, **more: object) -> Block: ...
+    def __enter__(self: _T) -> _T: ...
     def __exit__(
         self, _kind: object = None, _error: object = None, _traceback: object = None
     ) -> None: ...

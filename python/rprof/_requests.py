@@ -165,9 +165,6 @@ class Capture(Block):
             self._closed = Profile(native), {number: ns / 1e9 for number, ns in durations}
         return self._closed
 
-    def __enter__(self) -> Capture:
-        return self
-
     def _leave(self) -> None:
         if self._pid == os.getpid():
             self._close()
@@ -213,8 +210,13 @@ def profile_next(
     given = given_options(rate=rate, max_overhead=max_overhead)
     config = resolve(given, defaults=_CAPTURE_DEFAULTS, from_environment=frozenset())
     native = _session.native().capture_requests(count)
-    # That object owns the recording from the moment in which there is one.
-    native.open(
-        count, route, _session.begin(config, captures=native.bit, requests_apart=True), where
-    )
-    return Capture(native, count)
+    try:
+        # That object owns the recording from the moment in which there is one.
+        native.open(
+            count, route, _session.begin(config, captures=native.bit, requests_apart=True), where
+        )
+        return Capture(native, count)
+    except BaseException:
+        # An exception's traceback may hold it for long.
+        native.abandon()
+        raise

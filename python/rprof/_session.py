@@ -491,19 +491,19 @@ def _begin_continuous(config: Config, output: str | None) -> None:
     state = _current()
     ticks, age_ns = native.counters()["ticks"], native.age_ns()
     has_flight = state.flight is not None
+    recording = None
     try:
+        recording = begin_output(config._replace(output=output))
         state.continuous = _Continuous(
-            begin_output(config._replace(output=output)),
-            config,
-            _lasting(output),
-            ticks,
-            age_ns or native.age_ns(),
+            recording, config, _lasting(output), ticks, age_ns or native.age_ns()
         )
         if config.recent:
             begin_flight(config)
     except BaseException:
-        # What has begun ends with its owner.
+        # What has begun ends with its owner, which the exception's traceback may hold for long.
         state.continuous = None
+        if recording is not None:
+            recording.abandon()
         if not has_flight:
             state.flight = None
         raise

@@ -30,6 +30,10 @@ impl Block {
         Self
     }
 
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
     /// Calls `_leave`; what `_owner` owns has ended, or is about to, in any case.
     #[pyo3(signature = (_kind=None, _error=None, _traceback=None))]
     fn __exit__(

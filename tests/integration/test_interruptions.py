@@ -17,6 +17,8 @@ OWN = os.path.dirname(rprof.__file__) + os.sep
 class Timeout(Exception):
     pass
 
+held, holds = [], True
+
 def is_left_out(frame):
     return False
 
@@ -36,9 +38,12 @@ def is_interrupted(call, number):
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
         return at_instruction
     sys.settrace(at_call)
+    held.clear()
     try:
         call()
-    except Timeout:
+    except Timeout as error:
+        # Whoever handles it holds all that was on the stack.
+        if holds: held.append(error)
         return True
     finally:
         sys.settrace(None)
@@ -105,6 +110,8 @@ CALLS = {
             pass
     """,
     "decorated_generator": """
+        # A generator that is held has not ended.
+        holds = False
         @rprof.profile()
         def numbers():
             yield 1
