@@ -17,8 +17,8 @@ OWN = os.path.dirname(rprof.__file__) + os.sep
 class Timeout(Exception):
     pass
 
-# Before CPython 3.13 instructions are told of at which no handler runs: those between the last one in
-# a `try` and the return.
+# Before CPython 3.13 instructions are told of at which no handler runs: those between the last one
+# in a `try` and the return.
 held, holds = [], sys.version_info >= (3, 13)
 
 def is_left_out(frame):
