@@ -588,6 +588,11 @@ def test_options_of_a_filter_are_checked_at_once(options, told):
     assert told in str(raised.value)
 
 
+def test_a_filter_that_is_turned_off_starts_nothing():
+    filter_factory({}, start="off", rate="50")(print)
+    assert not rprof.status().running
+
+
 def test_generic_routes():
     routes = {
         "/": "/",

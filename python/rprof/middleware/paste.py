@@ -24,7 +24,8 @@ from .wsgi import RoutedMiddleware, WSGIMiddleware
 
 __all__ = ["filter_factory"]
 
-_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True)
+_TRUTH |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callable[[Any], Any]:
@@ -53,9 +54,10 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
     place = f"the filter of rprof in {global_conf.get('__file__', 'the .ini file')}"
     try:
         values = {name: _read(name, text) for name, text in local_conf.items()}
-        start, serve = values.pop("start", False), values.pop("serve", None)
+        start, serve = values.pop("start", None), values.pop("serve", None)
         options = {name: values.pop(name) for name in _MIDDLEWARE & set(values)}
-        if values and not start:
+        # Whoever turns it off may leave the others where they are.
+        if values and start is None:
             raise RprofValueError(f"{min(values)} is an option of profiling: add start = true")
         # They are told where the application is put together.
         resolve(values, from_environment=frozenset())
