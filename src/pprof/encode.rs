@@ -132,7 +132,8 @@ impl<'profile> Encoder<'profile> {
         let symbols = &self.profile.symbols;
         let mut ids = vec![0; symbols.functions.len()];
         for (id, at) in (1..).zip(&order.functions) {
-            let function = &symbols.functions[*at];
+            let at = *at as usize;
+            let function = &symbols.functions[at];
             let filename = self.string(&function.file);
             let name = self.string(&function.name);
             self.written_functions.push(proto::Function {
@@ -142,10 +143,11 @@ impl<'profile> Encoder<'profile> {
                 filename,
                 start_line: i64::from(function.first_line),
             });
-            ids[*at] = id;
+            ids[at] = id;
         }
         for (id, at) in (1..).zip(&order.locations) {
-            let location = symbols.locations[*at];
+            let at = *at as usize;
+            let location = symbols.locations[at];
             self.written_locations.push(proto::Location {
                 id,
                 mapping_id: 1,
@@ -155,7 +157,7 @@ impl<'profile> Encoder<'profile> {
                     line: i64::from(location.line),
                 }],
             });
-            self.locations[*at] = id;
+            self.locations[at] = id;
         }
     }
 
@@ -168,7 +170,8 @@ impl<'profile> Encoder<'profile> {
             .samples
             .iter()
             .map(|row| {
-                let sample = profile.samples[*row];
+                let row = *row as usize;
+                let sample = profile.samples[row];
                 let at = sample.labels.0 as usize;
                 let set = &profile.label_sets[at];
                 let label = labels[at]
