@@ -2,6 +2,7 @@
 
 Run:  python benches/middleware.py [--quick] [--json FILE]      (needs flask, starlette, gunicorn,
 uvicorn)
+      python benches/middleware.py --baseline WHEEL      beside another build of rprof, in turns
 
 The view returns at once, which is the worst case: any real one makes the part of the middleware
 smaller. rprof samples at 100 Hz with and without it.
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import math
@@ -43,13 +45,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peers
 import rprof
+
+Builds = dict[str, dict[str, str]]
+Pairs = list[tuple[float, float]]
+# By build and kind; the empty name is the installed build.
+Found = dict[tuple[str, str], Pairs]
 
 KINDS: dict[str, dict[str, Any] | None] = {
     "nothing": None,
     "middleware": {},
     "slow_after=2.0": {"slow_after": 2.0},
 }
+TRIED = list(KINDS)[1:]
 GOAL = 97.0
 CONNECTIONS = (1, 16)
 VARIABLE = "BENCH_MIDDLEWARE"
@@ -166,13 +175,13 @@ COMMANDS = {
 class Server:
     """A server of all kinds in a process of its own, and connections to it."""
 
-    def __init__(self, framework: str, connections: int) -> None:
+    def __init__(self, framework: str, connections: int, variables: dict[str, str]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             command = COMMANDS[framework].format(fd=listener.fileno()).split()
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=Path(__file__).parent,
-                env=os.environ | {VARIABLE: framework},
+                env=os.environ | variables | {VARIABLE: framework},
                 pass_fds=[listener.fileno()],
             )
             address = listener.getsockname()
@@ -229,30 +238,70 @@ def served_by_number(framework: str) -> Any:
 
 
 def over_sockets(
-    framework: str, connections: int, servers: int, number: int, count: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Of each kind, seconds for a request without and with it, one pair of medians a server."""
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for _ in range(servers):
-        server = Server(framework, connections)
-        try:
-            for kind in KINDS:
-                served = pairs(
-                    lambda count, server=server: server.call("nothing", count),
-                    lambda count, kind=kind, server=server: server.call(kind, count),
-                    count,
-                    number,
-                )
-                without, other = zip(*served, strict=True)
-                found[kind].append((statistics.median(without), statistics.median(other)))
-        finally:
-            server.end()
+    framework: str, connections: int, options: argparse.Namespace, builds: Builds
+) -> Found:
+    """Of each build and kind, seconds for a request without and with it: a pair a server."""
+    found: Found = {}
+    for _ in range(options.servers):
+        for build, variables in builds.items():
+            server = Server(framework, connections, variables)
+            try:
+                for kind in KINDS:
+                    served = pairs(
+                        lambda count, server=server: server.call("nothing", count),
+                        lambda count, kind=kind, server=server: server.call(kind, count),
+                        options.requests,
+                        options.pairs,
+                    )
+                    without, other = zip(*served, strict=True)
+                    medians = (statistics.median(without), statistics.median(other))
+                    found.setdefault((build, kind), []).append(medians)
+            finally:
+                server.end()
+    return found
+
+
+def in_process(framework: str, options: argparse.Namespace) -> Found:
+    """The same in this process, one pair a batch."""
+    rprof.start(None, rate=100)
+    make = FRAMEWORKS[framework]
+    call = call_wsgi if framework == "flask" else call_asgi
+    without = make(None)
+    found: Found = {}
+    for kind, chosen in KINDS.items():
+        other = make(chosen)
+        found["", kind] = pairs(
+            lambda count: call(without, count),
+            lambda count, app=other: call(app, count),
+            16 * options.requests,
+            options.pairs,
+        )
+    rprof.stop()
+    return found
+
+
+def in_processes(framework: str, options: argparse.Namespace, builds: Builds) -> Found:
+    """As `in_process`, of each build in a process of its own, three times in turns."""
+    found: Found = {}
+    for _ in range(3):
+        for build, variables in builds.items():
+            command = [sys.executable, __file__, "--in-process", framework]
+            command += [f"--pairs={options.pairs}", f"--requests={options.requests}"]
+            done = subprocess.run(
+                command,
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            for kind, pairs in json.loads(done.stdout).items():
+                found.setdefault((build, kind), []).extend(map(tuple, pairs))
     return found
 
 
 def pairs(
     without: Callable[[int], float], other: Callable[[int], float], count: int, number: int
-) -> list[tuple[float, float]]:
+) -> Pairs:
     """Seconds for a request, of `number` pairs of batches of `count` requests."""
     without(count)
     other(count)
@@ -283,7 +332,21 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[place], ordered[number - 1 - place]
 
 
-def row(where: str, framework: str, kind: str, found: list[tuple[float, float]]) -> dict[str, Any]:
+def rows_of(where: str, framework: str, found: Found) -> list[dict[str, Any]]:
+    rows = [
+        row(where, framework, f"{build} {kind}".strip(), pairs)
+        for (build, kind), pairs in found.items()
+    ]
+    more = {row["compared"]: row["us more"] for row in rows}
+    for row_ in rows:
+        base = more.get(f"baseline {row_['compared']}", 0.0)
+        if row_["compared"] != "nothing" and base > 0:
+            row_["ratio"] = row_["us more"] / base
+            print(f"{'':47}{row_['ratio']:20.2f} of the baseline's {row_['compared']}")
+    return rows
+
+
+def row(where: str, framework: str, kind: str, found: Pairs) -> dict[str, Any]:
     low, high = interval([100 * one / two for one, two in found])
     figures = {
         "where": where,
@@ -298,7 +361,7 @@ def row(where: str, framework: str, kind: str, found: list[tuple[float, float]])
         "medians of": len(found),
     }
     print(
-        f"{where:12}{framework:11}{kind:16}{figures['us without']:10.1f}{figures['us more']:10.2f}"
+        f"{where:12}{framework:11}{kind:24}{figures['us without']:10.1f}{figures['us more']:10.2f}"
         f"{figures['throughput percent']:9.1f} % ({low:.1f} to {high:.1f})",
         flush=True,
     )
@@ -316,35 +379,33 @@ def main() -> None:
     )
     parser.add_argument("--servers", type=int, default=12, help="begun one after the other (12)")
     parser.add_argument("--quick", action="store_true", help="few pairs of small batches")
+    parser.add_argument("--baseline", metavar="WHEEL", type=Path, help="another build of rprof")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--in-process", choices=FRAMEWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    number, count, servers = options.pairs, options.requests, options.servers
     if options.quick:
-        number, count, servers = 10, 64, 2
+        options.pairs, options.requests, options.servers = 10, 64, 2
+    if options.in_process:
+        found = in_process(options.in_process, options)
+        print(json.dumps({kind: pairs for (_, kind), pairs in found.items()}))
+        return
     load = os.getloadavg()[0]
     print(f"CPython {platform.python_version()}, load average {load:.1f} before the run")
-    print(f"{'':39}{'µs':>10}{'µs more':>10}{'throughput':>11}")
-    rprof.start(None, rate=100)
+    print(f"{'':47}{'µs':>10}{'µs more':>10}{'throughput':>11}")
     rows = []
-    for framework, make in FRAMEWORKS.items():
-        call = call_wsgi if framework == "flask" else call_asgi
-        without = make(None)
-        for kind, chosen in KINDS.items():
-            other = make(chosen)
-            found = pairs(
-                lambda count, call=call, app=without: call(app, count),
-                lambda count, call=call, app=other: call(app, count),
-                16 * count,
-                number,
-            )
-            rows.append(row("in process", framework, kind, found))
-    rprof.stop()
-    for framework in FRAMEWORKS:
-        for connections in CONNECTIONS:
-            served = over_sockets(framework, connections, servers, number, count)
-            where = f"{connections} socket" + "s" * (connections > 1)
-            rows += [row(where, framework, kind, found) for kind, found in served.items()]
-    missed = [r for r in rows if r["compared"] != "nothing" and r["high"] < GOAL]
+    with contextlib.ExitStack() as stack:
+        builds: Builds = {"": {}}
+        if options.baseline:
+            builds["baseline"] = stack.enter_context(peers.unpacked(options.baseline))
+        for framework in FRAMEWORKS:
+            found = in_processes(framework, options, builds)
+            rows += rows_of("in process", framework, found)
+        for framework in FRAMEWORKS:
+            for connections in CONNECTIONS:
+                found = over_sockets(framework, connections, options, builds)
+                where = f"{connections} socket" + "s" * (connections > 1)
+                rows += rows_of(where, framework, found)
+    missed = [r for r in rows if r["compared"] in TRIED and r["high"] < GOAL]
     print(f"\nThe goal is {GOAL:g} % of the throughput or more. It is missed, beyond chance, in")
     print(
         "\n".join(f"  {r['where']}: {r['framework']}, {r['compared']}" for r in missed) or "  none"
@@ -355,9 +416,9 @@ def main() -> None:
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
             "load": load,
-            "requests": count,
-            "pairs": number,
-            "servers": servers,
+            "requests": options.requests,
+            "pairs": options.pairs,
+            "servers": options.servers,
             "goal percent": GOAL,
             "rows": rows,
         }

@@ -1,19 +1,24 @@
 """What sampling costs: every profiler beside a bare timer, in one run.
 
 Run:  python benches/overhead.py [--quick] [--only NAME,...] [--json FILE]
+      python benches/overhead.py --baseline WHEEL        beside another build of rprof
 
 All profilers take turns, round after round, each in a new process, so that a machine whose speed
 drifts treats them alike; the figures are medians of the rounds.
 
-Cost: ten threads with 30 frames each, all blocked, one busy, or all busy. The cost is measured from
-outside and in the same way for all: the CPU time of the process without that of its ten threads,
-and that of a recorder process, in percent of one core, while the recording goes on (starting and
-the writing at the end are not in it). Samples are counted per thread and second (ideal: eleven
+Cost: ten threads with 30 frames each, all blocked, one busy, or all busy; one and four threads that
+are all busy; two thousand, of which two are. The cost is measured from outside and in the same way
+for all: the CPU time of the process without that of those threads, and that of a recorder process,
+in percent of one core, while the recording goes on (starting and the writing at the end are not in
+it). Samples are counted per thread and second (ideal: with the main thread, one more than the
 threads x rate), by the samples of the main thread, which is in one function all that time. The
 waking native thread does nothing but sleep to its next tick: it is the least that any sampler can
 cost on this machine if it wakes up for each of its ticks; rprof's direct engine does not while all
 threads stay blocked. The waking thread is a Python thread that does nothing but usleep(), so it
-takes the GIL back each time: it is the least a sampler written in Python can cost.
+takes the GIL back each time: it is the least a sampler written in Python can cost. The walking
+native thread also walks all frames by plain loads and forgets them: what any sampler does at least.
+Compared with a baseline are the whole costs, and what they are above that floor (median of the
+rounds' ratios, for rounds differ more than the profilers of one).
 
 Pauses: a loop in the main thread, beside ten blocked threads, measures how long each of its equal
 units of work takes, at 100 Hz. Shown is by how much the slowest units exceed the median one of the
@@ -27,6 +32,7 @@ parts of the standard library with breaks between, in KiB.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import platform
@@ -44,6 +50,16 @@ from typing import Any
 import peers
 
 THREADS, FRAMES = 10, 30
+# Threads, how many of them are busy, and the rates.
+SITUATIONS = (
+    (THREADS, 0, (100, 1000, 10_000)),
+    (THREADS, 1, (100, 1000, 10_000)),
+    (THREADS, THREADS, (100,)),
+    (1, 1, (100, 1000)),
+    (4, 4, (100, 1000)),
+    (2000, 2, (100,)),
+)
+FLOOR = peers.WalkingNativeThread.name
 
 
 def deep(depth: int, done: threading.Event, busy: bool) -> None:
@@ -133,7 +149,7 @@ def run_case(case: dict[str, Any]) -> None:
         busy = options.get("busy", 0)
         threads = [
             threading.Thread(target=deep, args=(FRAMES, done, number < busy))
-            for number in range(THREADS)
+            for number in range(options.get("threads", THREADS))
         ]
     for thread in threads:
         thread.start()
@@ -175,37 +191,58 @@ def compare_cost(
     profilers: list[peers.Profiler], rounds: int, seconds: float, absent: dict[str, str]
 ) -> list[dict[str, Any]]:
     rows = []
-    for busy in (0, 1, THREADS):
-        for rate in (100, 1000, 10_000):
-            if busy == THREADS and rate > 100:
-                continue
-            found = turns(profilers, rounds, rate, absent, what="cost", busy=busy, seconds=seconds)
-            costs = {
-                name: statistics.median(o.result["cpu"] for o in outcomes)
-                for name, outcomes in found.items()
-            }
-            print(f"\n{rate} Hz, {busy} of {THREADS} threads busy")
-            print(f"{'':20}{'% of core':>10}{'samples/s':>11}{'x waking':>9}{'x Python':>10}")
+    for threads, busy, rates in SITUATIONS:
+        for rate in rates:
+            options = {"threads": threads, "busy": busy, "seconds": seconds}
+            found = turns(profilers, rounds, rate, absent, what="cost", **options)
+            costs = {name: [o.result["cpu"] for o in outcomes] for name, outcomes in found.items()}
+            print(f"\n{rate} Hz, {busy} of {threads} threads busy")
+            print(
+                f"{'':22}{'% of core':>10}{'samples/s':>11}"
+                + "".join(map("{:>11}".format, AGAINST))
+            )
             for name, outcomes in found.items():
                 row = {
                     "profiler": name,
                     "rate": rate,
+                    "threads": threads,
                     "busy": busy,
-                    "percent of core": 100 * costs[name],
+                    "percent of core": 100 * statistics.median(costs[name]),
                     "samples per second": statistics.median(map(achieved, outcomes)),
+                    **ratios(name, costs),
                 }
-                for column, other in (("x waking", "waking thread"), ("x Python", "Python thread")):
-                    if other in costs:
-                        row[column] = costs[name] / costs[other]
                 rows.append(row)
-                ratios = (
-                    f"{row[key]:.2f}" if key in row else "-" for key in ("x waking", "x Python")
-                )
                 print(
-                    f"{name:20}{row['percent of core']:10.2f}{row['samples per second']:11.0f}"
-                    "{:>9}{:>10}".format(*ratios)
+                    f"{name:22}{row['percent of core']:10.2f}{row['samples per second']:11.0f}"
+                    + "".join(
+                        f"{row[key]:11.2f}" if key in row else f"{'-':>11}" for key in AGAINST
+                    )
                 )
     return rows
+
+
+AGAINST = {
+    "x waking": "waking thread",
+    "x Python": "Python thread",
+    "x baseline": "baseline",
+    "above floor": "baseline",
+    "x ddtrace": "ddtrace",
+}
+
+
+def ratios(name: str, costs: dict[str, list[float]]) -> dict[str, float]:
+    """A profiler's costs over those of others, round by round; medians."""
+    found = {}
+    for column, other in AGAINST.items():
+        base = name.replace("rprof", other) if other == "baseline" else other
+        floors = costs.get(FLOOR, []) if column == "above floor" else [0.0] * len(costs[name])
+        # One that failed in a round has no pairs.
+        if base != name and len(costs.get(base, ())) == len(costs[name]) == len(floors):
+            pairs = zip(costs[name], costs[base], floors, strict=True)
+            pairs = [(ours - floor, theirs - floor) for ours, theirs, floor in pairs]
+            if all(theirs > 0 for _, theirs in pairs):
+                found[column] = statistics.median(ours / theirs for ours, theirs in pairs)
+    return found
 
 
 def achieved(outcome: peers.Outcome) -> float:
@@ -255,15 +292,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--only", metavar="NAME,...", help="some of the profilers")
+    parser.add_argument("--baseline", metavar="WHEEL", type=Path, help="another build of rprof")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement (%(default)s)")
+    parser.add_argument("--part", choices=("cost", "pauses", "size"), help="only this")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
-    rounds, seconds, minute = (1, 1.0, 5.0) if options.quick else (options.rounds, 3.0, 60.0)
-    profilers, absent = peers.available(options.only, (*peers.BASELINES, *peers.PROFILERS))
-    print(f"CPython {platform.python_version()}, {THREADS} threads x {FRAMES} frames")
-    figures = {"benchmark": "overhead", **peers.heading(profilers), "rounds": rounds}
-    figures["cost"] = compare_cost(profilers, rounds, seconds, absent)
-    figures["pauses"] = compare_pauses(profilers, rounds, seconds, absent)
-    figures["size"] = compare_size(profilers, minute, absent)
+    rounds, seconds, minute = options.rounds, options.seconds, 60.0
+    if options.quick:
+        rounds, seconds, minute = 1, 1.0, 5.0
+    with contextlib.ExitStack() as stack:
+        choice: tuple[peers.Profiler, ...] = (*peers.BASELINES, *peers.PROFILERS)
+        if options.baseline:
+            stack.enter_context(peers.unpacked(options.baseline))
+            choice = (*peers.BASELINES, *peers.BUILDS, *peers.PROFILERS)
+        profilers, absent = peers.available(options.only, choice)
+        print(f"CPython {platform.python_version()}, {THREADS} threads x {FRAMES} frames")
+        figures = {"benchmark": "overhead", **peers.heading(profilers), "rounds": rounds}
+        if options.part in (None, "cost"):
+            figures["cost"] = compare_cost(profilers, rounds, seconds, absent)
+        if options.part in (None, "pauses"):
+            figures["pauses"] = compare_pauses(profilers, rounds, seconds, absent)
+        if options.part in (None, "size"):
+            figures["size"] = compare_size(profilers, minute, absent)
     print()
     peers.report(figures | {"not compared": absent}, options.json)
 

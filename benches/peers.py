@@ -27,16 +27,20 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import rprof
 
 LOAD = os.getloadavg()[0]
 """How busy the machine was before a benchmark began, by its last minute."""
+
+BASELINE = "RPROF_BENCH_BASELINE"
+"""The variable that names the directory of the other build."""
 
 
 class Frame(NamedTuple):
@@ -162,11 +166,48 @@ class WakingNativeThread(Profiler):
             command = ["cc", "-O2", "-shared", "-fPIC", "-pthread", "-o", library, str(source)]
             subprocess.run(command, check=True)
             self.library = ctypes.CDLL(library)
-        if error := self.library.waking_start(ctypes.c_int64(1_000_000_000 // rate)):
+        if error := self.begin(ctypes.c_int64(1_000_000_000 // rate)):
             raise OSError(error, os.strerror(error))
+
+    def begin(self, period: ctypes.c_int64) -> int:
+        return self.library.waking_start(period)
 
     def stop(self) -> None:
         self.library.waking_stop()
+
+
+class WalkingNativeThread(WakingNativeThread):
+    """That walks all frames by plain loads, and keeps nothing of what it sees.
+
+    For workloads whose frames stay where they are. Where the offsets stand in the runtime's own
+    table, in words: `struct _Py_DebugOffsets`, CPython's Include/internal/pycore_debug_offsets.h
+    (3.13: pycore_runtime.h).
+    """
+
+    name = "walking native thread"
+    # interpreters_head, threads_head, next, current_frame, previous, executable, instr_ptr
+    places: ClassVar = {
+        (3, 13): (5, 9, 21, 23, 29, 30, 31),
+        (3, 14): (5, 9, 24, 26, 32, 33, 34),
+        (3, 15): (5, 9, 24, 26, 40, 41, 42),
+    }
+
+    def absent(self) -> str | None:
+        if sys.version_info[:2] not in self.places:
+            return "there is no table of offsets before CPython 3.13"
+        return super().absent()
+
+    def begin(self, period: ctypes.c_int64) -> int:
+        runtime = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+        table = (ctypes.c_int64 * 64).from_address(runtime)
+        places = (ctypes.c_int64 * 8)(
+            runtime, *(table[place] for place in self.places[sys.version_info[:2]])
+        )
+
+        class Places(ctypes.Structure):
+            _fields_: ClassVar = [("words", ctypes.c_int64 * 8)]
+
+        return self.library.walking_start(period, Places(places))
 
 
 class Control(Profiler):
@@ -198,6 +239,30 @@ class Rprof(Profiler):
                 for frames, value in profile.stacks(kind):
                     recording.add(kind, frames, value)
         return recording
+
+
+class Baseline(Rprof):
+    """Another build of rprof, out of a wheel."""
+
+    distribution = ""
+
+    def __init__(self, engine: str, shipped: bool = False) -> None:
+        super().__init__(engine, shipped)
+        self.name = self.name.replace("rprof", "baseline")
+        self.variables: dict[str, str] = {}
+        self.wheel = ""
+
+    def version(self) -> str:
+        return self.wheel
+
+    @contextlib.contextmanager
+    def surroundings(self, directory: Path) -> Iterator[dict[str, str]]:  # noqa: ARG002
+        yield self.variables
+
+    def start(self, rate: int, kinds: tuple[str, ...], directory: Path) -> None:
+        if not Path(rprof.__file__).is_relative_to(os.environ[BASELINE]):
+            raise NotDriven(f"it is {rprof.__file__} that was imported")
+        super().start(rate, kinds, directory)
 
 
 class PythonThread(Profiler):
@@ -570,7 +635,8 @@ class ProfilingSampling(Recorder):
         return recording
 
 
-BASELINES = (Profiler(), Control(), WakingNativeThread(), WakingThread())
+BASELINES = (Profiler(), Control(), WakingNativeThread(), WalkingNativeThread(), WakingThread())
+BUILDS = (Baseline("direct"), Baseline("gil"), Baseline("direct", shipped=True))
 PROFILERS: tuple[Profiler, ...] = (
     Rprof("direct"),
     Rprof("gil"),
@@ -586,6 +652,19 @@ PROFILERS: tuple[Profiler, ...] = (
     Pyroscope(),
     Scalene(),
 )
+
+
+@contextlib.contextmanager
+def unpacked(wheel: Path) -> Iterator[dict[str, str]]:
+    """Lay a wheel out for the `BUILDS`; yields the variables with which a process imports it."""
+    with tempfile.TemporaryDirectory() as directory:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(directory)
+        path = [directory, *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {"PYTHONPATH": os.pathsep.join(path), BASELINE: directory}
+        for build in BUILDS:
+            build.variables, build.wheel = variables, wheel.name
+        yield variables
 
 
 def available(
@@ -650,7 +729,7 @@ def case() -> dict[str, Any] | None:
 
 def record(case: dict[str, Any], body: Callable[[Profiler], object]) -> None:
     """Record `body` as `measure` asked and leave its result there."""
-    (profiler,) = (p for p in (*BASELINES, *PROFILERS) if p.name == case["profiler"])
+    (profiler,) = (p for p in (*BASELINES, *BUILDS, *PROFILERS) if p.name == case["profiler"])
     told: dict[str, object]
     try:
         profiler.start(case["rate"], tuple(case["kinds"]), Path(case["directory"]))

@@ -83,7 +83,7 @@ def cost_columns(figures: Figures) -> list[Column]:
     ):
         cells, values = {}, {}
         for row in figures["cost"]:
-            if (row["rate"], row["busy"]) != (rate, busy):
+            if (row["rate"], row["busy"]) != (rate, busy) or row.get("threads", 10) != 10:
                 continue
             part = row["samples per second"] / (COST_THREADS * rate)
             cells[row["profiler"]] = f"{row['percent of core']:.2f}" + (

@@ -340,6 +340,7 @@ impl DirectEngine {
             interpreter: home.address,
             ident,
             gil: home.gil,
+            lasting: self.interpreter.lasting,
         })
     }
 
@@ -423,6 +424,87 @@ impl DirectEngine {
         walked
     }
 
+    /// What a thread does that does not hold its GIL.
+    fn state_without_gil(
+        &mut self,
+        at: usize,
+        gil: usize,
+        is_gil_held: bool,
+        snapshot: &mut Snapshot,
+    ) -> ThreadState {
+        let sample = &snapshot.threads[at];
+        let (activity, tells_futex) = ask(
+            &mut self.roster.tracks[at].own.activity,
+            &mut self.open_files,
+            sample.thread_id,
+        );
+        let clock = sample.cpu_ns;
+        let now = || thread_cpu_ns(sample.thread_id);
+        // Of a thread that has ended the kernel tells nothing either.
+        snapshot.hides_gil_waits |= !tells_futex && now().is_some();
+        match activity {
+            // Whoever is on a CPU has used more of it meanwhile.
+            Some(Activity::Running) if now() == clock => ThreadState::Ready,
+            Some(Activity::Running) => ThreadState::Running,
+            Some(Activity::Blocked { futex }) if futex.wrapping_sub(gil) < GIL_BYTES => {
+                ThreadState::WaitsForGil
+            }
+            // It was on a CPU when the look at it began, and has gone to wait since.
+            Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere) if now() != clock => {
+                ThreadState::Running
+            }
+            Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere) => {
+                ThreadState::Blocked
+            }
+            // Nobody waits for a GIL that nobody has.
+            Some(Activity::BlockedOnSomeFutex) if !is_gil_held => ThreadState::WaitsForLock,
+            Some(Activity::BlockedOnSomeFutex) => ThreadState::Blocked,
+            Some(Activity::Blocked { .. }) => ThreadState::WaitsForLock,
+            None if now() == clock => ThreadState::Blocked,
+            None => ThreadState::Running,
+        }
+    }
+
+    /// Brings a thread up to date whose CPU clock has moved, and whose turn with the GIL it has not
+    /// been since the last look: without the GIL it can have changed neither its stack nor its labels,
+    /// and if it waited for the GIL it still does.
+    fn serve_waiting(
+        &mut self,
+        at: usize,
+        clock: Option<u64>,
+        snapshot: &mut Snapshot,
+        taken: &mut Taken,
+    ) -> bool {
+        let sample = &mut snapshot.threads[at];
+        if clock.is_none() || clock < sample.cpu_ns {
+            return false;
+        }
+        let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
+        sample.since_ns = snapshot.at_ns;
+        snapshot.moved_ns = snapshot.at_ns;
+        taken.incomplete += u32::from(sample.stack.incomplete);
+        let is_waiting = sample.state == ThreadState::WaitsForGil;
+        let track = &mut self.roster.tracks[at];
+        track.walked_at_cpu_ns = clock;
+        if PLACE.get().is_some() {
+            let own = &track.own;
+            let version = own.is_context_known.then(|| own.context.version());
+            self.roster.read_log(at, version, before_ns, snapshot);
+        }
+        let track = &self.roster.tracks[at];
+        if !is_waiting {
+            let own = &track.own;
+            let Some(target) = self.target(own.address, own.interpreter, track.id) else {
+                return false;
+            };
+            let holder = target.look_at_gil(&self.interpreter.layout);
+            let is_gil_held = holder.is_some_and(|(_, holder)| holder != 0);
+            let state = self.state_without_gil(at, target.gil, is_gil_held, snapshot);
+            snapshot.threads[at].state = state;
+        }
+        true
+    }
+
     /// Brings one known thread up to date, whose CPU clock has moved; false if it has gone.
     fn serve(
         &mut self,
@@ -436,7 +518,7 @@ impl DirectEngine {
             return false;
         }
         let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
-        sample.since_ns = snapshot.at_ns;
+        let since_ns = std::mem::replace(&mut sample.since_ns, snapshot.at_ns);
         snapshot.moved_ns = snapshot.at_ns;
         let track = &mut self.roster.tracks[at];
         let ident = track.id;
@@ -477,44 +559,16 @@ impl DirectEngine {
             }
         };
         track.walked_at_cpu_ns = clock;
-        sample.state = if walked.holds_gil {
-            sample.on_cpu = thread_cpu_ns(sample.thread_id) != clock;
+        let state = if walked.holds_gil {
+            let passed_ns = snapshot.at_ns - since_ns;
+            sample.on_cpu = has_run_throughout(clock, before_ns, passed_ns)
+                || thread_cpu_ns(sample.thread_id) != clock;
             ThreadState::HoldsGil
         } else {
-            let (activity, tells_futex) = ask(
-                &mut track.own.activity,
-                &mut self.open_files,
-                sample.thread_id,
-            );
-            let now = || thread_cpu_ns(sample.thread_id);
-            // Of a thread that has ended the kernel tells nothing either.
-            snapshot.hides_gil_waits |= !tells_futex && now().is_some();
-            match activity {
-                // Whoever is on a CPU has used more of it meanwhile.
-                Some(Activity::Running) if now() == clock => ThreadState::Ready,
-                Some(Activity::Running) => ThreadState::Running,
-                Some(Activity::Blocked { futex }) if futex.wrapping_sub(target.gil) < GIL_BYTES => {
-                    ThreadState::WaitsForGil
-                }
-                // It was on a CPU when the look at it began, and has gone to wait since.
-                Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere)
-                    if now() != clock =>
-                {
-                    ThreadState::Running
-                }
-                Some(Activity::Blocked { futex: 0 } | Activity::BlockedElsewhere) => {
-                    ThreadState::Blocked
-                }
-                // Nobody waits for a GIL that nobody has.
-                Some(Activity::BlockedOnSomeFutex) if !walked.is_gil_held => {
-                    ThreadState::WaitsForLock
-                }
-                Some(Activity::BlockedOnSomeFutex) => ThreadState::Blocked,
-                Some(Activity::Blocked { .. }) => ThreadState::WaitsForLock,
-                None if now() == clock => ThreadState::Blocked,
-                None => ThreadState::Running,
-            }
+            self.state_without_gil(at, target.gil, walked.is_gil_held, snapshot)
         };
+        let sample = &mut snapshot.threads[at];
+        sample.state = state;
         if walked.holds_gil && walked.is_collecting {
             let functions = &mut snapshot.functions;
             functions
@@ -603,6 +657,17 @@ fn note_early_cpu(sample: &mut ThreadSample, clock: Option<u64>, since_ns: u64) 
     }
 }
 
+/// Whether a thread has computed for all of the last `passed_ns`, but for what a look at it and an
+/// interrupt take: then it does so now as well, and the kernel need not be asked.
+fn has_run_throughout(clock: Option<u64>, before: Option<u64>, passed_ns: u64) -> bool {
+    const ASIDE_PART: u64 = 64;
+    const ASIDE_NS: u64 = 10_000;
+    clock.zip(before).is_some_and(|(now, before)| {
+        let cpu_ns = now.saturating_sub(before);
+        cpu_ns + passed_ns / ASIDE_PART + ASIDE_NS >= passed_ns && passed_ns > 2 * ASIDE_NS
+    })
+}
+
 /// What the kernel says of a thread, and whether it says which futex threads wait on.
 fn ask(
     activity: &mut Option<ThreadActivity>,
@@ -686,11 +751,10 @@ impl Engine for DirectEngine {
         let mut at = 0;
         while at < self.roster.tracks.len() {
             let track = &mut self.roster.tracks[at];
-            if track.own.rests_until_ns > snapshot.at_ns
-                && lone_runner.is_some_and(|runner| runner != track.own.address)
+            let had_no_turn = lone_runner.is_some_and(|runner| runner != track.own.address)
                 && track.thread_id != self.runner_id
-                && track.walked_at_cpu_ns.is_some()
-            {
+                && track.walked_at_cpu_ns.is_some();
+            if had_no_turn && track.own.rests_until_ns > snapshot.at_ns {
                 track.own.has_rested = true;
                 at += 1;
                 continue;
@@ -699,9 +763,10 @@ impl Engine for DirectEngine {
             let has_rested = std::mem::take(&mut track.own.has_rested);
             let sample = &mut snapshot.threads[at];
             let stood_still = clock.is_some() && clock == track.walked_at_cpu_ns;
+            let home = self.census.interpreters.get(track.own.interpreter);
+            let has_this_gil = home.is_some_and(|home| home.gil == gil);
             if stood_still {
-                let home = self.census.interpreters.get(track.own.interpreter);
-                if home.is_some_and(|home| home.gil == gil) {
+                if has_this_gil {
                     let still_ns = snapshot.at_ns.saturating_sub(sample.since_ns);
                     track.own.rests_until_ns = snapshot.at_ns + rest_ns(still_ns);
                 }
@@ -712,7 +777,12 @@ impl Engine for DirectEngine {
             if has_rested {
                 note_early_cpu(sample, clock, snapshot.at_ns - previous_ns);
             }
-            if self.serve(at, clock, snapshot, &mut taken) {
+            let is_there = if had_no_turn && has_this_gil {
+                self.serve_waiting(at, clock, snapshot, &mut taken)
+            } else {
+                self.serve(at, clock, snapshot, &mut taken)
+            };
+            if is_there {
                 at += 1;
             } else {
                 let track = &mut self.roster.tracks[at];
@@ -768,5 +838,26 @@ impl Engine for DirectEngine {
 
     fn bytes(&self) -> usize {
         self.cache.bytes() + self.roster.bytes() + self.labels.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_run_throughout;
+
+    #[test]
+    fn who_has_computed_all_the_time_needs_no_second_look() {
+        const MS: u64 = 1_000_000;
+        let after =
+            |cpu_ns: u64, passed_ns| has_run_throughout(Some(MS + cpu_ns), Some(MS), passed_ns);
+        assert!(after(10 * MS, 10 * MS));
+        assert!(after(10 * MS - 150_000, 10 * MS));
+        // It stood still for some of the time, which may be now.
+        assert!(!after(9 * MS, 10 * MS));
+        assert!(!after(0, 10 * MS));
+        // Too little to tell.
+        assert!(!after(15_000, 15_000));
+        assert!(!has_run_throughout(None, Some(MS), MS));
+        assert!(!has_run_throughout(Some(MS), None, MS));
     }
 }

@@ -171,7 +171,7 @@ fn unlinked_file() -> std::io::Result<File> {
 }
 
 /// Memory that stays where it is for as long as the process runs, so that it may be read as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lasting {
     begin: usize,
     length: usize,

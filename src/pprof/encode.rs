@@ -8,6 +8,7 @@ use flate2::{Compression, GzBuilder};
 use prost::Message;
 use rustc_hash::FxHashMap;
 
+use super::order::{BYTES, Order};
 use super::proto;
 use crate::error::{Error, Result};
 use crate::fold::call_tree::NodeId;
@@ -15,7 +16,6 @@ use crate::fold::profile::Profile;
 use crate::memory::reserve::Provision;
 use crate::model::function::Function;
 use crate::model::label::{Label, LabelSet, LabelValue};
-use crate::model::location::LocationId;
 use crate::model::sample_type::SampleType;
 
 /// zlib's own default: a third smaller than 1 at a cost that a writer once a minute can bear.
@@ -69,14 +69,25 @@ fn needed_bytes(profile: &Profile) -> usize {
     let samples = profile.samples.len() * size_of::<proto::Sample>();
     let locations = profile.symbols.locations.len() * size_of::<proto::Location>();
     let words = (depth + profile.values.len()) * size_of::<u64>();
-    BASE + COPIES * (profile.bytes() + words + labels + text + samples + locations)
+    let tables = profile.symbols.functions.len()
+        + profile.symbols.locations.len()
+        + profile.label_sets.len();
+    let ordered = [profile.tree.len(), profile.samples.len(), tables];
+    let order: usize = ordered
+        .iter()
+        .zip(BYTES)
+        .map(|(count, each)| count * each)
+        .sum();
+    BASE + order + COPIES * (profile.bytes() + words + labels + text + samples + locations)
 }
 
 /// Encodes without compressing.
 #[must_use]
 pub fn encode_message(profile: &Profile) -> Vec<u8> {
+    let order = Order::of(profile);
     let mut encoder = Encoder::new(profile);
-    let samples = encoder.samples();
+    encoder.symbols(&order);
+    let samples = encoder.samples(&order);
     let message = encoder.finish(samples);
     message.encode_to_vec()
 }
@@ -85,10 +96,9 @@ struct Encoder<'profile> {
     profile: &'profile Profile,
     strings: Vec<Vec<u8>>,
     string_ids: FxHashMap<Arc<str>, i64>,
-    /// By the profile's location id: the id written, 0 while not written.
+    /// By the profile's location id: the id written, 0 if it is not.
     locations: Vec<u64>,
     written_locations: Vec<proto::Location>,
-    functions: Vec<u64>,
     written_functions: Vec<proto::Function>,
 }
 
@@ -100,7 +110,6 @@ impl<'profile> Encoder<'profile> {
             string_ids: FxHashMap::default(),
             locations: vec![0; profile.symbols.locations.len()],
             written_locations: Vec::new(),
-            functions: vec![0; profile.symbols.functions.len()],
             written_functions: Vec::new(),
         }
     }
@@ -118,16 +127,52 @@ impl<'profile> Encoder<'profile> {
         id
     }
 
-    fn samples(&mut self) -> Vec<proto::Sample> {
+    /// Writes the functions and locations.
+    fn symbols(&mut self, order: &Order) {
+        let symbols = &self.profile.symbols;
+        let mut ids = vec![0; symbols.functions.len()];
+        for (id, at) in (1..).zip(&order.functions) {
+            let at = *at as usize;
+            let function = &symbols.functions[at];
+            let filename = self.string(&function.file);
+            let name = self.string(&function.name);
+            self.written_functions.push(proto::Function {
+                id,
+                name,
+                system_name: 0,
+                filename,
+                start_line: i64::from(function.first_line),
+            });
+            ids[at] = id;
+        }
+        for (id, at) in (1..).zip(&order.locations) {
+            let at = *at as usize;
+            let location = symbols.locations[at];
+            self.written_locations.push(proto::Location {
+                id,
+                mapping_id: 1,
+                address: 0,
+                line: vec![proto::Line {
+                    function_id: ids[location.function.0 as usize],
+                    line: i64::from(location.line),
+                }],
+            });
+            self.locations[at] = id;
+        }
+    }
+
+    fn samples(&mut self, order: &Order) -> Vec<proto::Sample> {
         let profile = self.profile;
+        let width = profile.sample_types.len();
         // Made when the first sample has them: labels of samples that are left out name nothing.
         let mut labels: Vec<Option<Vec<proto::Label>>> = vec![None; profile.label_sets.len()];
-        profile
-            .rows()
-            .filter(|(_, values)| values.iter().any(|value| *value != 0))
-            .map(|(sample, values)| {
+        order
+            .samples
+            .iter()
+            .map(|row| {
+                let row = *row as usize;
+                let sample = profile.samples[row];
                 let at = sample.labels.0 as usize;
-                let location_id = self.path(sample.node);
                 let set = &profile.label_sets[at];
                 let label = labels[at]
                     .get_or_insert_with(|| {
@@ -135,19 +180,18 @@ impl<'profile> Encoder<'profile> {
                     })
                     .clone();
                 proto::Sample {
-                    location_id,
-                    value: values.to_vec(),
+                    location_id: self.path(sample.node),
+                    value: profile.values[row * width..(row + 1) * width].to_vec(),
                     label,
                 }
             })
             .collect()
     }
 
-    fn path(&mut self, node: NodeId) -> Vec<u64> {
+    fn path(&self, node: NodeId) -> Vec<u64> {
         let tree = &self.profile.tree;
-        tree.path(node)
-            .map(|node| self.location(tree.location(node)))
-            .collect()
+        let written = |node| self.locations[tree.location(node).0 as usize];
+        tree.path(node).map(written).collect()
     }
 
     /// `None` for empty text, which the format cannot tell from the number 0.
@@ -163,44 +207,6 @@ impl<'profile> Encoder<'profile> {
         }
         written.key = self.string(&label.key);
         Some(written)
-    }
-
-    fn location(&mut self, id: LocationId) -> u64 {
-        let index = id.0 as usize;
-        if self.locations[index] == 0 {
-            let location = self.profile.symbols.location(id);
-            let function_id = self.function(location.function.0 as usize);
-            let written = self.written_locations.len() as u64 + 1;
-            self.written_locations.push(proto::Location {
-                id: written,
-                mapping_id: 1,
-                address: 0,
-                line: vec![proto::Line {
-                    function_id,
-                    line: i64::from(location.line),
-                }],
-            });
-            self.locations[index] = written;
-        }
-        self.locations[index]
-    }
-
-    fn function(&mut self, index: usize) -> u64 {
-        if self.functions[index] == 0 {
-            let function = &self.profile.symbols.functions[index];
-            let written = self.written_functions.len() as u64 + 1;
-            let name = self.string(&function.name);
-            let filename = self.string(&function.file);
-            self.written_functions.push(proto::Function {
-                id: written,
-                name,
-                system_name: 0,
-                filename,
-                start_line: i64::from(function.first_line),
-            });
-            self.functions[index] = written;
-        }
-        self.functions[index]
     }
 
     fn value_type(&mut self, kind: &SampleType) -> proto::ValueType {

@@ -5,6 +5,7 @@ pub mod decode;
 pub mod encode;
 mod fields;
 mod foreign;
+mod order;
 mod problem;
 pub mod proto;
 mod source;

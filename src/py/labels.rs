@@ -23,7 +23,7 @@ use crate::model::label::{
     ActiveLabels, Label, LabelSet, LabelValue, THREAD_CLASS, THREAD_ID, THREAD_NAME,
 };
 use crate::session::fork::session;
-use crate::unwind::label_log::{RequestCpu, note_change, note_switch};
+use crate::unwind::label_log::{RequestCpu, note_change, note_correction, note_switch};
 use crate::unwind::labels::{
     ContextSeen, LabelPlace, LabelReader, PLACE, Shown, note_set, trie_hash,
 };
@@ -432,7 +432,13 @@ pub(super) fn show_again(
             note_own_set();
             known.show(content, (running.number, captures));
             note_own_set();
-            note_labels(Some(known));
+            match (context_version(), &known.cpu) {
+                (Some(version), request) => {
+                    let active = known.active();
+                    note_correction(own_ident(), version, Some(&active), request.as_ref());
+                }
+                (None, _) => note_labels(Some(known)),
+            }
             return Ok(());
         }
     }

@@ -10,6 +10,7 @@ use crate::layout::{
     CHUNK, EXECUTING_3_10, FramePlace, Instruction, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD,
     RAISED_3_10, RETURNED_3_10, UNWINDING_3_10,
 };
+use crate::memory::own::Lasting;
 use crate::memory::{Range, ReadMemory, int32, read, word};
 
 /// Frames walked of one stack; a deeper one is cut at its root side.
@@ -132,6 +133,25 @@ pub struct Target {
     pub ident: usize,
     /// Its interpreter's GIL, or 0.
     pub gil: usize,
+    /// Memory that need not be copied by the kernel.
+    pub lasting: Lasting,
+}
+
+impl Target {
+    /// Whether the interpreter collects garbage, and who holds the GIL, or 0; `None` where the words
+    /// that tell are not in lasting memory.
+    #[must_use]
+    pub fn look_at_gil(&self, layout: &Layout) -> Option<(bool, usize)> {
+        let word = |address: usize, offset: usize| self.lasting.word(address.checked_add(offset)?);
+        let is_one = |address, offset| Some(int32(&word(address, offset)?.to_ne_bytes(), 0) == 1);
+        let is_collecting = is_one(self.interpreter, layout.interpreter.collecting)?;
+        if self.gil == 0 {
+            return Some((is_collecting, 0));
+        }
+        let is_locked = is_one(self.gil, layout.gil.locked)?;
+        let holder = word(self.gil, layout.gil.holder)?;
+        Some((is_collecting, if is_locked { holder } else { 0 }))
+    }
 }
 
 /// What a walk found besides the frames.
@@ -233,13 +253,16 @@ impl Walker {
                     }
                     // Of the newest frames that may have changed, the caller is right.
                     frames.drain(..changed.min(frames.len().saturating_sub(1)));
-                    let tail = again + self.frame_bytes;
-                    let holder = super::threads::gil_holder(&bytes[tail + WORD..], layout);
+                    let (is_collecting, holder) = target.look_at_gil(layout).unwrap_or_else(|| {
+                        let tail = again + self.frame_bytes;
+                        let holder = super::threads::gil_holder(&bytes[tail + WORD..], layout);
+                        (int32(bytes, tail) == 1, holder)
+                    });
                     let walked = Walked {
                         is_cut,
                         holds_gil: target.gil != 0 && holder == target.address,
                         is_gil_held: target.gil != 0 && holder != 0,
-                        is_collecting: int32(bytes, tail) == 1,
+                        is_collecting,
                     };
                     self.remember(layout, hints);
                     return Ok(walked);
@@ -331,11 +354,13 @@ impl Walker {
                 .push(Range::new(target.address + frame_field, WORD));
             self.ranges
                 .extend(hints.cframes[..cframes].iter().map(cframe_of));
-            let collecting = target.interpreter + layout.interpreter.collecting;
-            self.ranges.push(Range::new(collecting, WORD));
-            if target.gil != 0 {
-                let length = layout.gil.holder.max(layout.gil.locked) + WORD;
-                self.ranges.push(Range::new(target.gil, length));
+            if target.look_at_gil(layout).is_none() {
+                let collecting = target.interpreter + layout.interpreter.collecting;
+                self.ranges.push(Range::new(collecting, WORD));
+                if target.gil != 0 {
+                    let length = layout.gil.holder.max(layout.gil.locked) + WORD;
+                    self.ranges.push(Range::new(target.gil, length));
+                }
             }
             let recent = hints.places.iter().take(RECHECKED_PLACES);
             let frames = recent.map(|place| Range::new(*place, layout.frame.size));

@@ -85,6 +85,19 @@ impl Log {
         true
     }
 
+    /// Says of the last change that it was to these labels; whether the reader did not have it yet.
+    fn correct(&self, labels: Option<&Arc<ActiveLabels>>) -> bool {
+        let last = self.written.load(Ordering::Relaxed).wrapping_sub(1);
+        let slot = self.slots[last % RING].try_lock();
+        let Some(mut slot) = slot.filter(|slot| slot.is_some()) else {
+            return false;
+        };
+        if let Some(change) = slot.as_mut() {
+            change.labels = labels.cloned();
+        }
+        true
+    }
+
     fn pop(&self) -> Option<Change> {
         let read = self.read.load(Ordering::Relaxed);
         if read == self.written.load(Ordering::Acquire) {
@@ -199,6 +212,25 @@ impl Own {
         self.log.version.store(known, Ordering::Release);
     }
 
+    /// What was noted last has other labels: all since then counts for those, unless a look has come
+    /// between. Saves a look at the clock, which is a call of the kernel. Of a change of which the
+    /// sampler was not told there is nothing to correct.
+    fn correct(
+        &mut self,
+        version: u64,
+        labels: Option<&Arc<ActiveLabels>>,
+        request: Option<&Arc<RequestCpu>>,
+    ) {
+        let is_same = match (&self.request, request) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        };
+        let is_known = is_same && self.version == version;
+        if !(is_known && (self.is_lost || self.log.correct(labels))) {
+            self.note(version, labels, request);
+        }
+    }
+
     /// Tells the sampler up to where it knows the labels.
     fn show_version(&self) {
         let known = if self.is_lost {
@@ -261,6 +293,16 @@ pub fn note_change(
     request: Option<&Arc<RequestCpu>>,
 ) {
     with_own(ident, true, |own| own.note(version, labels, request));
+}
+
+/// As [`note_change`], where a request that the thread works on has got to know its labels.
+pub fn note_correction(
+    ident: usize,
+    version: u64,
+    labels: Option<&Arc<ActiveLabels>>,
+    request: Option<&Arc<RequestCpu>>,
+) {
+    with_own(ident, true, |own| own.correct(version, labels, request));
 }
 
 /// The interpreter has switched the calling thread to a context with these labels.

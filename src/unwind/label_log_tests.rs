@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    LogReader, RING, RequestCpu, forget_parent, note_change, note_switch, own_cpu_ns, set_wanted,
+    LogReader, RING, RequestCpu, forget_parent, note_change, note_correction, note_switch,
+    own_cpu_ns, set_wanted,
 };
 use crate::model::label::ActiveLabels;
 use crate::model::snapshot::{CpuSpan, SpanEnd, ThreadKey, ThreadSample, ThreadState};
@@ -86,6 +87,46 @@ fn on_a_thread(test: impl FnOnce() + Send + 'static) {
     static ONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
     let _one = ONE.lock();
     std::thread::spawn(test).join().unwrap();
+}
+
+#[test]
+fn what_a_request_did_before_its_labels_were_known_counts_for_them() {
+    on_a_thread(|| {
+        let mut rig = Rig::new();
+        let request = Arc::new(RequestCpu::default());
+        let of = |rig: &Rig, version, number| {
+            note_correction(rig.ident, version, Some(&labels(number)), Some(&request));
+        };
+        note_change(rig.ident, 1, Some(&labels(7)), Some(&request));
+        of(&rig, 1, 8);
+        note_change(rig.ident, 1, None, None);
+        let (_, spans) = rig.look(Some(1));
+        assert!(told(&spans).contains(&(8, SpanEnd::Exact)));
+        assert!(!told(&spans).iter().any(|(labels, _)| *labels == 7));
+        let whole = request.get();
+        assert_eq!(
+            whole,
+            Some(
+                spans
+                    .iter()
+                    .filter(|span| span.labels.is_some())
+                    .map(|span| span.to_ns - span.from_ns)
+                    .sum()
+            )
+        );
+        // A look has come between, or another context: that was under other labels.
+        for version in [1, 2] {
+            note_change(rig.ident, 1, Some(&labels(7)), Some(&request));
+            if version == 1 {
+                rig.look(Some(1));
+            }
+            of(&rig, version, 8);
+            note_change(rig.ident, version, None, None);
+            let (_, spans) = rig.look(Some(version));
+            let labels: Vec<u64> = told(&spans).iter().map(|(labels, _)| *labels).collect();
+            assert!(labels.contains(&7) && labels.contains(&8), "{labels:?}");
+        }
+    });
 }
 
 #[test]

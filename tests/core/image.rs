@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use rprof::layout::Layout;
 use rprof::memory::image::Image;
+use rprof::memory::own::Lasting;
 use rprof::memory::{Range, ReadMemory};
 use rprof::model::function::Function;
 use rprof::model::module_name::ImportRoots;
@@ -220,6 +221,7 @@ fn targets(census: &Census) -> impl Iterator<Item = Target> {
             interpreter: home.address,
             ident: thread.ident,
             gil: home.gil,
+            lasting: Lasting::default(),
         }
     })
 }
@@ -475,6 +477,7 @@ proptest! {
                 interpreter: thread.interpreter,
                 ident: thread.ident,
                 gil: 0,
+                lasting: Lasting::default(),
             };
             let Some(found) = look(&mut memory, &layout, &target) else {
                 continue;

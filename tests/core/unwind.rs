@@ -105,6 +105,7 @@ fn target() -> Target {
         interpreter: INTERPRETER,
         ident: IDENT,
         gil: GIL,
+        lasting: Lasting::default(),
     }
 }
 
