@@ -214,7 +214,7 @@ class Verdict:
         for frames, count in profile.stacks("samples"):
             self.samples += count
             if not frames:
-                # Between its last frame and its end a thread has none.
+                self.invalid["a sample without a location"] += count
                 continue
             if frames[0].name == "<incomplete>":
                 self.torn += count * (len(frames) == 1)
