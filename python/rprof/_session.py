@@ -26,6 +26,7 @@ from ._config import (
 from ._loading import as_path, prepare
 from ._loading import native as _load_native
 from ._rows import NamedTuple
+from ._standing_in import attend_ends, leave_ends
 from .errors import RprofError, RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
@@ -470,11 +471,26 @@ def _options(
 def begin_output(config: Config) -> "Recording":
     """Start a native recording that writes to the configured output, window by window."""
     rotates = config.output is not None and _load_native().output_rotates(config.output)
-    return begin(
-        config,
-        window_ns=round(config.window * 1e9) if rotates else None,
-        output=config.output,
-    )
+    window_ns = round(config.window * 1e9) if rotates else None
+    return _begin_written(config, window_ns=window_ns, output=config.output)
+
+
+def _begin_written(config: Config, **how: "Any") -> "Recording":
+    """Begin, and see to it that the last window is written however the process ends."""
+    try:
+        if config.exit_hooks and how["output"] is not None:
+            attend_ends(_load_native())
+        return begin(config, **how)
+    except BaseException:
+        leave_unless_writing()
+        raise
+
+
+def leave_unless_writing() -> None:
+    """See to ends of the process no longer, unless something is still to be written then."""
+    native = _load_native()
+    if not native.is_writing():
+        leave_ends(native)
 
 
 def begin_growing(config: Config, path: str, *, replaces: bool) -> "Recording":
@@ -483,7 +499,7 @@ def begin_growing(config: Config, path: str, *, replaces: bool) -> "Recording":
     If it does not replace what is there it gets a number; `end_output` tells.
     """
     window_ns = round(config.window * 1e9)
-    return begin(config, window_ns=window_ns, output=path, grows=True, replaces=replaces)
+    return _begin_written(config, window_ns=window_ns, output=path, grows=True, replaces=replaces)
 
 
 def _begin_continuous(config: Config, output: str | None) -> None:
@@ -674,6 +690,7 @@ def start(
     threads: "str | Sequence[str]" = UNSET,
     recent: float = UNSET,
     recent_bytes: int = UNSET,
+    exit_hooks: bool = UNSET,
     **unknown: "Any",
 ) -> None:
     """Profile this process continuously, until ``stop()`` or the end of the process.
@@ -703,6 +720,9 @@ def start(
         recent: Seconds of which all samples are kept in memory for ``rprof.recent()`` (default
             300); 0 keeps none.
         recent_bytes: Memory for that, in bytes (default 16 MiB).
+        exit_hooks: Whether the last window is also written when the process ends by ``os._exit``,
+            or by SIGTERM where the program does not handle it (default True). The end then takes
+            up to 0.2 s.
         **unknown: Refused, with a list of the options.
 
     Raises:
@@ -724,6 +744,7 @@ def start(
         threads=threads,
         recent=recent,
         recent_bytes=recent_bytes,
+        exit_hooks=exit_hooks,
         **unknown,
     )
     config = resolve(given)
@@ -776,6 +797,7 @@ def stop() -> "Profile":
             state.flight.stop()
             state.flight = None
         state.continuous = None
+    leave_unless_writing()
     return _finish(outcome)
 
 

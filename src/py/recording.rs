@@ -221,6 +221,12 @@ pub(crate) fn engine(py: Python<'_>) -> (&'static str, String) {
     (engine.name, engine.reason)
 }
 
+/// Whether there is a recording that writes, in this process.
+#[pyfunction]
+pub(crate) fn is_writing() -> bool {
+    session().last_call().is_of_use()
+}
+
 /// Ends all recordings, at the end of the process; returns what went wrong.
 #[pyfunction]
 pub(crate) fn end_recordings(py: Python<'_>) -> Vec<PyErr> {

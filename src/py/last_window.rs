@@ -1,0 +1,160 @@
+//! The last window of a process that ends without its interpreter: by `os._exit`, or by SIGTERM with
+//! its default action.
+//!
+//! What stands in for a function is a native object: between its call and the end of the process no
+//! instruction of Python comes at which a signal's handler might raise.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::session::fork::session;
+#[cfg(target_os = "linux")]
+use crate::{clock::cpu::monotonic_ns, session::fork::known_session};
+
+/// The end of the process waits so long for its last window.
+const PATIENCE_NS: u64 = 200_000_000;
+
+/// Whether SIGTERM is to be handled, for as long as its action would be the default one.
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// Whether this thread has written the last window and is on its way to the end.
+    static IS_ENDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Stands in for a function of a module: `os._exit`, or the one that says what becomes of a signal.
+#[pyclass(frozen, dict, module = "rprof._native")]
+pub(crate) struct StandIn {
+    wrapped: Py<PyAny>,
+    name: String,
+    /// Whether `wrapped` is `_exit` itself and does nothing else.
+    is_exit: bool,
+}
+
+#[pymethods]
+impl StandIn {
+    #[new]
+    fn new(wrapped: Py<PyAny>, name: String, is_exit: bool) -> Self {
+        Self {
+            wrapped,
+            name,
+            is_exit,
+        }
+    }
+
+    #[pyo3(signature = (*arguments, **keywords))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        arguments: &Bound<'py, PyTuple>,
+        keywords: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let wrapped = self.wrapped.bind(py);
+        if self.name != "_exit" {
+            let result = wrapped.call(arguments, keywords)?;
+            if arguments.get_item(0)?.extract().ok() == Some(libc::SIGTERM) {
+                handle_if_default();
+            }
+            return Ok(result);
+        }
+        let has_written = IS_ENDING.replace(true);
+        if !has_written && session().last_call().is_of_use() {
+            // As the interpreter itself reads it; of anything else it says what is wrong.
+            let status = arguments.extract::<(c_int,)>().ok();
+            let status = status.filter(|_| self.is_exit && keywords.is_none());
+            py.detach(|| {
+                session().write_out(PATIENCE_NS);
+                if let Some((status,)) = status {
+                    // Without the GIL, which another thread may not give back.
+                    // SAFETY: the process ends, as by the function that this stands in for.
+                    unsafe { libc::_exit(status) };
+                }
+            });
+        }
+        let result = wrapped.call(arguments, keywords);
+        IS_ENDING.set(has_written);
+        result
+    }
+
+    /// Pickled as what it stands in for is: by its name.
+    fn __reduce__(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Has the last window written at SIGTERM wherever its action is the default one, or no longer.
+#[pyfunction]
+pub(crate) fn handle_sigterm(is_wanted: bool) {
+    IS_WANTED.store(is_wanted, Ordering::Release);
+    if is_wanted {
+        handle_if_default();
+    } else {
+        #[cfg(target_os = "linux")]
+        replace_action(on_sigterm as *const () as usize, libc::SIG_DFL);
+    }
+}
+
+/// With the GIL, with which programs of Python change what becomes of a signal.
+fn handle_if_default() {
+    // The kernel does nothing to the first process of a container where the action is the default one.
+    #[cfg(target_os = "linux")]
+    if IS_WANTED.load(Ordering::Acquire) && std::process::id() != 1 {
+        replace_action(libc::SIG_DFL, on_sigterm as *const () as usize);
+    }
+}
+
+/// Replaces the action for SIGTERM, if it is the expected one.
+#[cfg(target_os = "linux")]
+fn replace_action(expected: usize, action: usize) {
+    // SAFETY: a zeroed sigaction is valid. The handler is async-signal-safe and lives as long as the
+    // process, because CPython never unloads an extension module.
+    unsafe {
+        let mut current = std::mem::zeroed::<libc::sigaction>();
+        let known = libc::sigaction(libc::SIGTERM, std::ptr::null(), &raw mut current);
+        if known == 0 && current.sa_sigaction == expected {
+            let mut new = std::mem::zeroed::<libc::sigaction>();
+            new.sa_sigaction = action;
+            new.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+            libc::sigaction(libc::SIGTERM, &raw const new, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Has the sampler and the writer write, waits for them, and lets the signal do what it would have done.
+///
+/// Calls nothing but what may be called in a signal's handler: `getpid`, `futex`, the time of the vDSO,
+/// and the functions below. No lock is taken, for this thread may hold any.
+#[cfg(target_os = "linux")]
+extern "C" fn on_sigterm(signal: c_int) {
+    // SAFETY: `errno` of this thread, which the code that was interrupted may be about to read.
+    let errno = unsafe { *libc::__errno_location() };
+    // A child that was forked, and does not record, has nothing to write.
+    if let Some(session) = known_session() {
+        let call = session.last_call();
+        if call.is_of_use() {
+            let deadline_ns = monotonic_ns() + PATIENCE_NS;
+            call.await_answer(call.ask(), deadline_ns);
+        }
+    }
+    // SAFETY: as in `replace_action`; the set is initialised before it is used, and `errno` as above.
+    unsafe {
+        let default = std::mem::zeroed::<libc::sigaction>();
+        libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+        if libc::raise(signal) != 0 {
+            // The signal has been taken from the program: it must end.
+            libc::_exit(128 + signal);
+        }
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        // Not left to the return: what a thread in `sigsuspend` returns to may block it.
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        // Nobody is here but the first process of a container that was forked off with the handler.
+        *libc::__errno_location() = errno;
+    }
+}
