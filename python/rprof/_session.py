@@ -289,7 +289,7 @@ def _after_fork_in_child() -> None:
     native = _load_native()
     native.after_fork_in_child()
     _hook_threading()
-    if _is_for_exec(sys._getframe(1)):
+    if _is_for_exec(sys._getframe()):
         return
     _state.dumps = parent.dumps
     # A child that has not gone on itself before it forks hands on what it has inherited.
@@ -321,7 +321,8 @@ def _after_fork_in_child() -> None:
 def _is_for_exec(forker: "FrameType | None") -> bool:
     """Return whether a child was forked to become another program: by ``subprocess``.
 
-    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours.
+    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours; of a host that
+    forks by itself there may be no other.
     """
     process = sys.modules.get("subprocess")
     while forker is not None and str(forker.f_globals.get("__name__")).startswith("rprof."):
@@ -336,7 +337,7 @@ def _is_for_exec(forker: "FrameType | None") -> bool:
 
 def begin_output_in_child(config: Config) -> None:
     """Have a forked child write by this configuration too; for a hook behind the session's."""
-    if _is_for_exec(sys._getframe(1)):
+    if _is_for_exec(sys._getframe()):
         return
     later = _state.suspended
     if later is None:

@@ -1,5 +1,5 @@
-//! The last window of a process that ends without its interpreter: by `os._exit`, or by SIGTERM with
-//! its default action.
+//! The last window of a process that ends without its interpreter: by `os._exit`, by SIGTERM with its
+//! default action, or by `exit` of C, as where uWSGI cuts a request off.
 //!
 //! What stands in for a function is a native object: between its call and the end of the process no
 //! instruction of Python comes at which a signal's handler might raise.
@@ -15,12 +15,17 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::session::fork::session;
 #[cfg(target_os = "linux")]
 use crate::{clock::cpu::monotonic_ns, session::fork::known_session};
+#[cfg(target_os = "linux")]
+use std::sync::Once;
 
 /// The end of the process waits so long for its last window.
 const PATIENCE_NS: u64 = 200_000_000;
 
 /// Whether SIGTERM is to be handled, for as long as its action would be the default one.
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
+
+#[cfg(target_os = "linux")]
+static AT_EXIT: Once = Once::new();
 
 thread_local! {
     /// Whether this thread has written the last window and is on its way to the end.
@@ -91,6 +96,12 @@ impl StandIn {
 #[pyfunction]
 pub(crate) fn handle_sigterm(is_wanted: bool) {
     IS_WANTED.store(is_wanted, Ordering::Release);
+    #[cfg(target_os = "linux")]
+    AT_EXIT.call_once(|| {
+        // SAFETY: the function lives as long as the process, see `replace_action`. Without room for it
+        // such an end loses the last window.
+        unsafe { libc::atexit(on_exit) };
+    });
     if is_wanted {
         handle_if_default();
     } else {
@@ -125,14 +136,63 @@ fn replace_action(expected: usize, action: usize) {
     }
 }
 
-/// Has the sampler and the writer write, waits for them, and lets the signal do what it would have done.
-///
-/// Calls nothing but what may be called in a signal's handler: `getpid`, `futex`, the time of the vDSO,
-/// and the functions below. No lock is taken, for this thread may hold any.
+/// SIGTERM waits while this thread does something with a window that nobody else can finish.
+pub(super) struct Held {
+    #[cfg(target_os = "linux")]
+    previous: Option<libc::sigset_t>,
+}
+
+impl Held {
+    pub(super) fn begin() -> Self {
+        #[cfg(target_os = "linux")]
+        // SAFETY: both sets are initialised before they are used.
+        unsafe {
+            if !IS_WANTED.load(Ordering::Acquire) {
+                return Self { previous: None };
+            }
+            let mut previous = std::mem::zeroed::<libc::sigset_t>();
+            let set = sigterm_alone();
+            let held =
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut previous) == 0;
+            Self {
+                previous: held.then_some(previous),
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        Self {}
+    }
+}
+
 #[cfg(target_os = "linux")]
-extern "C" fn on_sigterm(signal: c_int) {
-    // SAFETY: `errno` of this thread, which the code that was interrupted may be about to read.
-    let errno = unsafe { *libc::__errno_location() };
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(previous) = &self.previous {
+            // SAFETY: it is what this thread had before.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_SETMASK, previous, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Nothing but SIGTERM.
+#[cfg(target_os = "linux")]
+fn sigterm_alone() -> libc::sigset_t {
+    // SAFETY: the set is initialised before it is used; a signal of this number exists.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        set
+    }
+}
+
+/// Has the sampler and the writer write, and waits for them.
+///
+/// Calls nothing but what may be called in a signal's handler: `getpid`, `futex`, the time of the vDSO.
+/// No lock is taken, for this thread may hold any.
+#[cfg(target_os = "linux")]
+fn write_out() {
     // A child that was forked, and does not record, has nothing to write.
     if let Some(session) = known_session() {
         let call = session.last_call();
@@ -141,6 +201,23 @@ extern "C" fn on_sigterm(signal: c_int) {
             call.await_answer(call.ask(), deadline_ns);
         }
     }
+}
+
+/// `exit` of C; at the end of an interpreter there is nothing left to write. May be in a signal's handler
+/// as well.
+#[cfg(target_os = "linux")]
+extern "C" fn on_exit() {
+    if IS_WANTED.load(Ordering::Acquire) {
+        write_out();
+    }
+}
+
+/// Has all written, and lets the signal do what it would have done.
+#[cfg(target_os = "linux")]
+extern "C" fn on_sigterm(signal: c_int) {
+    // SAFETY: `errno` of this thread, which the code that was interrupted may be about to read.
+    let errno = unsafe { *libc::__errno_location() };
+    write_out();
     // SAFETY: as in `replace_action`; the set is initialised before it is used, and `errno` as above.
     unsafe {
         let default = std::mem::zeroed::<libc::sigaction>();
@@ -149,9 +226,7 @@ extern "C" fn on_sigterm(signal: c_int) {
             // The signal has been taken from the program: it must end.
             libc::_exit(128 + signal);
         }
-        let mut set = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, signal);
+        let set = sigterm_alone();
         // Not left to the return: what a thread in `sigsuspend` returns to may block it.
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
         // Nobody is here but the first process of a container that was forked off with the handler.
