@@ -589,6 +589,8 @@ impl Sampler {
         self.recordings.clear();
         self.engine.end();
         drop(self.windows.send_timeout(Job::End, PATIENCE));
+        // Nobody is there to be waited for.
+        self.last_call.set_recordings(0);
     }
 
     fn take_window(&mut self, index: usize) -> Box<Profile> {

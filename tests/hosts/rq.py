@@ -1,16 +1,8 @@
-"""RQ: a fork for each job, which ends by os._exit. The line is in a module of its own start."""
+"""RQ: a fork for each job, which ends by os._exit. The line is in its settings (`rq worker -c`)."""
 
 from redis_server import redis_server
 from scene import Scene
 
-WORKER = """
-import os
-import rprof.auto
-from redis import Redis
-from rq import Worker
-
-Worker(["default"], connection=Redis(port=int(os.environ["PORT"]))).work(burst={burst})
-"""
 SENDER = """
 import os
 from redis import Redis
@@ -22,10 +14,14 @@ for _ in range(3):
 """
 
 
-def _work(scene: Scene, *, burst: bool) -> None:
+def _work(scene: Scene, *words: str, settings: bool = False, burst: bool = False) -> None:
+    scene.write("settings.py", "import rprof.auto\n")
     with redis_server(scene):
         scene.run("python", "-c", SENDER)
-        host = scene.start("python", "-c", WORKER.format(burst=burst))
+        options = ["--url", f"redis://127.0.0.1:{scene.port}"]
+        options += ["-c", "settings"] if settings else []
+        options += ["--burst"] if burst else []
+        host = scene.start(*words, "rq", "worker", *options)
         scene.until_worked(3)
         if burst:
             host.wait()
@@ -33,7 +29,9 @@ def _work(scene: Scene, *, burst: bool) -> None:
             scene.end(host)
 
 
+FOLLOW = ("rprof", "run", "--follow-children", "-o", "out/")
 CASES = {
-    "SIGTERM": lambda scene: _work(scene, burst=False),
-    "the queue is empty": lambda scene: _work(scene, burst=True),
+    "SIGTERM": lambda scene: _work(scene, settings=True),
+    "--burst": lambda scene: _work(scene, settings=True, burst=True),
+    "SIGTERM, rprof run --follow-children": lambda scene: _work(scene, *FOLLOW),
 }

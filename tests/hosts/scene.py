@@ -93,6 +93,7 @@ class Scene:
         return {
             **kept,
             **{f"RPROF_{name}": text for name, text in options.items()},
+            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.directory),
             "WORKED": str(self.worked),
             "PORT": str(self.port),
@@ -100,11 +101,11 @@ class Scene:
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command of this environment, in a session of its own."""
-        command = [shutil.which(words[0], path=str(self.bin)) or words[0], *words[1:]]
+        environment = self._environment()
         process = subprocess.Popen(
-            command,
+            [shutil.which(words[0], path=environment["PATH"]) or words[0], *words[1:]],
             cwd=self.directory,
-            env=self._environment(),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
