@@ -255,7 +255,7 @@ def test_process_1_of_a_container_goes_on_and_is_recorded(programs):
 
 
 def test_a_host_that_forks_while_no_function_of_python_runs(programs):
-    # As uWSGI does with its fork hooks.
+    # As uWSGI does with its fork hooks; and from another thread than the main one, as Celery does.
     programs.check(
         """
         import _thread, functools, os, rprof
@@ -266,7 +266,6 @@ def test_a_host_that_forks_while_no_function_of_python_runs(programs):
         forked.acquire()
         def go_on():
             if os.getpid() != parent:
-                assert rprof.status().running
                 burn(0.1)
                 os._exit(0)
             forked.release()
