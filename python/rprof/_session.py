@@ -478,9 +478,10 @@ def begin_output(config: Config) -> "Recording":
 
 def _begin_written(config: Config, **how: "Any") -> "Recording":
     """Begin, and see to it that the last window is written however the process ends."""
+    native = _load_native()
     try:
         if config.exit_hooks and how["output"] is not None:
-            attend_ends(_load_native())
+            attend_ends(native)
         return begin(config, **how)
     except BaseException:
         leave_unless_writing()

@@ -568,7 +568,10 @@ impl Sampler {
         self.schedule();
         // The writer does what was handed over before.
         let call = Job::Answer(self.last_call.clone(), self.heard);
-        drop(self.windows.send_timeout(call, PATIENCE));
+        if self.windows.send_timeout(call, PATIENCE).is_err() {
+            // Whoever asks again is to be heard again.
+            self.heard = self.heard.wrapping_sub(1);
+        }
     }
 
     /// Hands every open window over and ends the writer: nobody will ask for them any more, and a
