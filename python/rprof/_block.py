@@ -79,7 +79,8 @@ class profile(Block):
             **unknown,
         )
         unsuited = sorted(
-            {"window", "keep_files", "keep_bytes", "recent", "recent_bytes"} & set(given)
+            {"window", "keep_files", "keep_bytes", "recent", "recent_bytes", "exit_hooks"}
+            & set(given)
         )
         if unsuited:
             raise RprofValueError(

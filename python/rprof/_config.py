@@ -23,6 +23,10 @@ __all__ = ["OPTIONS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"
 UNSET: "Any" = type("Unset", (), {"__repr__": lambda _: "<from the environment, or the default>"})()
 
 
+# How a variable says yes or no.
+_FLAGS = {"1": True, "true": True, "0": False, "false": False}
+
+
 class ThreadInfo(NamedTuple):
     """A thread as a ``threads=`` callable sees it."""
 
@@ -49,6 +53,7 @@ class Config(NamedTuple):
     threads: "str | tuple[str, ...] | Callable[[ThreadInfo], bool]"
     recent: float
     recent_bytes: int
+    exit_hooks: bool
 
 
 class Option(NamedTuple):
@@ -133,6 +138,18 @@ def _check_threads(name: str, value: "Any") -> "Any":
     return names
 
 
+def _parse_flag(text: str) -> bool:
+    if text.lower() not in _FLAGS:
+        raise ValueError(text)
+    return _FLAGS[text.lower()]
+
+
+def _check_flag(name: str, value: "Any") -> bool:
+    if not isinstance(value, bool):
+        raise RprofTypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def _parse_output(text: str) -> str | None:
     return None if text.lower() == "none" else text
 
@@ -158,6 +175,7 @@ OPTIONS: "Mapping[str, Option]" = {
     "threads": Option("all", _parse_threads, _check_threads),
     "recent": Option(300.0, float, _number(0.0, 86_400, "seconds, 0 = none")),
     "recent_bytes": Option(16 << 20, int, _integer(1 << 16, 1 << 40, "bytes")),
+    "exit_hooks": Option(True, _parse_flag, _check_flag),
 }
 
 
@@ -204,7 +222,7 @@ def resolve(
                 value = option.parse(text)
             except ValueError:
                 raise RprofValueError(
-                    f"{variable}={text!r} cannot be read; set it to a number such as "
+                    f"{variable}={text!r} cannot be read; set it to a value such as "
                     f"{option.default!r} or unset it"
                 ) from None
         else:

@@ -219,6 +219,22 @@ class Turn:
 def take_turn() -> Turn:
     """Waits for its turn."""
 
+def is_writing() -> bool:
+    """Whether there is a recording that writes, in this process."""
+
+def handle_sigterm(is_wanted: bool) -> None:
+    """Has the last window written at SIGTERM if its action is the default one, or no longer."""
+
+@final
+class StandIn:
+    """Stands in for a function: `os._exit`, or the one that says what becomes of a signal."""
+
+    __wrapped__: Any
+    def __init__(self, wrapped: Callable[..., Any], name: str, is_exit: bool) -> None:
+        """`is_exit`: `wrapped` is `_exit` itself, and does nothing else."""
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Has the last window written, or looks who handles SIGTERM now, and calls `wrapped`."""
+
 def end_recordings() -> list[Exception]:
     """Ends all recordings, at the end of the process; returns what went wrong."""
 

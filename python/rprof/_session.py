@@ -26,6 +26,7 @@ from ._config import (
 from ._loading import as_path, prepare
 from ._loading import native as _load_native
 from ._rows import NamedTuple
+from ._standing_in import attend_ends, leave_ends
 from .errors import RprofError, RprofOSError, RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
@@ -289,7 +290,7 @@ def _after_fork_in_child() -> None:
     native = _load_native()
     native.after_fork_in_child()
     _hook_threading()
-    if _is_for_exec(sys._getframe(1)):
+    if _is_for_exec(sys._getframe()):
         return
     _state.dumps = parent.dumps
     # A child that has not gone on itself before it forks hands on what it has inherited.
@@ -321,7 +322,8 @@ def _after_fork_in_child() -> None:
 def _is_for_exec(forker: "FrameType | None") -> bool:
     """Return whether a child was forked to become another program: by ``subprocess``.
 
-    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours.
+    Which has hooks called for a ``preexec_fn`` only. Beginning with a frame of ours; of a host that
+    forks by itself there may be no other.
     """
     process = sys.modules.get("subprocess")
     while forker is not None and str(forker.f_globals.get("__name__")).startswith("rprof."):
@@ -336,7 +338,7 @@ def _is_for_exec(forker: "FrameType | None") -> bool:
 
 def begin_output_in_child(config: Config) -> None:
     """Have a forked child write by this configuration too; for a hook behind the session's."""
-    if _is_for_exec(sys._getframe(1)):
+    if _is_for_exec(sys._getframe()):
         return
     later = _state.suspended
     if later is None:
@@ -471,11 +473,27 @@ def _options(
 def begin_output(config: Config) -> "Recording":
     """Start a native recording that writes to the configured output, window by window."""
     rotates = config.output is not None and _load_native().output_rotates(config.output)
-    return begin(
-        config,
-        window_ns=round(config.window * 1e9) if rotates else None,
-        output=config.output,
-    )
+    window_ns = round(config.window * 1e9) if rotates else None
+    return _begin_written(config, window_ns=window_ns, output=config.output)
+
+
+def _begin_written(config: Config, **how: "Any") -> "Recording":
+    """Begin, and see to it that the last window is written however the process ends."""
+    native = _load_native()
+    try:
+        if config.exit_hooks and how["output"] is not None:
+            attend_ends(native)
+        return begin(config, **how)
+    except BaseException:
+        leave_unless_writing()
+        raise
+
+
+def leave_unless_writing() -> None:
+    """See to ends of the process no longer, unless something is still to be written then."""
+    native = _load_native()
+    if not native.is_writing():
+        leave_ends(native)
 
 
 def begin_growing(config: Config, path: str, *, replaces: bool) -> "Recording":
@@ -484,7 +502,7 @@ def begin_growing(config: Config, path: str, *, replaces: bool) -> "Recording":
     If it does not replace what is there it gets a number; `end_output` tells.
     """
     window_ns = round(config.window * 1e9)
-    return begin(config, window_ns=window_ns, output=path, grows=True, replaces=replaces)
+    return _begin_written(config, window_ns=window_ns, output=path, grows=True, replaces=replaces)
 
 
 def _begin_continuous(config: Config, output: str | None) -> None:
@@ -675,6 +693,7 @@ def start(
     threads: "str | Sequence[str]" = UNSET,
     recent: float = UNSET,
     recent_bytes: int = UNSET,
+    exit_hooks: bool = UNSET,
     **unknown: "Any",
 ) -> None:
     """Profile this process continuously, until ``stop()`` or the end of the process.
@@ -704,6 +723,9 @@ def start(
         recent: Seconds of which all samples are kept in memory for ``rprof.recent()`` (default
             300); 0 keeps none.
         recent_bytes: Memory for that, in bytes (default 16 MiB).
+        exit_hooks: Whether the last window is also written when the process ends by ``os._exit``,
+            or by SIGTERM where the program does not handle it (default True). The end then takes
+            up to 0.2 s.
         **unknown: Refused, with a list of the options.
 
     Raises:
@@ -725,6 +747,7 @@ def start(
         threads=threads,
         recent=recent,
         recent_bytes=recent_bytes,
+        exit_hooks=exit_hooks,
         **unknown,
     )
     config = resolve(given)
@@ -789,6 +812,7 @@ def stop() -> "Profile":
             state.flight.stop()
             state.flight = None
         state.continuous = None
+    leave_unless_writing()
     return _finish(outcome)
 
 

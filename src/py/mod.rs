@@ -8,6 +8,7 @@ mod errors;
 mod gil;
 mod hooks;
 mod labels;
+mod last_window;
 mod owner;
 mod profile;
 mod recording;
@@ -40,13 +41,16 @@ mod _native {
     #[pymodule_export]
     use super::labels::{Labels, current_labels};
     #[pymodule_export]
+    use super::last_window::{StandIn, handle_sigterm};
+    #[pymodule_export]
     use super::owner::{Block, Recording, Turn, take_turn};
     #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
         age_ns, counters, dump_threads, end_recordings, engine, expand_output, inject_panic,
-        kept_files, last_error, main_thread_id, output_rotates, recent, recent_of, start_recording,
+        is_writing, kept_files, last_error, main_thread_id, output_rotates, recent, recent_of,
+        start_recording,
     };
     #[pymodule_export]
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};

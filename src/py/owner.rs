@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::last_window::Held;
 use super::recording::{Outcome, outcome};
 use crate::error::{Error, Result};
 use crate::session::control::RecordingId;
@@ -86,6 +87,7 @@ impl Recording {
             if let Some(known) = &*ended {
                 return Ok(known.clone());
             }
+            let _held = Held::begin();
             let finished = self.session.stop_unless_ended(self.id)?;
             *ended = Some(finished.clone());
             Ok(finished)
@@ -103,7 +105,10 @@ impl Recording {
 
     /// Closes the open window.
     fn rotate(&self, py: Python<'_>) -> PyResult<Outcome> {
-        let finished = py.detach(|| self.session.rotate(self.id))?;
+        let finished = py.detach(|| {
+            let _held = Held::begin();
+            self.session.rotate(self.id)
+        })?;
         Ok(outcome(finished))
     }
 

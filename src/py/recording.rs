@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::hooks::sys_value;
+use super::last_window::Held;
 use super::owner::Recording;
 use super::profile::Profile;
 use crate::capture::Engine;
@@ -221,10 +222,19 @@ pub(crate) fn engine(py: Python<'_>) -> (&'static str, String) {
     (engine.name, engine.reason)
 }
 
+/// Whether there is a recording that writes, in this process.
+#[pyfunction]
+pub(crate) fn is_writing() -> bool {
+    session().last_call().is_of_use()
+}
+
 /// Ends all recordings, at the end of the process; returns what went wrong.
 #[pyfunction]
 pub(crate) fn end_recordings(py: Python<'_>) -> Vec<PyErr> {
-    let problems = py.detach(|| session().end_all());
+    let problems = py.detach(|| {
+        let _held = Held::begin();
+        session().end_all()
+    });
     problems.into_iter().map(PyErr::from).collect()
 }
 

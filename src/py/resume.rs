@@ -99,7 +99,9 @@ pub(crate) fn resume_later(py: Python<'_>, calls: Py<PyDict>, results: Py<PyDict
     IS_WAITING.store(true, Ordering::Release);
     drop(earlier);
     let round = ROUND.fetch_add(1, Ordering::Relaxed) + 1;
-    if !ask(round) {
+    if ask(round) {
+        have_noticed(py);
+    } else {
         resume_now(py);
     }
 }
@@ -109,6 +111,13 @@ fn ask(round: usize) -> bool {
     let round = std::ptr::without_provenance_mut(round);
     // SAFETY: the argument is a number.
     unsafe { ffi::Py_AddPendingCall(Some(look), round) == 0 }
+}
+
+/// Has the main thread notice what is pending. CPython from 3.13 on tells the one that was the main thread
+/// before the fork; another one that has forked finds out when it takes the GIL (`Python/ceval_gil.c`,
+/// `update_eval_breaker_for_thread`).
+fn have_noticed(py: Python<'_>) {
+    py.detach(|| ());
 }
 
 /// Called by the interpreter with the GIL held, in the main thread, between two instructions: as cheap
@@ -126,9 +135,12 @@ extern "C" fn look(round: *mut c_void) -> c_int {
     }
     let looked = catch_unwind(AssertUnwindSafe(|| {
         let is_due = WAITING.lock().as_ref().is_none_or(Waiting::is_due);
+        // SAFETY: the GIL is held, see above.
+        let py = unsafe { Python::assume_attached() };
         if is_due || !ask(round.addr()) {
-            // SAFETY: the GIL is held, see above.
-            resume_now(unsafe { Python::assume_attached() });
+            resume_now(py);
+        } else {
+            have_noticed(py);
         }
     }));
     // A panic was told by the hook; the interpreter has nothing to report.

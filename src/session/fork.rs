@@ -36,6 +36,19 @@ pub fn session() -> &'static Session {
     replace(current)
 }
 
+/// The session of this process, unless there is none or it is unknown whose it is. For a signal's
+/// handler: takes no lock, makes nothing, and is not misled by a child that shares this memory (`vfork`).
+#[must_use]
+pub fn known_session() -> Option<&'static Session> {
+    let current = CURRENT.load(Ordering::Acquire);
+    if current.is_null() || FORKED.load(Ordering::Acquire) {
+        return None;
+    }
+    // SAFETY: as in `session`.
+    let session = unsafe { &*current };
+    (session.process_id() == std::process::id()).then_some(session)
+}
+
 fn is_own(session: &Session) -> bool {
     if FORKED.load(Ordering::Acquire) {
         return false;

@@ -19,6 +19,7 @@ use super::control::{Control, RecordingId};
 use super::endings::Endings;
 use super::flight::{Pick, Ring, pick};
 use super::health::Health;
+use super::last_call::LastCall;
 use super::native_thread::{NativeThread, meet_thread_locals};
 use super::recording::{GIL_WAITS_ARE_HIDDEN, Recording};
 use super::refusals::{self, Refusals};
@@ -119,6 +120,7 @@ pub struct Session {
     health: Arc<Health>,
     sampler_quit: Arc<AtomicBool>,
     sampler_bell: Arc<Bell>,
+    last_call: Arc<LastCall>,
     writer_quit: Arc<AtomicBool>,
     kept: Arc<Mutex<Vec<PathBuf>>>,
     started_ns: AtomicU64,
@@ -141,6 +143,7 @@ impl Session {
     pub fn new() -> Self {
         let (control, control_receiver) = unbounded();
         let (jobs, jobs_receiver) = bounded(QUEUE_LENGTH);
+        let sampler_bell = Arc::<Bell>::default();
         Self {
             process_id: std::process::id(),
             state: Mutex::new(State {
@@ -161,7 +164,8 @@ impl Session {
             jobs_receiver,
             health: Arc::new(Health::default()),
             sampler_quit: Arc::new(AtomicBool::new(false)),
-            sampler_bell: Arc::default(),
+            last_call: Arc::new(LastCall::new(sampler_bell.clone())),
+            sampler_bell,
             writer_quit: Arc::new(AtomicBool::new(false)),
             kept: Arc::new(Mutex::new(Vec::new())),
             started_ns: AtomicU64::new(0),
@@ -325,6 +329,7 @@ impl Session {
                 self.control_receiver.clone(),
                 self.sampler_quit.clone(),
                 self.sampler_bell.clone(),
+                self.last_call.clone(),
                 self.jobs.clone(),
                 self.health.clone(),
             )));
@@ -416,9 +421,11 @@ impl Session {
         state.recordings.push(id);
         if has_output {
             state.with_output.push(id);
+            self.last_call.set_recordings(state.with_output.len());
         }
         let knows_gil = state.engine.knows_gil;
-        let recording = Recording::new(id, config, knows_gil, monotonic_ns(), unix_time_ns());
+        let recording = Recording::new(id, config, knows_gil, monotonic_ns(), unix_time_ns())
+            .with_output(has_output);
         self.tell(Control::Start(Box::new(recording), started));
         Ok(())
     }
@@ -480,8 +487,15 @@ impl Session {
             }
             state.ending.push(id);
         }
+        let has_output = self.has_output(id);
+        if has_output {
+            self.last_call.begin_ending();
+        }
         let finished = self.end(id);
         self.state.lock().ending.retain(|other| *other != id);
+        if has_output {
+            self.last_call.finish_ending();
+        }
         finished.map(Some)
     }
 
@@ -499,6 +513,7 @@ impl Session {
         let mut state = self.state.lock();
         state.recordings.retain(|other| *other != id);
         state.with_output.retain(|other| *other != id);
+        self.last_call.set_recordings(state.with_output.len());
         drop(state);
         self.park_if_idle();
         Ok(Finished { profile, written })
@@ -513,6 +528,25 @@ impl Session {
         let profile = self.ask(id, Control::Rotate)?;
         let written = self.write(id, profile.clone());
         Ok(Finished { profile, written })
+    }
+
+    /// What a signal's handler may ask for.
+    #[must_use]
+    pub fn last_call(&self) -> &LastCall {
+        &self.last_call
+    }
+
+    /// Has all open windows written, for the process is about to end; for `patience_ns` at most, but
+    /// where a thread is missing, for as long as the disk takes. Recordings go on.
+    pub fn write_out(&self, patience_ns: u64) {
+        if !self.last_call.is_of_use() {
+            return;
+        }
+        let deadline_ns = monotonic_ns() + patience_ns;
+        let number = self.last_call.ask();
+        self.attend_sampler();
+        self.attend_writer();
+        self.last_call.await_answer(number, deadline_ns);
     }
 
     /// Ends all recordings, and waits for those whose end is under way; returns what went wrong.

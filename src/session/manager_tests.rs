@@ -187,6 +187,37 @@ fn a_recording_begins_once_its_outlet_is_open() {
 }
 
 #[test]
+fn what_is_open_is_written_when_the_process_ends_with_threads_and_without() {
+    let session = Session::new();
+    // Nothing is there to be written, and nobody to be waited for.
+    session.write_out(u64::MAX / 2);
+    let (disk, files) = Disk::good();
+    let id = session.start(config(None), Some(disk), engine()).unwrap();
+    let other = session.start(config(None), None, None).unwrap();
+    ticks(&session, 2);
+    session.write_out(60_000 * MS);
+    assert_eq!(files.load(Relaxed), 1);
+    fork_at_the_limit(&session);
+    session.write_out(60_000 * MS);
+    assert_eq!(files.load(Relaxed), 2);
+    refuse(false);
+    // What is not written stays with whoever asks for it.
+    let kept = session.stop(other).unwrap();
+    assert!(kept.profile.totals()[0] > 0);
+    session.stop(id).unwrap();
+    assert_eq!(files.load(Relaxed), 3);
+    session.write_out(u64::MAX / 2);
+}
+
+#[test]
+fn the_end_of_a_process_does_not_wait_for_a_disk_that_is_stuck() {
+    let (session, hold, first) = stuck_session();
+    session.write_out(10 * MS);
+    drop(hold);
+    session.stop(first).unwrap();
+}
+
+#[test]
 fn a_recording_whose_outlet_cannot_be_opened_does_not_begin() {
     let (session, hold, first) = stuck_session();
     let (disk, files) = Disk::good();

@@ -9,6 +9,7 @@ pub mod fork;
 pub mod health;
 pub mod idle;
 pub mod label_cpu;
+pub mod last_call;
 pub mod manager;
 pub mod native_thread;
 pub mod recording;

@@ -75,6 +75,7 @@ impl Unserved {
 pub struct Recording {
     id: RecordingId,
     config: RecordingConfig,
+    has_output: bool,
     knows_gil: bool,
     window: Window,
     window_number: u64,
@@ -113,6 +114,7 @@ impl Recording {
     ) -> Self {
         Self {
             id,
+            has_output: false,
             knows_gil,
             window: Window::new(config.limits, knows_gil),
             window_number: 0,
@@ -133,6 +135,18 @@ impl Recording {
             paused: false,
             config,
         }
+    }
+
+    /// The same, whose windows are written.
+    #[must_use]
+    pub fn with_output(self, has_output: bool) -> Self {
+        Self { has_output, ..self }
+    }
+
+    /// Whether its windows are written.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.has_output
     }
 
     /// This recording's name.

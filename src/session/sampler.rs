@@ -14,6 +14,7 @@ use super::control::{Control, RecordingId, Standing};
 use super::fork::session;
 use super::health::Health;
 use super::idle::IdleBackoff;
+use super::last_call::LastCall;
 use super::native_thread::{LEAST_SLEEP_NS, run_soon};
 use super::recording::{Recording, Unserved, WindowCounters};
 use super::writer::Job;
@@ -62,6 +63,9 @@ pub struct Sampler {
     quit: Arc<AtomicBool>,
     /// Rung after every message, and when `quit` is set.
     bell: Arc<Bell>,
+    last_call: Arc<LastCall>,
+    /// The number of it that was heard last.
+    heard: u32,
     windows: Sender<Job>,
     health: Arc<Health>,
     /// The thread's CPU clock when it was last looked at.
@@ -121,6 +125,7 @@ impl Sampler {
         control: Receiver<Control>,
         quit: Arc<AtomicBool>,
         bell: Arc<Bell>,
+        last_call: Arc<LastCall>,
         windows: Sender<Job>,
         health: Arc<Health>,
     ) -> Self {
@@ -136,6 +141,8 @@ impl Sampler {
             control,
             quit,
             bell,
+            heard: last_call.asked(),
+            last_call,
             windows,
             health,
             cpu_mark_ns: 0,
@@ -176,6 +183,7 @@ impl Sampler {
     /// Serves all messages, then looks whether it is to quit.
     #[inline(never)]
     fn answer_call(&mut self) -> Flow {
+        self.answer_last_call();
         while let Ok(message) = self.control.try_recv() {
             // A tick that is due comes before any message: it is what notices that the process
             // stood still, or this thread, and a message must not have that time credited.
@@ -227,6 +235,7 @@ impl Sampler {
     #[cold]
     pub fn answer_unattended(&mut self) {
         self.leave();
+        self.answer_last_call();
         while let Ok(message) = self.control.try_recv() {
             self.handle(message);
         }
@@ -535,6 +544,36 @@ impl Sampler {
         }
     }
 
+    /// Hands every open window over to the writer if somebody waits for that.
+    fn answer_last_call(&mut self) {
+        let asked = self.last_call.asked();
+        if asked != self.heard {
+            self.heard = asked;
+            self.write_out();
+        }
+    }
+
+    /// Without a look at the stacks, for which an engine may have to wait: for the GIL, which whoever
+    /// asks for this may hold.
+    #[cold]
+    fn write_out(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        self.settle();
+        let wall_ns = self.wall_ns(self.engine.now_ns());
+        for index in 0..self.recordings.len() {
+            if self.recordings[index].has_output() {
+                self.rotate(index, wall_ns);
+            }
+        }
+        self.schedule();
+        // The writer does what was handed over before.
+        let call = Job::Answer(self.last_call.clone(), self.heard);
+        if self.windows.send_timeout(call, PATIENCE).is_err() {
+            // Whoever asks again is to be heard again.
+            self.heard = self.heard.wrapping_sub(1);
+        }
+    }
+
     /// Hands every open window over and ends the writer: nobody will ask for them any more, and a
     /// native thread that went on would keep the process from ending.
     #[cold]
@@ -553,6 +592,8 @@ impl Sampler {
         self.recordings.clear();
         self.engine.end();
         drop(self.windows.send_timeout(Job::End, PATIENCE));
+        // Nobody is there to be waited for.
+        self.last_call.set_recordings(0);
     }
 
     fn take_window(&mut self, index: usize) -> Box<Profile> {

@@ -39,6 +39,7 @@ fn rig(ticks: impl IntoIterator<Item = ScriptedTick>) -> Rig {
             control_receiver,
             Arc::default(),
             Arc::default(),
+            Arc::default(),
             windows,
             health.clone(),
         ),

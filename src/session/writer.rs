@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::control::RecordingId;
 use super::fork::session;
 use super::health::Health;
+use super::last_call::LastCall;
 use crate::clock::cpu::own_cpu_ns;
 use crate::error::{Error, Result};
 use crate::fold::merge::Merge;
@@ -52,6 +53,8 @@ pub enum Job {
     },
     /// The recording has ended; forget its sink, then drop the sender.
     Close(RecordingId, Sender<()>),
+    /// Tell that all of this queue before it is done.
+    Answer(Arc<LastCall>, u32),
     /// Look whether the thread should end.
     Wake,
     /// End: the interpreter has.
@@ -153,6 +156,7 @@ impl Writer {
             Job::Close(recording, _closed) => {
                 self.outlets.remove(&recording);
             }
+            Job::Answer(call, number) => call.answer(number),
             // Its thread has ended already, or looks for itself.
             Job::Wake | Job::End => {}
         }

@@ -15,6 +15,7 @@ NUMBERS = {
     "mprotect": 10,
     "munmap": 11,
     "brk": 12,
+    "rt_sigaction": 13,
     "rt_sigprocmask": 14,
     "ioctl": 16,
     "pread64": 17,

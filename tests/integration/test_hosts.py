@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 import rprof
-from support import LONG
+from support import ENGINE, LONG
 
 APPLICATION = """
 import os, time
@@ -136,6 +136,31 @@ def test_gunicorn(programs, worker, preload):
     assert process.returncode == 0, errors
     assert "Traceback" not in errors, errors
     assert burners(programs) == workers, programs.profiles("out")
+
+
+ASGI = """
+import rprof.auto
+from burning import burn
+
+async def application(scope, receive, send):
+    if scope["type"] == "http":
+        burn(0.1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"burned"})
+"""
+
+
+@installed("uvicorn")
+@pytest.mark.skipif(ENGINE == "gil", reason="its sampler may wait for who has the GIL")
+def test_uvicorn_ends_by_the_signal_that_it_was_told_by(programs):
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "application:application", "--port", str(port)]
+    with server(programs, command, application=ASGI) as process:
+        eventually(lambda: get(port, "/"), "an answer of uvicorn")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM, errors
+    assert burners(programs) == {str(process.pid)}, errors
 
 
 @long_run

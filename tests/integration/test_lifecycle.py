@@ -95,8 +95,12 @@ EXITS = {
         5,
         True,
     ),
-    "sigterm": ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", -15, False),
-    "os._exit": ("os._exit(4)", 4, False),
+    "sigterm": (
+        "os.kill(os.getpid(), signal.SIGTERM); signal.pause()",
+        -15,
+        None if ENGINE == "gil" else True,
+    ),
+    "os._exit": ("os._exit(4)", 4, True),
     "execv": ("os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(6)'])", 6, False),
     "abort": ("os.abort()", -6, False),
     "kill": ("os.kill(os.getpid(), signal.SIGKILL)", -9, False),
@@ -123,8 +127,9 @@ def test_every_exit_ends_as_it_would_without(programs, route):
     if returncode is not None:
         assert profiled.returncode == returncode
     files = programs.profiles("out")
-    assert len(files) == is_written
-    if is_written:
+    # The sampler of the gil engine may be waiting for the GIL, which the thread at its end has.
+    assert is_written is None or len(files) == is_written
+    if files:
         assert rprof.load(files[0]).totals["cpu"] > 30e6
 
 

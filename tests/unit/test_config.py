@@ -29,11 +29,12 @@ def test_every_option_has_a_variable():
         "threads": "a, b*",
         "recent": "60",
         "recent_bytes": "70000",
+        "exit_hooks": "false",
     }
     assert set(texts) == set(OPTIONS)
     environment = {"RPROF_" + name.upper(): text for name, text in texts.items()}
     config = resolve({}, environment=environment)
-    assert config == ("x/", 7, 8.5, "gil", 0.5, 9, 10, 1000, 11, ("a", "b*"), 60, 70_000)
+    assert config == ("x/", 7, 8.5, "gil", 0.5, 9, 10, 1000, 11, ("a", "b*"), 60, 70_000, False)
     assert resolve({}, environment={"RPROF_OUTPUT": "none"}).output is None
 
 
@@ -56,6 +57,7 @@ def test_every_option_has_a_variable():
         ({"threads": "worker"}, RprofValueError, ["threads='worker'", "['worker']"]),
         ({"threads": [1]}, RprofTypeError, ["threads", "[1]"]),
         ({"threads": []}, RprofTypeError, ["threads"]),
+        ({"exit_hooks": 1}, RprofTypeError, ["exit_hooks", "1", "True or False"]),
         ({"output": 3}, RprofTypeError, ["output", "3"]),
         ({"output": b"x"}, RprofTypeError, ["output", "b'x'"]),
         ({"output": ""}, RprofValueError, ["output"]),

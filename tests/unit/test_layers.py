@@ -54,6 +54,7 @@ SEAMS = (
     "py/direct/self_test.rs",
     "py/dump.rs",
     "py/labels.rs",
+    "py/last_window.rs",
     "py/hooks.rs",
     "py/resume.rs",
 )

@@ -171,6 +171,7 @@ class Ending:
 
     def _end_recording(self) -> None:
         outcome = _session.end_output(self._recording)
+        _session.leave_unless_writing()
         if outcome is None:
             return
         profile, path, problem = outcome

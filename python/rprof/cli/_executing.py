@@ -9,6 +9,7 @@ again it is told to go on recording; in the end one file is made of all.
 import os
 import posix
 
+from .._standing_in import stand_in
 from ._environment import shown
 from ._scripts import is_python
 
@@ -43,12 +44,7 @@ def follow_executions(ending: "Ending") -> None:
         _execute(ending, path, argv, env)
 
     for function in (execv, execve):
-        name = function.__name__
-        wrapped = getattr(os, name)
-        function.__module__, function.__qualname__ = "os", name
-        function.__doc__ = wrapped.__doc__
-        function.__dict__["__wrapped__"] = wrapped
-        setattr(os, name, function)
+        stand_in(os, function.__name__, function)
 
 
 def _is_about(ending: "Ending", path: "Any") -> bool:
