@@ -5,7 +5,7 @@
 import os
 
 from . import _loading, _session
-from .errors import RprofError, RprofTypeError, RprofValueError
+from .errors import RprofError, RprofOSError, RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     Block = _loading.block()
 
-__all__ = ["Endpoint", "serve", "serve_from_environment"]
+__all__ = ["Endpoint", "serve", "serve_if_possible"]
 
 _MIN_TOKEN_LENGTH = 16
 
@@ -95,16 +95,16 @@ def serve(
         raise
 
 
-def serve_from_environment() -> Endpoint | None:
-    """Serve at ``RPROF_SERVE``, with the token ``RPROF_SERVE_TOKEN``; None if it is not set.
+def serve_if_possible(address: str) -> None:
+    """Serve with the token ``RPROF_SERVE_TOKEN``; if that cannot be, the log tells why.
 
     A token in the environment is the permission to be reached from elsewhere.
 
     Raises:
-        RprofError: As for ``serve``.
+        RprofValueError: As for ``serve``.
     """
-    address = os.environ.get("RPROF_SERVE")
-    if not address:
-        return None
     token = os.environ.get("RPROF_SERVE_TOKEN") or None
-    return serve(address, token=token, allow_remote=token is not None)
+    try:
+        serve(address, token=token, allow_remote=token is not None)
+    except (RprofStateError, RprofOSError) as error:
+        _session.log().warning("no endpoint in this process: %s", error)

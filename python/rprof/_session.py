@@ -26,7 +26,7 @@ from ._config import (
 from ._loading import as_path, prepare
 from ._loading import native as _load_native
 from ._rows import NamedTuple
-from .errors import RprofError, RprofStateError, RprofTypeError, RprofValueError
+from .errors import RprofError, RprofOSError, RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "is_running",
     "recent",
     "start",
+    "start_if_possible",
     "status",
     "stop",
 ]
@@ -743,6 +744,18 @@ def start(
                 f"(on: {_describe(state.continuous.config)}; asked: {_describe(config)})"
             )
         _begin_continuous(config, config.output)
+
+
+def start_if_possible(**given: "Any") -> None:
+    """Start as ``start`` does; if that cannot be, the program goes on and the log tells why.
+
+    Raises:
+        RprofTypeError, RprofValueError: As for ``start``.
+    """
+    try:
+        start(**given)
+    except (RprofStateError, RprofOSError) as error:
+        log().warning("not profiling this process: %s", error)
 
 
 def _describe(config: Config) -> str:

@@ -20,25 +20,19 @@ from ._loading import in_sub_interpreter
 
 def _begin() -> None:
     from ._config import unknown_variables
-    from ._session import is_running, log, start
-    from .errors import RprofOSError, RprofStateError
+    from ._session import is_running, log, start_if_possible
 
     for name in unknown_variables(os.environ):
         log().warning("the environment variable %s is no option of rprof", name)
     if is_running():
         return
-    try:
-        start()
-    except (RprofStateError, RprofOSError) as error:
-        log().warning("not profiling this process: %s", error)
-    if not os.environ.get("RPROF_SERVE"):
+    start_if_possible()
+    address = os.environ.get("RPROF_SERVE")
+    if not address:
         return
-    from ._endpoint import serve_from_environment
+    from ._endpoint import serve_if_possible
 
-    try:
-        serve_from_environment()
-    except (RprofStateError, RprofOSError) as error:
-        log().warning("no endpoint in this process: %s", error)
+    serve_if_possible(address)
 
 
 if not in_sub_interpreter():

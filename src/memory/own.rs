@@ -16,6 +16,10 @@ use super::{Range, ReadMemory};
 
 /// Bytes one batch may copy. A pipe, the last resort, takes less.
 const CAPACITY: usize = 1 << 20;
+/// Bytes that a file keeps once they were written. Copies are larger where recursion is deep.
+const KEPT: usize = 64 << 10;
+/// Copies in a row that need no more, after which what is beyond is given back.
+const CALM_COPIES: u32 = 1_000;
 /// Linux' default size of a pipe (`include/linux/pipe_fs_i.h`, 16 pages).
 const PIPE_CAPACITY: usize = 64 << 10;
 /// `UIO_MAXIOV` of `include/uapi/linux/uio.h`.
@@ -244,6 +248,10 @@ struct Mapped {
     file: Descriptor,
     map: *mut u8,
     vectors: Vec<libc::iovec>,
+    /// The end of what holds memory, if that is beyond what is kept, else 0.
+    reached: usize,
+    /// Copies since one needed that.
+    calm: u32,
     name: &'static str,
 }
 
@@ -260,7 +268,8 @@ impl Mapped {
             libc::mmap(
                 ptr::null_mut(),
                 CAPACITY,
-                libc::PROT_READ,
+                // Nothing is written by it; but what may not be written cannot be given back.
+                libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 file.as_raw_fd(),
                 0,
@@ -276,8 +285,30 @@ impl Mapped {
             file: Descriptor::new(file.into(), is_shared),
             map: map.cast(),
             vectors: Vec::new(),
+            reached: 0,
+            calm: 0,
             name,
         })
+    }
+
+    /// Gives back what only a large copy has needed, once copies have been small for a while.
+    #[inline]
+    fn tidy(&mut self, copied: usize) {
+        if copied > KEPT {
+            self.reached = self.reached.max(copied);
+            self.calm = 0;
+        } else if self.reached > 0 {
+            self.calm += 1;
+            if self.calm == CALM_COPIES {
+                // Best effort: not every file system can.
+                // SAFETY: it is part of the mapping, of whose bytes nobody has a reference.
+                unsafe {
+                    let tail = self.map.add(KEPT).cast();
+                    libc::madvise(tail, self.reached - KEPT, libc::MADV_REMOVE);
+                }
+                self.reached = 0;
+            }
+        }
     }
 }
 
@@ -303,6 +334,7 @@ impl ReadMemory for Mapped {
                 0,
             )
         };
+        self.tidy(usize::try_from(copied).unwrap_or(0));
         whole(ranges, self.vectors.len(), copied)
     }
 

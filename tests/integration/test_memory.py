@@ -1,4 +1,4 @@
-"""Programs that run out of memory and live with that, as they do without rprof."""
+"""Programs that run out of memory live with that as they do without rprof; how much rprof takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import rprof
+from support import ENGINE
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="RLIMIT_AS bounds what malloc gets on Linux only"
@@ -138,3 +139,44 @@ def test_a_start_without_memory_is_refused(programs):
         """,
         MALLOC_ARENA_MAX="1",
     )
+
+
+# Prints in KiB what recursion has added to the memory of the process, and what stays shared of it.
+RECURSION = """
+import re, sys, threading, time
+from burning import burn
+def kibibytes(*names):
+    status = open("/proc/self/status").read()
+    return sum(int(re.search(name + r":\\s+(\\d+)", status)[1]) for name in names)
+def deep(frames):
+    if frames: deep(frames - 1)
+    else: burn(0.3)
+def program():
+    burn(0.1)
+    before = kibibytes("RssAnon", "RssShmem")
+    deep(20_000)
+    after = kibibytes("RssAnon", "RssShmem")
+    end = time.monotonic() + 60
+    while (shared := kibibytes("RssShmem")) > 128 and time.monotonic() < end: burn(0.05)
+    print(after - before, shared)
+sys.setrecursionlimit(30_000)
+# As much as 3.10 needs for so many calls.
+threading.stack_size(256 << 20)
+thread = threading.Thread(target=program)
+"""
+RUN = "thread.start(); thread.join()"
+
+
+def test_deep_recursion_takes_little_memory(programs):
+    plain, _ = map(int, programs.check(RECURSION + RUN).split())
+    code = f"""
+import rprof
+rprof.start(None, rate=5000, max_overhead=0, engine={ENGINE!r})
+{RUN}
+print(max(len(frames) for frames, _ in rprof.stop().stacks()))
+"""
+    added, shared, depth = map(int, programs.check(RECURSION + code).split())
+    assert depth >= 400
+    assert added - plain <= 2048
+    # What large copies alone have needed is given back.
+    assert shared <= 128

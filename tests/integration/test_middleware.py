@@ -14,6 +14,7 @@ from middleware_apps import APPLICATIONS, MODULES, PATTERNS, text
 from rprof.errors import RprofTypeError, RprofValueError
 from rprof.middleware import Options
 from rprof.middleware._options import generic_route
+from rprof.middleware.paste import filter_factory
 from support import ENGINE
 
 GO = shutil.which("go")
@@ -522,6 +523,74 @@ def test_functions_of_the_application_that_fail(programs):
 def test_options_are_checked_at_once(options, error):
     with pytest.raises(error):
         Options(**options)
+
+
+needs_paste = pytest.mark.skipif(
+    importlib.util.find_spec("paste") is None, reason="PasteDeploy is not installed"
+)
+PASTE_INI = """
+[pipeline:main]
+pipeline = rprof plain
+[app:plain]
+paste.app_factory = application:make
+[filter:rprof]
+use = egg:rprof
+start = true
+output = %(here)s/profiles
+rate = 50
+route = application:tell_route
+serve = unix:%(here)s/socket
+"""
+PASTE = """
+import os, sys, types, paste.deploy, rprof
+application = types.ModuleType("application")
+application.tell_route = lambda environ: environ["PATH_INFO"].partition("/items")[1] or None
+def plain(environ, start_response):
+    start_response("200 OK", [])
+    return [environ["rprof.request"].route.encode()]
+application.make = lambda conf: plain
+sys.modules["application"] = application
+assert not rprof.status().running
+app = paste.deploy.loadapp("config:" + os.path.abspath("app.ini"))
+status = rprof.status()
+assert status.running and status.rate == 50 and status.endpoint.endswith("/socket")
+for path in ("/items/a", "/x/17"): print(*app({"PATH_INFO": path}, lambda *_: None))
+rprof.stop()
+assert len(os.listdir("profiles")) >= 1
+"""
+
+
+@needs_paste
+def test_a_filter_of_paste(programs):
+    (programs.directory / "app.ini").write_text(PASTE_INI, encoding="utf-8")
+    assert programs.check(PASTE).splitlines() == ["b'/items'", "b'/x/{}'"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"slow_afer": "2"}, "unknown option slow_afer; the options are slow_after, "),
+        ({"slow_after": "2s"}, "slow_after='2s' cannot be read; write for example slow_after = 2"),
+        ({"slow_after": "1", "repeat": "-1"}, "repeat=-1.0 is out of range"),
+        ({"on_demand": "short"}, "on_demand must have at least 16 ASCII characters"),
+        ({"route": "json:nothing"}, "route='json:nothing' cannot be read (module 'json' has no"),
+        ({"start": "maybe"}, "start='maybe' cannot be read; write for example start = true"),
+        ({"rate": "50"}, "rate is an option of profiling: add start = true"),
+        ({"start": "true", "rate": "x"}, "rate='x' cannot be read; write for example rate = 100"),
+        ({"start": "true", "rate": "0"}, "rate=0.0 is out of range"),
+        ({"serve": "0.0.0.0:1"}, "serve='0.0.0.0:1': address="),
+    ],
+)
+def test_options_of_a_filter_are_checked_at_once(options, told):
+    with pytest.raises(rprof.RprofError) as raised:
+        filter_factory({"__file__": "app.ini"}, **options)(print)
+    assert str(raised.value).startswith("the filter of rprof in app.ini: ")
+    assert told in str(raised.value)
+
+
+def test_a_filter_that_is_turned_off_starts_nothing():
+    filter_factory({}, start="off", rate="50")(print)
+    assert not rprof.status().running
 
 
 def test_generic_routes():

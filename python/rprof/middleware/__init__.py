@@ -1,7 +1,7 @@
 """Middleware: each HTTP request of a web framework is an ``rprof.request``.
 
-``wsgi.WSGIMiddleware``, ``asgi.ASGIMiddleware``, ``django.RprofMiddleware`` and ``flask.init_app``
-take the same options; they are explained at ``Options``.
+``wsgi.WSGIMiddleware``, ``asgi.ASGIMiddleware``, ``django.RprofMiddleware``, ``flask.init_app`` and
+``paste.filter_factory`` take the same options; they are explained at ``Options``.
 """
 
 from __future__ import annotations

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._options import UNMATCHED
-from .wsgi import KEY, WSGIMiddleware
+from .wsgi import RoutedMiddleware, note_route
 
 __all__ = ["init_app"]
-
-
-class _Middleware(WSGIMiddleware):
-    known_route = UNMATCHED
 
 
 def init_app(app: Any, **options: Any) -> None:
@@ -24,20 +19,18 @@ def init_app(app: Any, **options: Any) -> None:
         app: The ``flask.Flask``.
         **options: As of ``rprof.middleware.Options``.
     """
-    app.wsgi_app = _Middleware(app.wsgi_app, **options)
+    app.wsgi_app = RoutedMiddleware(app.wsgi_app, **options)
 
     from flask import request
 
     served_now: Callable[[], Any] = request._get_current_object  # type: ignore[attr-defined]
     own = vars(app).get("preprocess_request")
 
-    def note_route(*context: Any) -> Any:
+    def preprocess(*context: Any) -> Any:
         served = served_now()
         rule = served.url_rule
-        # No request is there in the application's own tests that make none, or where it is renamed.
-        begun = served.environ.get(KEY) if rule is not None else None
-        if begun is not None and begun.route == UNMATCHED:
-            begun.set_route(rule.rule)
+        if rule is not None:
+            note_route(served.environ, rule.rule)
         if own is not None:
             return own(*context)
         # Looked up anew: others may have put their own into the class meanwhile.
@@ -45,4 +38,4 @@ def init_app(app: Any, **options: Any) -> None:
 
     # Before the application's own functions, which belong to the route already. Among them Flask
     # would look at each request anew whether this is a coroutine.
-    app.preprocess_request = note_route
+    app.preprocess_request = preprocess

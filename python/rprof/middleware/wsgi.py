@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .. import _session
-from ._options import Options, capture_only, generic_route, page
+from ._options import UNMATCHED, Options, capture_only, generic_route, page
 
 if TYPE_CHECKING:
     from .._requests import request
 
-__all__ = ["KEY", "WSGIMiddleware"]
+__all__ = ["KEY", "RoutedMiddleware", "WSGIMiddleware", "note_route"]
 
 KEY = "rprof.request"
 """Where an application finds its ``rprof.request`` in the environ, for ``set_route``."""
@@ -87,6 +87,20 @@ class WSGIMiddleware:
         ]
         start_response("200 OK", headers)
         return [body]
+
+
+class RoutedMiddleware(WSGIMiddleware):
+    """The same for an application whose framework tells the routes, by ``note_route``."""
+
+    known_route = UNMATCHED
+
+
+def note_route(environ: _Environ, route: str) -> None:
+    """Tell the route of a request, unless the application has told one."""
+    # No request is there in an application's own tests that make none, or where it is renamed.
+    begun = environ.get(KEY)
+    if begun is not None and begun.route == UNMATCHED:
+        begun.set_route(route)
 
 
 class _Closing:
