@@ -10,7 +10,7 @@ from typing import NamedTuple
 COLUMNS = 3
 WIDTH, HEIGHT = 320, 270
 # Around the lines of a panel: for its titles, for the numbers of its axes.
-LEFT, TOP, RIGHT, BOTTOM = 50, 52, 14, 48
+LEFT, TOP, RIGHT, BOTTOM = 46, 52, 28, 48
 HEAD = 74
 MARK = 3.5
 
@@ -64,24 +64,26 @@ class Panel(NamedTuple):
 
 
 class Axis:
-    """From values to places; logarithmic, with numbers at the powers of ten or between them."""
+    """From values to places, logarithmic."""
 
-    def __init__(self, values: list[float], start: float, end: float) -> None:
-        low, high = min(values), max(values)
-        steps = [digit * 10.0**power for power in range(-4, 8) for digit in (1, 2, 5)]
-        if high / low > 20:
-            steps = steps[::3]
-        elif high / low < 2:
-            steps = [0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, *steps[steps.index(5.0) :]]
-        first = max((step for step in steps if step <= low), default=low)
-        last = min((step for step in steps if step >= high), default=high)
-        self.ticks = [step for step in steps if first <= step <= last]
-        self.low, self.high = first, max(last, first * 1.01)
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.high = low, high
         self.start, self.end = start, end
 
     def place(self, value: float) -> float:
         part = math.log(value / self.low) / math.log(self.high / self.low)
         return self.start + part * (self.end - self.start)
+
+
+def _steps(values: list[float]) -> list[float]:
+    """Numbers for an axis that has these values: powers of ten, or 1, 2, 5 and so on."""
+    # A little beyond the last number does no harm.
+    low, high = min(values) * 1.05, max(values) / 1.05
+    steps = [digit * 10.0**power for power in range(-6, 12) for digit in (1, 2, 5)]
+    if high / low > 20:
+        steps = steps[::3]
+    first = max(number for number, step in enumerate(steps) if step <= low)
+    return steps[first : 1 + next(n for n, step in enumerate(steps) if step >= high and n > first)]
 
 
 def draw(title: str, subtitle: str, panels: list[Panel], styles: dict[str, Style]) -> str:
@@ -127,16 +129,19 @@ def _panel(panel: Panel, styles: dict[str, Style]) -> list[str]:
     if not points:
         return [*lines, _text(LEFT, HEIGHT / 2, "not measured")]
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    across = Axis([x for x, _ in points], LEFT, right)
-    up = Axis([y for _, y in points], bottom, TOP)
-    for tick in across.ticks:
-        x = across.place(tick)
+    # Across, what was measured; up, round numbers.
+    measured = sorted({x for x, _ in points})
+    across = Axis(measured[0], max(measured[-1], measured[0] * 1.01), LEFT, right)
+    steps = _steps([y for _, y in points])
+    up = Axis(steps[0], steps[-1], bottom, TOP)
+    for value in measured:
+        x = across.place(value)
         lines.append(f'<path class="grid" d="M{x:.1f} {TOP}V{bottom}"/>')
-        lines.append(_text(x, bottom + 15, _number(tick), "quiet", "middle"))
-    for tick in up.ticks:
-        y = up.place(tick)
+        lines.append(_text(x, bottom + 15, _number(value), "quiet", "middle"))
+    for value in steps:
+        y = up.place(value)
         lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        lines.append(_text(LEFT - 5, y + 4, _number(tick), "quiet", "end"))
+        lines.append(_text(LEFT - 5, y + 4, _number(value), "quiet", "end"))
     # The first line is the one that matters: it is drawn last.
     for line in reversed(panel.lines):
         style = styles[line.name]
@@ -145,11 +150,15 @@ def _panel(panel: Panel, styles: dict[str, Style]) -> list[str]:
             lines.append(_path(places, style))
         lines += [_mark(x, y, style) for x, y in places]
     for x, y, words in panel.notes:
-        lines.append(_text(across.place(x) - 6, up.place(y) - 8, words, "", "end"))
+        lines.append(_text(across.place(x), up.place(y) + 18, words, "", "middle"))
     return lines
 
 
 def _number(value: float) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    if value >= 1e5:
+        return f"{value / 1e3:g}k"
     return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 

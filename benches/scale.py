@@ -24,6 +24,8 @@ samples  thread-samples got, in percent of those asked for: (threads + the main 
 wall     how long a unit of work of the computing threads took, over that without a profiler in the
          same round: more than 1 if a profiler keeps the GIL, or a CPU, from them
 cpu      their CPU time for it, likewise: more than 1 if a profiler has them do its work
+blocked  time in which they neither had a CPU nor waited for one, percent: they waited for the GIL,
+         two of them also for one another. Not changed by what else the machine is doing
 
 The walking native thread reads the frames of all threads by plain loads and forgets them: what a
 sampler that looks at every thread does at least. It is not run where frames come and go, for it
@@ -46,9 +48,11 @@ RSS      MiB by which the memory of the process grew meanwhile
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import platform
 import random
@@ -108,20 +112,46 @@ POINTS = {
 UNITS = {"threads": "threads", "depth": "frames", "rate": "Hz", "stacks": "stacks"}
 
 
-def compute(stop: list[bool], done: list[int]) -> None:
-    """Units of work, some tenths of a millisecond of Python each; calls nothing of Python's."""
-    while not stop:
+class Work:
+    """What a thread that computes has done, noted by itself: a running thread has exact clocks."""
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.wanted = 0
+        self.notes: list[tuple[int, float, float | None, float]] = []
+        self.done = False
+
+    def note(self) -> None:
+        """Units, CPU seconds, seconds in which it could have run but had no CPU, wall seconds."""
+        waited = None
+        with contextlib.suppress(FileNotFoundError):  # not told by every kernel
+            told = Path("/proc/thread-self/schedstat").read_text(encoding="ascii")
+            waited = int(told.split()[1]) / 1e9
+        self.notes.append((self.units, time.thread_time(), waited, time.perf_counter()))
+
+    def noted(self) -> None:
+        """Have it note where it is, and wait until it has."""
+        self.wanted += 1
+        while len(self.notes) < self.wanted:
+            time.sleep(0.001)
+
+
+def compute(work: Work) -> None:
+    """Units of work, some tenths of a millisecond of Python each, without a call."""
+    while not work.done:
         total = 0
         for k in range(5_000):
             total += k
-        done[0] += 1
+        work.units += 1
+        if len(work.notes) < work.wanted:
+            work.note()
 
 
-def compute_shortly(done: list[int]) -> None:
+def compute_shortly(work: Work) -> None:
     total = 0
     for k in range(500):
         total += k
-    done[0] += 1
+    work.units += 1
 
 
 Way = Callable[[Iterator[Any]], None]
@@ -135,21 +165,23 @@ def ways() -> list[Way]:
     return [found[f"way_{number}"] for number in range(10)]
 
 
-def wander(stacks: int, frames: int, stop: list[bool], done: list[int]) -> None:
+def wander(stacks: int, frames: int, work: Work) -> None:
     """Compute below a random one of so many different stacks, again and again."""
     chance = random.Random(0)
     steps = len(str(stacks)) - 1
     # This function, the end of the path and the first `deep` are frames too.
     below = frames - OUTER - 1 - steps - 1 - 1 - BOTTOM
-    bottom = functools.partial(compute_shortly, done)
+    bottom = functools.partial(compute_shortly, work)
 
     def end(_: Iterator[Any]) -> None:
         peers.deep(below, bottom)
 
     choice = ways()
-    while not stop:
+    while not work.done:
         path = iter((*chance.choices(choice, k=steps), end))
         next(path)(path)
+        if len(work.notes) < work.wanted:
+            work.note()
 
 
 def resident() -> int:
@@ -158,41 +190,55 @@ def resident() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def told_of_work(works: list[Work]) -> dict[str, float | None]:
+    """Seconds of wall and CPU time of a unit, and the part of the time that was spent blocked."""
+    units = cpu = waited = wall = 0.0
+    for work in works:
+        (u0, c0, w0, t0), (u1, c1, w1, t1) = work.notes
+        units, cpu, wall = units + u1 - u0, cpu + c1 - c0, wall + t1 - t0
+        waited += math.nan if w0 is None or w1 is None else w1 - w0
+    blocked = 1 - (cpu + waited) / wall
+    return {
+        "wall of a unit": wall / len(works) / units,
+        "cpu of a unit": cpu / units,
+        "blocked": None if math.isnan(blocked) else blocked,
+    }
+
+
 def run_case(case: dict[str, Any]) -> None:
     options = case["options"]
     frames, busy = options["frames"], options["busy"]
     sys.setrecursionlimit(2 * MAX_DEPTH)
     os.environ["RPROF_MAX_DEPTH"] = str(MAX_DEPTH)
     os.environ["RPROF_MAX_NODES"] = str(options["nodes"])
-    stop: list[bool] = []
     waiting = threading.Event()
-    done = [[0] for _ in range(busy)]
+    works = [Work() for _ in range(busy)]
     below = frames - OUTER - 1 - BOTTOM
     # Those that compute are the last to start: they keep the others waiting for the GIL.
     threads = [
         threading.Thread(target=peers.deep, args=(below - 1, waiting.wait))
         for _ in range(options["threads"] - busy)
     ]
-    for count in done:
+    for work in works:
         if options["stacks"]:
-            thread = threading.Thread(target=wander, args=(options["stacks"], frames, stop, count))
+            thread = threading.Thread(target=wander, args=(options["stacks"], frames, work))
         else:
-            bottom = functools.partial(compute, stop, count)
-            thread = threading.Thread(target=peers.deep, args=(below, bottom))
+            thread = threading.Thread(
+                target=peers.deep, args=(below, functools.partial(compute, work))
+            )
         threads.append(thread)
     for thread in threads:
         thread.start()
     clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threads if thread.ident]
 
-    def work() -> tuple[int, float]:
-        return sum(count[0] for count in done), sum(map(time.clock_gettime, clocks[-busy:]))
-
-    def body(profiler: peers.Profiler) -> dict[str, float]:
-        units, cpu = work()
-        result = peers.cost(profiler, clocks, options["seconds"])
-        later, more_cpu = work()
-        result["wall of a unit"] = result["seconds"] / (later - units)
-        result["cpu of a unit"] = (more_cpu - cpu) / (later - units)
+    def body(profiler: peers.Profiler) -> dict[str, float | None]:
+        result: dict[str, float | None] = {}
+        for work in works:
+            work.noted()
+        result |= peers.cost(profiler, clocks, options["seconds"])
+        for work in works:
+            work.noted()
+        result |= told_of_work(works)
         result["rss"] = resident() - before
         if isinstance(profiler, peers.Rprof):
             result["own"] = rprof.status().own_bytes
@@ -202,7 +248,8 @@ def run_case(case: dict[str, Any]) -> None:
     try:
         peers.record(case, body)
     finally:
-        stop.append(True)
+        for work in works:
+            work.done = True
         waiting.set()
         for thread in threads:
             thread.join()
@@ -261,7 +308,8 @@ def ask(
             __file__,
             what=question,
             nodes=nodes,
-            seconds=seconds,
+            # A few ticks at least.
+            seconds=max(seconds, 20 / rate),
             settle=0.2,
             **program,
         )
@@ -271,6 +319,8 @@ def ask(
             row["percent of core"] = 100 * statistics.median(o.result["cpu"] for o in outcomes)
             row["work wall"] = against(outcomes, none, "wall of a unit")
             row["work cpu"] = against(outcomes, none, "cpu of a unit")
+            blocked = [o.result["blocked"] for o in outcomes]
+            row["percent blocked"] = None if None in blocked else 100 * statistics.median(blocked)
             if name.startswith("rprof"):
                 asked = (threads + 1) * rate
                 got = statistics.median(map(peers.achieved, outcomes))
@@ -295,6 +345,7 @@ def show(question: str, rows: list[dict[str, Any]]) -> None:
         ("samples", "percent of samples", ".0f"),
         ("wall", "work wall", ".3f"),
         ("cpu", "work cpu", ".3f"),
+        ("blocked", "percent blocked", ".3f"),
     ]
     if question == "stacks":
         columns += [
@@ -336,7 +387,7 @@ def draw(figures: dict[str, Any]) -> str:
     more = [row for row in stacks if row.get("max nodes") == MORE_NODES]
     memory.append(picture.Line(UNLIMITED, [(row["at"], row["own MiB"]) for row in more]))
     notes = [
-        (row["at"], row["own MiB"], f"{row['percent folded']:.0f} % in <overflow>")
+        (row["at"], row["own MiB"], f"{row['percent folded']:.0f} %")
         for row in stacks
         if row.get("percent folded", 0) >= 1
     ]
@@ -356,9 +407,12 @@ def draw(figures: dict[str, Any]) -> str:
         ),
         picture.Panel(
             "Does the GIL suffer?",
-            "time for the same work, times that without",
+            f"it keeps the thread waiting, % of time ({LEAST}: or less)",
             "rate, Hz (10 threads, 1 computes)",
-            lines("rate", "work wall", (*ours, CONTROL.name)),
+            [
+                picture.Line(line.name, [(x, max(y, LEAST)) for x, y in line.points])
+                for line in lines("rate", "percent blocked", (*ours, CONTROL.name))
+            ],
         ),
         picture.Panel(
             "Is one thread enough for all?",
@@ -374,7 +428,7 @@ def draw(figures: dict[str, Any]) -> str:
         ),
         picture.Panel(
             "What do different stacks take?",
-            f"rprof's memory after {figures['seconds of stacks']:g} s, MiB",
+            f"rprof's memory after {figures['seconds of stacks']:g} s, MiB; % in <overflow>",
             f"different stacks of the program ({FAST:,} Hz)",
             memory,
             notes,
@@ -388,21 +442,21 @@ def draw(figures: dict[str, Any]) -> str:
     return picture.draw("What sampling with rprof costs, and how it grows", machine, panels, STYLES)
 
 
-UNLIMITED = f"rprof direct, max_nodes {MORE_NODES:,}"
+LEAST = 0.01
+"""Percent of time: less is noise."""
+UNLIMITED = f"rprof direct, max_nodes={MORE_NODES:_}"
 STYLES = {
     DIRECT.name: picture.Style("one", "circle"),
     GIL.name: picture.Style("two", "square"),
-    FLOOR.name: picture.Style(
-        "floor", "triangle", "a native thread that reads all frames and keeps none"
-    ),
-    CONTROL.name: picture.Style("none", "cross", "no profiler again: the noise"),
+    FLOOR.name: picture.Style("floor", "triangle", "a bare walk of all frames"),
+    CONTROL.name: picture.Style("none", "cross", "no profiler: the noise"),
     UNLIMITED: picture.Style("three", "circle"),
 }
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for, and show it as it comes."""
-    rounds, seconds, of_stacks = options.rounds, options.seconds, 4.0
+    rounds, seconds, of_stacks = options.rounds, options.seconds, 3.0
     if options.quick:
         rounds, seconds, of_stacks = 1, 0.3, 1.0
     profilers, absent = peers.available(None, (NONE, CONTROL, FLOOR, DIRECT, GIL))
@@ -446,7 +500,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.9, help="of a measurement (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.7, help="of a measurement (%(default)s)")
     parser.add_argument(
         "--only",
         metavar="NAME,...",
