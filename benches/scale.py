@@ -15,8 +15,8 @@ GIL suffer? Is one sampler thread enough for all threads of a program?
 
 Every profiler, and none, is run in a process of its own, in turns, round after round; the figures
 are medians of the rounds. There is one round of `stacks`, for memory hardly varies. rprof's limit
-on its own CPU use (`max_overhead`) is off. Where there are figures of the busy machine they are not
-worth much: its load average is told.
+on its own CPU use (`max_overhead`) is off. What else the machine does shows in `wall` above
+all: its load average before the run is told.
 
 %core    CPU time of the process without that of its threads, measured from outside as
          benches/overhead.py does, in percent of one core
@@ -130,7 +130,7 @@ class Work:
         self.notes.append((self.units, time.thread_time(), waited, time.perf_counter()))
 
     def noted(self) -> None:
-        """Have it note where it is, and wait until it has."""
+        """Have it note where it is, and wait for that; `peers.measure` ends a case that hangs."""
         self.wanted += 1
         while len(self.notes) < self.wanted:
             time.sleep(0.001)
@@ -407,7 +407,7 @@ def draw(figures: dict[str, Any]) -> str:
         ),
         picture.Panel(
             "Does the GIL suffer?",
-            f"it keeps the thread waiting, % of time ({LEAST}: or less)",
+            f"the thread waits for it, % of time ({LEAST}: or less)",
             "rate, Hz (10 threads, 1 computes)",
             [
                 picture.Line(line.name, [(x, max(y, LEAST)) for x, y in line.points])
@@ -437,7 +437,7 @@ def draw(figures: dict[str, Any]) -> str:
     machine = (
         f"CPython {figures['python']}, {figures['cpus']} CPUs ({figures['machine']}),"
         f" {figures['date']}, load average {figures['load']} before; medians of"
-        f" {figures['rounds']} rounds"
+        f" {figures['rounds']} rounds (different stacks: one)"
     )
     return picture.draw("What sampling with rprof costs, and how it grows", machine, panels, STYLES)
 
