@@ -25,7 +25,7 @@ wall     how long a unit of work of the computing threads took, over that withou
          same round: more than 1 if a profiler keeps the GIL, or a CPU, from them
 cpu      their CPU time for it, likewise: more than 1 if a profiler has them do its work
 blocked  time in which they neither had a CPU nor waited for one, percent: they waited for the GIL,
-         two of them also for one another. Not changed by what else the machine is doing
+         two of them also for one another. Hardly changed by what else the machine does
 
 The walking native thread reads the frames of all threads by plain loads and forgets them: what a
 sampler that looks at every thread does at least. It is not run where frames come and go, for it
