@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import platform
@@ -62,31 +63,9 @@ SITUATIONS = (
 FLOOR = peers.WalkingNativeThread.name
 
 
-def deep(depth: int, done: threading.Event, busy: bool) -> None:
-    if depth:
-        deep(depth - 1, done, busy)
-    elif busy:
-        while not done.is_set():
-            sum(range(1000))
-    else:
-        done.wait()
-
-
-def measured_window(seconds: float) -> None:
-    time.sleep(seconds)
-
-
-def own_cpu(profiler: peers.Profiler, clocks: list[int]) -> float:
-    """CPU seconds of this process that the threads of the workload did not use."""
-    return time.process_time() - sum(map(time.clock_gettime, clocks)) + profiler.recorder_cpu()
-
-
-def cost(profiler: peers.Profiler, clocks: list[int], seconds: float) -> dict[str, float]:
-    before, began = own_cpu(profiler, clocks), time.perf_counter()
-    measured_window(seconds)
-    # A busy thread keeps this one waiting for the GIL: what passed is more than `seconds`.
-    passed = time.perf_counter() - began
-    return {"cpu": (own_cpu(profiler, clocks) - before) / passed, "seconds": passed}
+def compute(done: threading.Event) -> None:
+    while not done.is_set():
+        sum(range(1000))
 
 
 def pauses(_: peers.Profiler, __: list[int], seconds: float) -> dict[str, float]:
@@ -134,7 +113,7 @@ def serve(sources: list[str], done: threading.Event, seed: int) -> None:
 
 
 def size(_: peers.Profiler, __: list[int], seconds: float) -> dict[str, float]:
-    measured_window(seconds)
+    peers.measured_window(seconds)
     return {}
 
 
@@ -148,43 +127,24 @@ def run_case(case: dict[str, Any]) -> None:
     else:
         busy = options.get("busy", 0)
         threads = [
-            threading.Thread(target=deep, args=(FRAMES, done, number < busy))
+            threading.Thread(
+                target=peers.deep,
+                args=(FRAMES, functools.partial(compute, done) if number < busy else done.wait),
+            )
             for number in range(options.get("threads", THREADS))
         ]
     for thread in threads:
         thread.start()
     clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threads if thread.ident]
-    body: Callable[..., object] = {"cost": cost, "pauses": pauses, "size": size}[options["what"]]
+    body: Callable[..., object] = {"cost": peers.cost, "pauses": pauses, "size": size}[
+        options["what"]
+    ]
     try:
         peers.record(case, lambda profiler: body(profiler, clocks, options["seconds"]))
     finally:
         done.set()
         for thread in threads:
             thread.join()
-
-
-def turns(
-    profilers: list[peers.Profiler],
-    rounds: int,
-    rate: int,
-    absent: dict[str, str],
-    **options: object,
-) -> dict[str, list[peers.Outcome]]:
-    """Measure all, round after round."""
-    found: dict[str, list[peers.Outcome]] = {}
-    what = str(options["what"])
-    for _ in range(rounds):
-        for profiler in profilers:
-            if what in profiler.reasons:
-                absent[f"{profiler.name}, {what}"] = profiler.reasons[what]
-            elif profiler.rates is None or rate in profiler.rates:
-                try:
-                    outcome = peers.measure(profiler, rate, profiler.runs[0], __file__, **options)
-                except peers.NotDriven as why:
-                    absent[f"{profiler.name}, {what} at {rate} Hz"] = str(why)
-                else:
-                    found.setdefault(profiler.name, []).append(outcome)
-    return found
 
 
 def compare_cost(
@@ -194,7 +154,7 @@ def compare_cost(
     for threads, busy, rates in SITUATIONS:
         for rate in rates:
             options = {"threads": threads, "busy": busy, "seconds": seconds}
-            found = turns(profilers, rounds, rate, absent, what="cost", **options)
+            found = peers.turns(profilers, rounds, rate, absent, __file__, what="cost", **options)
             costs = {name: [o.result["cpu"] for o in outcomes] for name, outcomes in found.items()}
             print(f"\n{rate} Hz, {busy} of {threads} threads busy")
             print(
@@ -208,7 +168,7 @@ def compare_cost(
                     "threads": threads,
                     "busy": busy,
                     "percent of core": 100 * statistics.median(costs[name]),
-                    "samples per second": statistics.median(map(achieved, outcomes)),
+                    "samples per second": statistics.median(map(peers.achieved, outcomes)),
                     **ratios(name, costs),
                 }
                 rows.append(row)
@@ -245,16 +205,10 @@ def ratios(name: str, costs: dict[str, list[float]]) -> dict[str, float]:
     return found
 
 
-def achieved(outcome: peers.Outcome) -> float:
-    """Thread-samples a second, while it was measured."""
-    samples = sum(outcome.recording.values["samples"].values())
-    return samples * outcome.recording.share("measured_window") / outcome.result["seconds"]
-
-
 def compare_pauses(
     profilers: list[peers.Profiler], rounds: int, seconds: float, absent: dict[str, str]
 ) -> list[dict[str, Any]]:
-    found = turns(profilers, rounds, 100, absent, what="pauses", seconds=seconds)
+    found = peers.turns(profilers, rounds, 100, absent, __file__, what="pauses", seconds=seconds)
     names = ("p99", "max", "cpu of a unit")
     medians = {
         name: {key: statistics.median(o.result[key] for o in outcomes) for key in names}
@@ -275,7 +229,7 @@ def compare_size(
     profilers: list[peers.Profiler], seconds: float, absent: dict[str, str]
 ) -> list[dict[str, Any]]:
     writing = [p for p in profilers if p.runs != ((),) and p.name != "Python thread"]
-    found = turns(writing, 1, 100, absent, what="size", seconds=seconds)
+    found = peers.turns(writing, 1, 100, absent, __file__, what="size", seconds=seconds)
     print(f"\nwritten in {seconds:.0f} s at 100 Hz, KiB")
     rows = []
     for name, (outcome,) in found.items():

@@ -4,7 +4,9 @@ Each is run in a process of its own, so that none meets what another left behind
 a script of this directory again in such a process, as a case; the script calls `record` there with
 its workload. Recording begins in the process, by the profiler's own interface or by a recorder that
 attaches from outside, and all that it writes goes into one directory, which is read back, and
-weighed, when the process has ended.
+weighed, when the process has ended. `turns` does so with several, round after round.
+
+What sampling costs is measured from outside and in the same way for all: `own_cpu`.
 """
 
 from __future__ import annotations
@@ -733,13 +735,71 @@ def record(case: dict[str, Any], body: Callable[[Profiler], object]) -> None:
     told: dict[str, object]
     try:
         profiler.start(case["rate"], tuple(case["kinds"]), Path(case["directory"]))
-        time.sleep(profiler.settle)
+        time.sleep(case["options"].get("settle", profiler.settle))
         result = body(profiler)
         profiler.stop()
         told = {"result": result}
     except NotDriven as why:
         told = {"not driven": str(why)}
     Path(case["result"]).write_text(json.dumps(told), encoding="utf-8")
+
+
+def turns(
+    profilers: Iterable[Profiler],
+    rounds: int,
+    rate: int,
+    absent: dict[str, str],
+    script: str,
+    **options: object,
+) -> dict[str, list[Outcome]]:
+    """Measure all, round after round."""
+    found: dict[str, list[Outcome]] = {}
+    what = str(options["what"])
+    for _ in range(rounds):
+        for profiler in profilers:
+            if what in profiler.reasons:
+                absent[f"{profiler.name}, {what}"] = profiler.reasons[what]
+            elif profiler.rates is None or rate in profiler.rates:
+                try:
+                    outcome = measure(profiler, rate, profiler.runs[0], script, **options)
+                except NotDriven as why:
+                    absent[f"{profiler.name}, {what} at {rate} Hz"] = str(why)
+                else:
+                    found.setdefault(profiler.name, []).append(outcome)
+    return found
+
+
+def deep(depth: int, bottom: Callable[[], object]) -> None:
+    """Call `bottom` below so many frames and one more."""
+    if depth:
+        deep(depth - 1, bottom)
+    else:
+        bottom()
+
+
+def measured_window(seconds: float) -> None:
+    """Where the main thread is while the cost is measured, and by which `achieved` knows it."""
+    time.sleep(seconds)
+
+
+def own_cpu(profiler: Profiler, clocks: list[int]) -> float:
+    """CPU seconds of this process that the threads of the workload did not use."""
+    return time.process_time() - sum(map(time.clock_gettime, clocks)) + profiler.recorder_cpu()
+
+
+def cost(profiler: Profiler, clocks: list[int], seconds: float) -> dict[str, float]:
+    """Spend so many seconds in `measured_window`; what was used meanwhile, in cores."""
+    before, began = own_cpu(profiler, clocks), time.perf_counter()
+    measured_window(seconds)
+    # A busy thread keeps this one waiting for the GIL: what passed is more than `seconds`.
+    passed = time.perf_counter() - began
+    return {"cpu": (own_cpu(profiler, clocks) - before) / passed, "seconds": passed}
+
+
+def achieved(outcome: Outcome) -> float:
+    """Thread-samples a second, while the cost was measured."""
+    samples = sum(outcome.recording.values["samples"].values())
+    return samples * outcome.recording.share("measured_window") / outcome.result["seconds"]
 
 
 def heading(profilers: list[Profiler]) -> dict[str, Any]:

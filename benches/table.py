@@ -247,7 +247,9 @@ def in_readme(readme: str, tables: str) -> str:
 
 
 def committed() -> list[Figures]:
-    return [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    """The figures of the benchmarks that have tables."""
+    files = [json.loads(file.read_text("utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    return [figures for figures in files if figures["benchmark"] in BENCHMARKS]
 
 
 def keep(file: Path) -> None:
