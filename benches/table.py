@@ -83,7 +83,8 @@ def cost_columns(figures: Figures) -> list[Column]:
     ):
         cells, values = {}, {}
         for row in figures["cost"]:
-            if (row["rate"], row["busy"]) != (rate, busy) or row.get("threads", 10) != 10:
+            threads = row.get("threads", COST_THREADS - 1)
+            if (row["rate"], row["busy"], threads) != (rate, busy, COST_THREADS - 1):
                 continue
             part = row["samples per second"] / (COST_THREADS * rate)
             cells[row["profiler"]] = f"{row['percent of core']:.2f}" + (

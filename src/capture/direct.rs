@@ -475,13 +475,10 @@ impl DirectEngine {
         snapshot: &mut Snapshot,
         taken: &mut Taken,
     ) -> bool {
-        let sample = &mut snapshot.threads[at];
-        if clock.is_none() || clock < sample.cpu_ns {
+        let Some((before_ns, _)) = note_moved(at, clock, snapshot) else {
             return false;
-        }
-        let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
-        sample.since_ns = snapshot.at_ns;
-        snapshot.moved_ns = snapshot.at_ns;
+        };
+        let sample = &snapshot.threads[at];
         taken.incomplete += u32::from(sample.stack.incomplete);
         let is_waiting = sample.state == ThreadState::WaitsForGil;
         let track = &mut self.roster.tracks[at];
@@ -513,13 +510,9 @@ impl DirectEngine {
         snapshot: &mut Snapshot,
         taken: &mut Taken,
     ) -> bool {
-        let sample = &mut snapshot.threads[at];
-        if clock.is_none() || clock < sample.cpu_ns {
+        let Some((before_ns, since_ns)) = note_moved(at, clock, snapshot) else {
             return false;
-        }
-        let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
-        let since_ns = std::mem::replace(&mut sample.since_ns, snapshot.at_ns);
-        snapshot.moved_ns = snapshot.at_ns;
+        };
         let track = &mut self.roster.tracks[at];
         let ident = track.id;
         let (address, home) = (track.own.address, track.own.interpreter);
@@ -655,6 +648,26 @@ fn note_early_cpu(sample: &mut ThreadSample, clock: Option<u64>, since_ns: u64) 
     if let (Some(now), Some(before)) = (clock, sample.cpu_ns) {
         sample.early_cpu_ns += now.saturating_sub(before).saturating_sub(since_ns);
     }
+}
+
+/// Notes that a thread's CPU clock has moved; returns what it showed before, and since when. `None` if
+/// there is no such thread any more.
+#[inline]
+fn note_moved(
+    at: usize,
+    clock: Option<u64>,
+    snapshot: &mut Snapshot,
+) -> Option<(Option<u64>, u64)> {
+    let sample = &mut snapshot.threads[at];
+    if clock.is_none() || clock < sample.cpu_ns {
+        return None;
+    }
+    snapshot.moved_ns = snapshot.at_ns;
+    let before_ns = std::mem::replace(&mut sample.cpu_ns, clock);
+    Some((
+        before_ns,
+        std::mem::replace(&mut sample.since_ns, snapshot.at_ns),
+    ))
 }
 
 /// Whether a thread has computed for all of the last `passed_ns`, but for what a look at it and an

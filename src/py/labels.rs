@@ -432,13 +432,7 @@ pub(super) fn show_again(
             note_own_set();
             known.show(content, (running.number, captures));
             note_own_set();
-            match (context_version(), &known.cpu) {
-                (Some(version), request) => {
-                    let active = known.active();
-                    note_correction(own_ident(), version, Some(&active), request.as_ref());
-                }
-                (None, _) => note_labels(Some(known)),
-            }
+            note_labels(Some(known), note_correction);
             return Ok(());
         }
     }
@@ -520,7 +514,7 @@ fn set(py: Python<'_>, contexts: &Contexts, labels: Option<&Bound<'_, Labels>>) 
     let token = unsafe { (contexts.set)(contexts.variable, value) };
     // SAFETY: the token is a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(py, token) }?;
-    note_labels(labels.map(Bound::get));
+    note_labels(labels.map(Bound::get), note_change);
     Ok(())
 }
 
@@ -545,13 +539,16 @@ fn context_version() -> Option<u64> {
     })
 }
 
+/// [`note_change`] or [`note_correction`].
+type Note = fn(usize, u64, Option<&Arc<ActiveLabels>>, Option<&Arc<RequestCpu>>);
+
 /// Notes what the calling thread works under from now on, and when.
-fn note_labels(labels: Option<&Labels>) {
+fn note_labels(labels: Option<&Labels>, note: Note) {
     let request = labels.and_then(|labels| labels.cpu.as_ref());
     match (context_version(), request) {
         (Some(version), _) => {
             let active = labels.map(Labels::active);
-            note_change(own_ident(), version, active.as_ref(), request);
+            note(own_ident(), version, active.as_ref(), request);
         }
         (None, Some(request)) => request.add(None),
         (None, None) => {}
