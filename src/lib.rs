@@ -14,6 +14,8 @@ pub mod model;
 pub mod fold;
 pub mod layout;
 
+pub mod account;
+pub mod heap;
 pub mod pprof;
 pub mod report;
 pub mod unwind;

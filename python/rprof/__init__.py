@@ -13,6 +13,7 @@ environment.
 PYTEST_DONT_REWRITE: to pytest, this may be imported before it loads the plugin.
 """
 
+from . import _loading
 from .errors import (
     RprofError,
     RprofMemoryError,
@@ -26,34 +27,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._account import MemoryAccount, memory_account
     from ._block import profile
     from ._config import ThreadInfo
-    from ._diff import Diff, DiffRow
-    from ._endpoint import Endpoint, serve
-    from ._native import __version__, current_labels, labels, request
-    from ._profile import (
-        Divide,
-        Frame,
-        FunctionRow,
-        Profile,
-        SampleType,
-        ThreadTotals,
-        TopTable,
-        load,
-        merge,
-    )
-    from ._requests import Capture, RouteFigures, profile_next, routes
-    from ._session import (
+    from ._continuous import (
+        MemoryStatus,
         Status,
-        dump,
-        dump_on_signal,
+        TaskSteps,
         flush,
+        heap,
         is_running,
         recent,
         start,
         status,
         stop,
+        task_steps,
     )
+    from ._diff import Diff, DiffRow
+    from ._dumps import dump, dump_on_signal
+    from ._endpoint import Endpoint, serve
+    from ._leaks import Leak, LeakStack, LeakTable, leaks
+    from ._native import __version__, current_labels, labels, request
+    from ._profile import Profile
+    from ._reading import load, merge
+    from ._requests import Capture, RouteFigures, profile_next, routes
+    from ._tables import Divide, Frame, FunctionRow, SampleType, ThreadTotals, TopTable
+    from ._waits import Wait, WaitParty, WaitTable
     from ._watch import watch, watch_loop
 
 __all__ = [
@@ -64,6 +63,11 @@ __all__ = [
     "Endpoint",
     "Frame",
     "FunctionRow",
+    "Leak",
+    "LeakStack",
+    "LeakTable",
+    "MemoryAccount",
+    "MemoryStatus",
     "Profile",
     "RouteFigures",
     "RprofError",
@@ -74,17 +78,24 @@ __all__ = [
     "RprofValueError",
     "SampleType",
     "Status",
+    "TaskSteps",
     "ThreadInfo",
     "ThreadTotals",
     "TopTable",
+    "Wait",
+    "WaitParty",
+    "WaitTable",
     "__version__",
     "current_labels",
     "dump",
     "dump_on_signal",
     "flush",
+    "heap",
     "is_running",
     "labels",
+    "leaks",
     "load",
+    "memory_account",
     "merge",
     "profile",
     "profile_next",
@@ -95,6 +106,7 @@ __all__ = [
     "start",
     "status",
     "stop",
+    "task_steps",
     "watch",
     "watch_loop",
 ]
@@ -106,36 +118,49 @@ _LAZY = {
     "Capture": "_requests",
     "Diff": "_diff",
     "DiffRow": "_diff",
-    "Divide": "_profile",
+    "Divide": "_tables",
     "Endpoint": "_endpoint",
-    "Frame": "_profile",
-    "FunctionRow": "_profile",
+    "Frame": "_tables",
+    "FunctionRow": "_tables",
+    "Leak": "_leaks",
+    "LeakStack": "_leaks",
+    "LeakTable": "_leaks",
+    "MemoryAccount": "_account",
+    "MemoryStatus": "_continuous",
     "Profile": "_profile",
     "RouteFigures": "_requests",
-    "SampleType": "_profile",
-    "Status": "_session",
+    "SampleType": "_tables",
+    "Status": "_continuous",
+    "TaskSteps": "_continuous",
     "ThreadInfo": "_config",
-    "ThreadTotals": "_profile",
-    "TopTable": "_profile",
+    "ThreadTotals": "_tables",
+    "TopTable": "_tables",
+    "Wait": "_waits",
+    "WaitParty": "_waits",
+    "WaitTable": "_waits",
     "__version__": "_native",
     "current_labels": "_native",
-    "dump": "_session",
-    "dump_on_signal": "_session",
-    "flush": "_session",
-    "is_running": "_session",
+    "dump": "_dumps",
+    "dump_on_signal": "_dumps",
+    "flush": "_continuous",
+    "heap": "_continuous",
+    "is_running": "_continuous",
     "labels": "_native",
-    "load": "_profile",
+    "leaks": "_leaks",
+    "load": "_reading",
     "load_ipython_extension": "_ipython",
-    "merge": "_profile",
+    "memory_account": "_account",
+    "merge": "_reading",
     "profile": "_block",
     "profile_next": "_requests",
-    "recent": "_session",
+    "recent": "_continuous",
     "request": "_native",
     "routes": "_requests",
     "serve": "_endpoint",
-    "start": "_session",
-    "status": "_session",
-    "stop": "_session",
+    "start": "_continuous",
+    "status": "_continuous",
+    "stop": "_continuous",
+    "task_steps": "_continuous",
     "watch": "_watch",
     "watch_loop": "_watch",
 }
@@ -152,6 +177,10 @@ def __getattr__(name: str) -> "Any":
 
 def _loaded(module: str) -> "Any":
     """Load one of our modules, each by a statement: what freezes programs follows those."""
+    if module == "_account":
+        from . import _account
+
+        return _account
     if module == "_block":
         from . import _block
 
@@ -160,10 +189,18 @@ def _loaded(module: str) -> "Any":
         from . import _config
 
         return _config
+    if module == "_continuous":
+        from . import _continuous
+
+        return _continuous
     if module == "_diff":
         from . import _diff
 
         return _diff
+    if module == "_dumps":
+        from . import _dumps
+
+        return _dumps
     if module == "_endpoint":
         from . import _endpoint
 
@@ -172,25 +209,45 @@ def _loaded(module: str) -> "Any":
         from . import _ipython
 
         return _ipython
-    if module == "_native":
-        from ._loading import native
+    if module == "_leaks":
+        from . import _leaks
 
-        return native()
+        return _leaks
+    if module == "_native":
+        return _loading.native()
     if module == "_profile":
         from . import _profile
 
         return _profile
+    if module == "_reading":
+        from . import _reading
+
+        return _reading
     if module == "_requests":
         from . import _requests
 
         return _requests
-    if module == "_watch":
-        from . import _watch
+    if module == "_tables":
+        from . import _tables
 
-        return _watch
-    from . import _session
+        return _tables
+    if module == "_waits":
+        from . import _waits
 
-    return _session
+        return _waits
+    from . import _watch
+
+    return _watch
+
+
+def _watching() -> "Any":
+    """Load what watches slow requests, for the first of them."""
+    from . import _watch
+
+    return _watch
+
+
+_loading.hand_in(_watching)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,8 @@
 
 import os
 
-from . import _loading, _session
+# _continuous is loaded with this one: when that is asked for, no file may be readable any more.
+from . import _continuous, _loading, _process, _recordings  # noqa: F401
 from ._config import UNSET, given_options, program_name, resolve
 from .errors import RprofError, RprofStateError, RprofValueError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from ._config import Config, ThreadInfo
-    from ._native import Block
+    from ._native import Block, Recording
     from ._profile import Profile
 
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -24,9 +25,6 @@ else:
     Block = _loading.block()
 
 __all__ = ["profile"]
-
-_DEFAULTS = {"output": None, "max_overhead": 0.1}
-_VARIABLES = frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth"})
 
 
 class profile(Block):
@@ -49,6 +47,9 @@ class profile(Block):
         max_depth: As for ``start``.
         threads: As for ``start``, or a callable that takes a ``ThreadInfo`` and says whether to
             keep that thread.
+        memory: As for ``start``; ``.heap`` is then the profile of what was allocated. With
+            ``output`` that is written as well, to a name that ends in ``.heap.pb.gz``.
+        locks: As for ``start``.
         **unknown: Refused, with a list of the options.
 
     Raises:
@@ -66,27 +67,28 @@ class profile(Block):
         max_nodes: int = UNSET,
         max_depth: int = UNSET,
         threads: "str | Sequence[str] | Callable[[ThreadInfo], bool]" = UNSET,
+        memory: "bool | int | None" = UNSET,
+        locks: str | None = UNSET,
         **unknown: "Any",
     ) -> None:
-        given = given_options(
-            output=output,
-            rate=rate,
-            engine=engine,
-            max_overhead=max_overhead,
-            max_nodes=max_nodes,
-            max_depth=max_depth,
-            threads=threads,
-            **unknown,
-        )
+        given = given_options(locals())
         unsuited = sorted(
-            {"window", "keep_files", "keep_bytes", "recent", "recent_bytes", "exit_hooks"}
+            {
+                "window",
+                "keep_files",
+                "keep_bytes",
+                "recent",
+                "recent_bytes",
+                "exit_hooks",
+                "task_steps",
+            }
             & set(given)
         )
         if unsuited:
             raise RprofValueError(
                 f"{', '.join(unsuited)} is for rprof.start(); a block has one window and one file"
             )
-        self._config = resolve(given, defaults=_DEFAULTS, from_environment=_VARIABLES)
+        self._config = resolve(given, "block")
         target = self._config.output
         if target is not None and not target.endswith(".pb.gz"):
             raise RprofValueError(
@@ -94,12 +96,13 @@ class profile(Block):
                 f"output='{target.rstrip('/')}.pb.gz'"
             )
         # A function may be decorated long before it is called, and much can have happened by then.
-        _loading.prepare()
-        self._owner: _session.Recording | None = None
+        _recordings.prepare()
+        self._owner: Recording | None = None
         self._pid = 0
         self._calls = 0
         self._decorates = False
         self._result: Profile | None = None
+        self._heap: Profile | None = None
         # The file written last, and the highest number of any.
         self._written: str | None = None
         self._numbered = 0
@@ -120,7 +123,8 @@ class profile(Block):
 
     def __setstate__(self, state: "tuple[Config, int, bool, Profile | None]") -> None:
         self._config, self._calls, self._decorates, self._result = state
-        _loading.prepare()
+        _recordings.prepare()
+        self._heap = None
         self._owner = None
         self._pid = 0
         self._written = None
@@ -140,6 +144,22 @@ class profile(Block):
             )
         return self._result
 
+    @property
+    def heap(self) -> "Profile":
+        """What was allocated in the block, and what of the whole program was in use at its end.
+
+        Of blocks of memory that were allocated before anything was sampled nothing is known.
+
+        Raises:
+            RprofStateError: The block has not ended, or was not begun with ``memory=``.
+        """
+        if self._heap is None:
+            raise RprofStateError(
+                "there is no heap profile: use rprof.profile(memory=True), and ask when the block "
+                "has ended"
+            )
+        return self._heap
+
     def __enter__(self: "_B") -> "_B":
         if self._owner is not None and self._pid == os.getpid():
             raise RprofStateError(
@@ -148,7 +168,7 @@ class profile(Block):
         try:
             self._pid = os.getpid()
             self._calls += 1
-            self._owner = _session.begin(self._config)
+            self._owner = _recordings.begin_block(self._config)
             return self
         except BaseException:
             # Nobody will end what could not be entered; it ends with its owner.
@@ -160,12 +180,12 @@ class profile(Block):
         if self._owner is not None and self._pid == os.getpid():
             self._end(self._owner)
 
-    def _end(self, recording: "_session.Recording") -> None:
+    def _end(self, recording: "Recording") -> None:
         try:
-            result = _session.end(recording)
+            result = _recordings.end(recording)
         except RprofError as problem:
             # Whatever befalls the profiler, the block's own outcome stands.
-            _session.log().warning("the block has no profile: %s", problem)
+            _process.log().warning("the block has no profile: %s", problem)
             return
         if result is None:
             # Ended by the end of the process.
@@ -174,8 +194,12 @@ class profile(Block):
         if callable(accept):
             result = result.only_threads(accept)
         self._result = result
+        self._heap = _recordings.heap_of(recording)
         if self._config.output is not None:
             self._write(result, self._config.output)
+        if self._config.output is not None and self._heap is not None:
+            stem = self._config.output.removesuffix(".pb.gz")
+            self._write_heap(self._heap, stem + ".heap.pb.gz")
 
     def _write(self, result: "Profile", output: str) -> None:
         try:
@@ -188,7 +212,13 @@ class profile(Block):
             )
             files._numbered = max(files._numbered, number)
         except RprofError as problem:
-            _session.log().warning("the block's profile could not be written: %s", problem)
+            _process.log().warning("the block's profile could not be written: %s", problem)
+
+    def _write_heap(self, heap: "Profile", output: str) -> None:
+        try:
+            heap._native.write_output(output, program_name(), self._calls, None, 0)
+        except RprofError as problem:
+            _process.log().warning("the block's heap profile could not be written: %s", problem)
 
     async def __aenter__(self: "_B") -> "_B":
         return self.__enter__()
@@ -223,11 +253,13 @@ class _Call(profile):
         self._pid = 0
         self._calls = number - 1
         self._result = None
+        self._heap = None
 
     def _leave(self) -> None:
         super()._leave()
         if self._result is not None:
             self._decorator._result = self._result
+            self._decorator._heap = self._heap
 
     def pause(self) -> None:
         """A generator has yielded: what follows is its caller's."""

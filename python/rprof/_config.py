@@ -7,6 +7,7 @@ import os
 import sys
 from _thread import get_native_id
 
+from ._documentation import page
 from ._rows import NamedTuple
 from .errors import RprofTypeError, RprofValueError
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-__all__ = ["OPTIONS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"]
+__all__ = ["OPTIONS", "PRESETS", "UNSET", "Config", "ThreadInfo", "program_name", "resolve"]
 
 
 # Tells an option that was not given from one that was given as None.
 UNSET: "Any" = type("Unset", (), {"__repr__": lambda _: "<from the environment, or the default>"})()
 
 
+# Words for threads that have no need of names.
+_THREADS = ("all", "current", "main")
 # How a variable says yes or no.
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -54,14 +57,27 @@ class Config(NamedTuple):
     recent: float
     recent_bytes: int
     exit_hooks: bool
+    memory: "bool | int | None"
+    task_steps: bool
+    locks: str | None
 
 
 class Option(NamedTuple):
-    """One option: its default, how text becomes a value, and what a value must be."""
+    """One option: its default, how text becomes a value and back, and what a value must be."""
 
     default: "Any"
     parse: "Callable[[str], Any]"
     check: "Callable[[str, Any], Any]"
+    show: "Callable[[Any], str]"
+    """Returns the text that ``parse`` makes the value of, for any value but a callable."""
+
+
+class Preset(NamedTuple):
+    """What some use of the options does otherwise than ``start``."""
+
+    defaults: "Mapping[str, Any]"
+    variables: frozenset[str]
+    """Options for which variables count."""
 
 
 def _number(low: float, high: float, unit: str) -> "Callable[[str, Any], float]":
@@ -120,7 +136,7 @@ def _check_threads(name: str, value: "Any") -> "Any":
     if callable(value):
         return value
     if isinstance(value, str):
-        if value in ("all", "current", "main"):
+        if value in _THREADS:
             return value
         raise RprofValueError(
             f"{name}={value!r} is unknown; choose 'all', 'current', 'main', a list of thread "
@@ -150,54 +166,160 @@ def _check_flag(name: str, value: "Any") -> bool:
     return value
 
 
+def _show_flag(value: bool) -> str:
+    return str(value).lower()
+
+
+def _parse_memory(text: str) -> bool | int | None:
+    lower = text.lower()
+    if lower in ("none", "false", "0"):
+        return None
+    return True if lower in ("true", "1") else int(text)
+
+
+def _check_memory(name: str, value: "Any") -> bool | int | None:
+    if value is None or value is False:
+        return None
+    return True if value is True else _check_memory_rate(name, value)
+
+
+_check_memory_rate = _integer(1 << 10, 1 << 30, "bytes between two samples, or True or None")
+
+
+def _show_memory(value: bool | int | None) -> str:
+    return str(value).lower()
+
+
+def _parse_locks(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+def _check_locks(name: str, value: "Any") -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise RprofTypeError(f"{name} must be 'sampled' or None, not {value!r}")
+    if value not in (None, "sampled"):
+        raise RprofValueError(f"{name}={value!r} is unknown; choose 'sampled' or None")
+    return value
+
+
+def _show_locks(value: str | None) -> str:
+    return "none" if value is None else value
+
+
 def _parse_output(text: str) -> str | None:
     return None if text.lower() == "none" else text
 
 
+def _show_output(value: str | None) -> str:
+    if value is None:
+        return "none"
+    # A directory of that name.
+    return "./" + value if value.lower() == "none" else value
+
+
 def _parse_threads(text: str) -> str | tuple[str, ...]:
-    return (
-        text
-        if text in ("all", "current", "main")
-        else tuple(part.strip() for part in text.split(","))
+    """Read names between commas; a backslash stands before what is to be taken as it is."""
+    if text in _THREADS:
+        return text
+    names: list[str] = []
+    # Of the name being read: its text, and how much of that no space is to be taken from.
+    name, kept = "", 0
+    characters = iter(text)
+    for character in characters:
+        if character == ",":
+            names.append(name[:kept] + name[kept:].rstrip())
+            name, kept = "", 0
+        elif character == "\\":
+            name += next(characters, "")
+            kept = len(name)
+        elif name or not character.isspace():
+            name += character
+    return (*names, name[:kept] + name[kept:].rstrip())
+
+
+def _show_threads(value: str | tuple[str, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    text = ",".join(map(_show_name, value))
+    # Not the word, and something: an empty variable is none.
+    return "\\" + text if text in ("", *_THREADS) else text
+
+
+def _show_name(name: str) -> str:
+    return "".join(
+        "\\" + character if character in "\\," or character.isspace() else character
+        for character in name
     )
 
 
 OPTIONS: "Mapping[str, Option]" = {
-    "output": Option("rprof/", _parse_output, _check_output),
-    "rate": Option(100.0, float, _number(0.01, 10_000, "Hz")),
-    "window": Option(60.0, float, _number(0.005, 86_400 * 366, "seconds")),
-    "engine": Option("auto", str, _check_engine),
-    "max_overhead": Option(0.01, float, _number(0.0, 1.0, "fraction of one core, 0 = no limit")),
-    "keep_files": Option(60, int, _integer(1, 1_000_000, "files")),
-    "keep_bytes": Option(256 << 20, int, _integer(1, 1 << 62, "bytes")),
-    "max_nodes": Option(200_000, int, _integer(100, 50_000_000, "call tree nodes")),
-    "max_depth": Option(512, int, _integer(8, 100_000, "frames")),
-    "threads": Option("all", _parse_threads, _check_threads),
-    "recent": Option(300.0, float, _number(0.0, 86_400, "seconds, 0 = none")),
-    "recent_bytes": Option(16 << 20, int, _integer(1 << 16, 1 << 40, "bytes")),
-    "exit_hooks": Option(True, _parse_flag, _check_flag),
+    "output": Option("rprof/", _parse_output, _check_output, _show_output),
+    "rate": Option(100.0, float, _number(0.01, 10_000, "Hz"), str),
+    "window": Option(60.0, float, _number(0.005, 86_400 * 366, "seconds"), str),
+    "engine": Option("auto", str, _check_engine, str),
+    "max_overhead": Option(
+        0.01, float, _number(0.0, 1.0, "fraction of one core, 0 = no limit"), str
+    ),
+    "keep_files": Option(60, int, _integer(1, 1_000_000, "files"), str),
+    "keep_bytes": Option(256 << 20, int, _integer(1, 1 << 62, "bytes"), str),
+    "max_nodes": Option(200_000, int, _integer(100, 50_000_000, "call tree nodes"), str),
+    "max_depth": Option(512, int, _integer(8, 100_000, "frames"), str),
+    "threads": Option("all", _parse_threads, _check_threads, _show_threads),
+    "recent": Option(300.0, float, _number(0.0, 86_400, "seconds, 0 = none"), str),
+    "recent_bytes": Option(16 << 20, int, _integer(1 << 16, 1 << 40, "bytes"), str),
+    "exit_hooks": Option(True, _parse_flag, _check_flag, _show_flag),
+    "memory": Option(None, _parse_memory, _check_memory, _show_memory),
+    "task_steps": Option(False, _parse_flag, _check_flag, _show_flag),
+    "locks": Option("sampled", _parse_locks, _check_locks, _show_locks),
 }
+"""Every option, in the order in which ``Config`` has them."""
+
+PRESETS: "Mapping[str, Preset]" = {
+    "start": Preset({}, frozenset(OPTIONS)),
+    # Short, and asked for.
+    "block": Preset(
+        {"output": None, "max_overhead": 0.1},
+        frozenset({"rate", "engine", "max_overhead", "max_nodes", "max_depth", "locks"}),
+    ),
+    "requests": Preset({"output": None, "max_overhead": 0.1}, frozenset()),
+    # Somebody waits for its page.
+    "one request": Preset({"output": None, "rate": 1000.0, "max_overhead": 1.0}, frozenset()),
+    "watching": Preset({"output": None, "max_overhead": 0.01}, frozenset()),
+    # Profiles that somebody asks for over HTTP.
+    "endpoint": Preset({"rate": 100.0, "max_overhead": 0.05}, frozenset()),
+    # A run is watched closely and ends: more than what is fair for a service.
+    "run": Preset({"rate": 1000.0, "max_overhead": 0.05}, frozenset(OPTIONS)),
+}
+"""What each use of the options does otherwise."""
 
 
-def given_options(**options: "Any") -> "dict[str, Any]":
-    """Return the options that were given."""
-    return {name: value for name, value in options.items() if value is not UNSET}
+def given_options(arguments: "Mapping[str, Any]") -> "dict[str, Any]":
+    """Return the options among a function's ``locals()`` that were given.
+
+    Those that the function does not know are in ``unknown``.
+    """
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if name not in ("self", "unknown") and value is not UNSET
+    }
+    return {**given, **arguments.get("unknown", {})}
 
 
 def resolve(
     given: "Mapping[str, Any]",
+    preset: str = "start",
     *,
     defaults: "Mapping[str, Any] | None" = None,
     environment: "Mapping[str, str] | None" = None,
-    from_environment: frozenset[str] = frozenset(OPTIONS),
 ) -> Config:
     """Resolve options: explicit argument, else ``RPROF_<OPTION>``, else default.
 
     Args:
         given: The options that were named by the caller.
-        defaults: Defaults that differ from those of ``start``.
+        preset: What they are for.
+        defaults: Defaults that come before those of the preset.
         environment: Where to look for variables; ``os.environ`` unless given.
-        from_environment: The options for which variables count.
 
     Raises:
         RprofTypeError: An unknown option or a value of the wrong type.
@@ -207,13 +329,16 @@ def resolve(
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise RprofTypeError(
-            f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}"
+            f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}; see "
+            + page("reference/options")
         )
+    use = PRESETS[preset]
+    defaults = {**use.defaults, **(defaults or {})}
     values: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         label = name
         variable = "RPROF_" + name.upper()
-        text = environment.get(variable, "") if name in from_environment else ""
+        text = environment.get(variable, "") if name in use.variables else ""
         if name in given:
             value = given[name]
         elif text:
@@ -226,7 +351,7 @@ def resolve(
                     f"{option.default!r} or unset it"
                 ) from None
         else:
-            value = (defaults or {}).get(name, option.default)
+            value = defaults.get(name, option.default)
         values[name] = option.check(label, value)
     return Config(**values)
 
@@ -283,7 +408,8 @@ def _checked_table(path: "Path", data: bytes) -> "dict[str, Any]":
     unknown = sorted(set(table) - set(OPTIONS))
     if unknown:
         raise RprofTypeError(
-            f"{path} sets tool.rprof.{unknown[0]}; the options are {', '.join(OPTIONS)}"
+            f"{path} sets tool.rprof.{unknown[0]}; the options are {', '.join(OPTIONS)}; see "
+            + page("reference/options")
         )
     return {
         name: OPTIONS[name].check(f"tool.rprof.{name} in {path}", value)
@@ -292,7 +418,7 @@ def _checked_table(path: "Path", data: bytes) -> "dict[str, Any]":
 
 
 def unknown_variables(environment: "Mapping[str, str]") -> list[str]:
-    """Variables that look like an option but are none, for a warning about a slip of the pen."""
+    """Variables that look like an option but are none, for a warning about a typo."""
     known = {
         "RPROF_RUN",
         "RPROF_SERVE",
@@ -347,6 +473,13 @@ def import_roots() -> list[str]:
     paths = [path for path in sys.path if isinstance(path, str)]
     roots = [absolute(path) for path in [*paths, os.path.dirname(os.__file__)]]
     return [well_formed(root) for root in roots if os.path.isabs(root)]
+
+
+def native_memory(config: Config) -> float | None:
+    """Return ``config.memory`` as the native side takes it: 0 has the rate chosen."""
+    if config.memory is None:
+        return None
+    return 0.0 if config.memory is True else float(config.memory)
 
 
 def native_threads(config: Config) -> "int | str | list[str] | None":

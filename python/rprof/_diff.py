@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ._text import format_ns, format_value, inert, short_file
+from ._loading import native
+from ._text import inert, short_file
+from .errors import RprofValueError
 
 if TYPE_CHECKING:
-    from ._profile import SampleType
+    from ._native import format_value
+    from ._profile import Profile
+    from ._tables import SampleType
+else:
+    format_value = native().format_value
 
-__all__ = ["Diff", "DiffRow"]
+__all__ = ["Diff", "DiffRow", "between"]
 
 Scale = Literal["duration", "none"]
 
@@ -238,7 +244,8 @@ class Diff:
         return [f"({inert(doubt)})" for doubt in self.doubts]
 
     def _how_scaled(self) -> str:
-        old, new = format_ns(self.before_duration_ns), format_ns(self.after_duration_ns)
+        durations = (self.before_duration_ns, self.after_duration_ns)
+        old, new = (format_value(duration, "nanoseconds") for duration in durations)
         if self.factor == 1.0:
             return f"as recorded in {old} and {new}"
         return f"as though both had lasted {new} (the older: {old})"
@@ -251,6 +258,36 @@ class Diff:
             f"<rprof.Diff of {self.sample_type.type}: {len(self.rows)} rows, "
             f"regression {self.regression:.1f} points>"
         )
+
+
+def between(older: Profile, newer: Profile, kind: SampleType, *, lines: bool, scale: Scale) -> Diff:
+    """Return what changed between two profiles in a sample type of the older one.
+
+    Raises:
+        RprofValueError: The newer one does not have it, or in another unit.
+    """
+    later = next((found for found in newer.sample_types if found.type == kind.type), None)
+    if later is None:
+        both = [found.type for found in older.sample_types if found in newer.sample_types]
+        raise RprofValueError(
+            f"by={kind.type!r} is not in the newer profile; both have "
+            f"{', '.join(map(inert, both)) or 'nothing in common'}"
+        )
+    if kind.unit != later.unit:
+        raise RprofValueError(
+            f"{kind.type} is in {kind.unit} before and in {later.unit} after; compare "
+            "profiles of one kind"
+        )
+    return Diff(
+        older._native.diff(newer._native, kind.type, lines),
+        kind,
+        (older._weights(kind.type), newer._weights(kind.type)),
+        (older.duration_ns, newer.duration_ns),
+        # What there is at the end does not grow with the time it took.
+        scale="none" if kind.is_level else scale,
+        doubts=[f"before: {doubt}" for doubt in older.doubts(kind.type, lines=lines)]
+        + [f"after: {doubt}" for doubt in newer.doubts(kind.type, lines=lines)],
+    )
 
 
 def _scaled(value: int, old: int, new: int) -> int:

@@ -4,12 +4,16 @@
 
 import os
 
-from . import _loading, _session
+# _continuous is loaded with this one: when that is asked for, no file may be readable any more.
+from . import _continuous, _hooks, _loading, _process  # noqa: F401
+from ._documentation import page
+from ._native_options import endpoint_options
+from ._process import EndpointRequest
 from .errors import RprofError, RprofOSError, RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._native import Block
+    from ._native import Block, Serving
 else:
     Block = _loading.block()
 
@@ -24,7 +28,7 @@ class Endpoint(Block):
     def __init__(self, address: str) -> None:
         self._address = address
         self._pid = os.getpid()
-        self._owner: _session.Serving | None = None
+        self._owner: Serving | None = None
 
     @property
     def address(self) -> str:
@@ -34,10 +38,10 @@ class Endpoint(Block):
     def stop(self) -> None:
         """Close it; requests under way end. A forked child does not close its parent's."""
         if self._pid == os.getpid():
-            _session.close_endpoint()
+            _hooks.close_endpoint()
 
     def __enter__(self) -> "Endpoint":
-        self._owner = _session.native().Serving(self._address)
+        self._owner = _hooks.native().Serving(self._address)
         return self
 
     _leave = stop
@@ -79,19 +83,19 @@ def serve(
             f"token must have at least {_MIN_TOKEN_LENGTH} ASCII characters; make one with "
             "secrets.token_urlsafe()"
         )
-    if not _session.is_local_address(address) and not (allow_remote and token):
+    if not _loading.native().is_local_address(address) and not (allow_remote and token):
         raise RprofValueError(
             f"address={address!r} can be reached from other machines; use 127.0.0.1 or a Unix "
-            "socket, or give allow_remote=True and a token"
+            f"socket, or give allow_remote=True and a token; see {page('reference/endpoint')}"
         )
-    request = _session.EndpointRequest(address, token)
+    request = EndpointRequest(address, token)
     try:
-        return Endpoint(_session.open_endpoint(request))
+        return Endpoint(_open(request))
     except RprofError:
         raise
     except BaseException:
         # Nobody has been given what would close it.
-        _session.withdraw_endpoint(request)
+        _withdraw(request)
         raise
 
 
@@ -107,4 +111,22 @@ def serve_if_possible(address: str) -> None:
     try:
         serve(address, token=token, allow_remote=token is not None)
     except (RprofStateError, RprofOSError) as error:
-        _session.log().warning("no endpoint in this process: %s", error)
+        _process.log().warning("no endpoint in this process: %s", error)
+
+
+def _open(request: EndpointRequest) -> str:
+    """Open this process's endpoint and return its address."""
+    state, module = _process.current(), _hooks.native()
+    _process.tell_native()
+    address: str = module.serve(endpoint_options(request))
+    state.endpoint, state.endpoint_address = request, address
+    _process.tell_endpoint(state)
+    return address
+
+
+def _withdraw(request: EndpointRequest) -> None:
+    """Close what a request for an endpoint has opened, if anything, before it was broken off."""
+    state = _process.current()
+    if state.endpoint is None or state.endpoint is request:
+        _loading.native().stop_serving()
+        state.endpoint, state.endpoint_address = None, ""

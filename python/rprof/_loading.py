@@ -1,22 +1,33 @@
-"""Loads the native module, or says why it cannot be loaded.
+"""Loads the native module and hands it what it calls, or says why it cannot be loaded.
 
-After a ``chroot``, a change of user, an upgrade in place or a clean-up of temporary files no module
-can be loaded any more. So what a recording needs until its end is loaded before it begins.
+Nobody else imports it, and it imports nothing of ours.
 """
 
 import sys
 
+from . import _greenlets, _imported, _tasks, _trio, errors
 from .errors import RprofStateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
-__all__ = ["as_path", "block", "in_sub_interpreter", "native", "prepare"]
+__all__ = ["as_path", "block", "hand_in", "in_sub_interpreter", "native"]
 
 
+# In the order of `MODULES` of `src/py/late.rs`.
+_LEARNT = ("greenlet", "asyncio", "trio")
 _loaded: "Any" = None
+# Made by what knows all modules, for slow requests are told by some that need this one.
+_watching: "Callable[[], Any] | None" = None
+
+
+def hand_in(watching: "Callable[[], Any]") -> None:
+    """Take what loads the watching of slow requests, once; the native module gets it from here."""
+    global _watching
+    _watching = watching
 
 
 def native() -> "Any":
@@ -32,17 +43,42 @@ def native() -> "Any":
             from . import _native
         except ImportError as error:
             raise RprofStateError(_reason(error)) from error
+        _native.install(
+            errors=(
+                errors.RprofValueError,
+                errors.RprofTypeError,
+                errors.RprofStateError,
+                errors.RprofOSError,
+                errors.RprofMemoryError,
+            ),
+            decorate=_decorate,
+            load_watching=_watching or _nobody,
+            learn=_learn,
+        )
         _loaded = _native
+    if len(_imported.settled) < len(_LEARNT):
+        _learn()
     return _loaded
 
 
-def prepare() -> None:
-    """Load what a recording needs until its end, if it can be; what begins one tells otherwise."""
-    try:
-        native()
-        from . import _profile  # noqa: F401
-    except (RprofStateError, ImportError):
-        return
+def _learn() -> "tuple[bool, ...]":
+    """Learn of what is imported; return of which modules all is known."""
+    _greenlets.learn(_loaded)
+    _tasks.learn(_loaded)
+    _trio.learn(_loaded)
+    return tuple(name in _imported.settled for name in _LEARNT)
+
+
+def _nobody() -> "Any":
+    # Only of a package that was loaded without its own __init__.
+    raise ImportError("nothing watches slow requests")
+
+
+def _decorate(function: "Any", call: "Any") -> "Any":
+    # Most programs decorate nothing, and what does needs much.
+    from ._decorate import decorate
+
+    return decorate(function, call)
 
 
 class _NoBlock:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, MutableMapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, TypedDict, TypeVar, final
 
 __version__: str
 
+_Error = type[Exception]
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -77,6 +78,26 @@ class Profile:
         color: bool,
     ) -> str:
         """The call tree as text."""
+    def waits(
+        self,
+    ) -> list[
+        tuple[
+            str,
+            str,
+            str,
+            int,
+            list[tuple[str, str, int, int]],
+            list[tuple[str, str, int, int]],
+        ]
+    ]:
+        """(reason, lock, measure, waited, culprits, waiters) of each wait.
+
+        The last two are lists of (function, file, line, value).
+        """
+    def waits_text(self) -> str:
+        """The same as text."""
+    def rooted(self, label: str) -> Profile:
+        """The profile with the value of a label as the outermost frame of its stacks."""
     def collapsed(self, sample_type: str, by_thread: bool) -> str:
         """One line for each stack: `thread;root;...;leaf value`, or without the thread."""
     def speedscope(self) -> str:
@@ -130,6 +151,12 @@ class Profile:
     def comments(self) -> list[str]:
         """Engine, rates and counters in words."""
     @property
+    def facts(self) -> list[tuple[str, float]]:
+        """Each number that the comments tell of how it was recorded."""
+    @property
+    def page_facts(self) -> str:
+        """The same and what else the comments tell, as JSON for the report page."""
+    @property
     def program(self) -> str:
         """What ran."""
 
@@ -147,33 +174,87 @@ class labels:
     def resume(self) -> None:
         """The generator goes on."""
     def __call__(self, function: _F) -> _F: ...
+    def _again(self) -> labels:
+        """The same: each call of what is decorated enters it."""
 
 def current_labels() -> dict[str, str]:
     """Return the labels in force where it is called, by name."""
 
-def start_recording(
-    *,
-    period_ns: int,
-    max_overhead: float,
-    max_nodes: int,
-    max_depth: int,
-    threads: int | str | list[str] | None,
-    window_ns: int | None,
-    program: str,
-    output: str | PathLike[str] | None,
-    keep_files: int,
-    keep_bytes: int,
-    engine: str,
-    import_roots: list[str],
-    own_directory: str,
-    keep_thread_state: bool,
-    grows: bool = False,
-    replaces: bool = True,
-    captures: int = 0,
-    requests_apart: bool = False,
-    ring_ns: int | None = None,
-    ring_bytes: int = 0,
-) -> Recording:
+class _NeededOptions(TypedDict):
+    period_ns: int
+    max_overhead: float
+    max_nodes: int
+    max_depth: int
+    threads: int | str | list[str] | None
+    program: str
+    keep_files: int
+    keep_bytes: int
+    engine: str
+    locks: bool
+
+class _RecordingOptions(_NeededOptions, total=False):
+    window_ns: int | None
+    output: str | PathLike[str] | None
+    grows: bool
+    replaces: bool
+    captures: int
+    requests_apart: bool
+    ring_ns: int | None
+    ring_bytes: int
+    memory: float | None
+
+class _HeapFigures(TypedDict):
+    rate: float
+    samples: int
+    lost: int
+    live: int
+    live_limit: int
+    overflow: int
+    own_cpu_seconds: float
+    own_bytes: int
+    displaced: int
+
+def heap_profile(program: str) -> Profile:
+    """What was allocated since the heap is being sampled, and what is in use.
+
+    Raises:
+        RprofStateError: It is not being sampled.
+    """
+
+def memory_account(in_passing: bool) -> list[tuple[str, int]]:
+    """Name and bytes of each part of the process's memory that is known, the whole first.
+
+    `in_passing`: without what takes long to find out.
+    """
+
+def find_leaks(
+    profiles: list[Profile],
+) -> list[
+    tuple[
+        tuple[str, str, int],
+        tuple[int, int],
+        tuple[float, float],
+        str,
+        tuple[float, float],
+        list[tuple[int, list[tuple[str, str, int]]]],
+    ]
+]:
+    """What is in use by place in heap profiles, one of each process, likeliest leaks first.
+
+    The place, bytes and blocks, bytes it grows by in a second and the seconds that were looked
+    back, the verdict, score and samples, bytes by stack.
+
+    Raises:
+        RprofValueError: A profile does not tell how old the memory in use is.
+    """
+
+def heap_of_request(number: int, began_ns: int, program: str) -> tuple[Profile, bool] | None:
+    """What one request allocated, and whether that is all; None if none of it was sampled."""
+
+def heap_figures() -> _HeapFigures | None:
+    """How the heap is being sampled; None if it is not."""
+
+def start_recording(options: _RecordingOptions) -> Recording:
     """Begins a recording and returns its owner. Values are expected to have been checked."""
 
 @final
@@ -184,6 +265,11 @@ class Recording:
         """Ends it and returns its last window; the same again if it is called again.
 
         None if it has ended with the process, or belongs to the one that this was forked from.
+        """
+    def heap(self) -> Profile | None:
+        """What was allocated in it, and what was in use when it ended.
+
+        None if it did not look at that, or has not ended.
         """
     def rotate(self) -> tuple[Profile, str | None, Exception | None]:
         """Closes the open window."""
@@ -267,9 +353,6 @@ class request:
     @property
     def info(self) -> dict[str, Any]:
         """What else is said about it."""
-    @property
-    def task(self) -> Any:
-        """The asyncio task that it runs in, if it may become slow."""
     def __enter__(self) -> request: ...
     def __exit__(
         self,
@@ -319,20 +402,18 @@ def note_route(
     route, scope and what the whole application is mounted at.
     """
 
+class _WsgiCalls(TypedDict):
+    make_route: Callable[[str], str]
+    end_at_close: Callable[[Any, request], bool]
+    known_route: str | None
+    choose_route: Callable[[dict[str, Any], str], str] | None
+    answer_instead: Callable[..., Iterable[bytes] | None] | None
+
 @final
 class WsgiServer:
     """An application, each of whose requests is an `rprof.request` with the limits of `model`."""
 
-    def __new__(
-        cls,
-        application: Any,
-        model: request,
-        make_route: Callable[[str], str],
-        end_at_close: Callable[[Any, request], bool],
-        known_route: str | None = None,
-        choose_route: Callable[[dict[str, Any], str], str] | None = None,
-        answer_instead: Callable[..., Iterable[bytes] | None] | None = None,
-    ) -> WsgiServer: ...
+    def __new__(cls, application: Any, model: request, calls: _WsgiCalls) -> WsgiServer: ...
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
@@ -377,14 +458,14 @@ class Capture:
         """Waits until all have ended; whether they have."""
     def abandon(self) -> None:
         """Has it end, if it has not, without waiting for that."""
-    def close(self) -> tuple[Profile, list[tuple[int, int]]] | None:
-        """Ends it; returns its profile, and number and duration in ns of each request."""
+    def close(self) -> tuple[Profile, list[tuple[int, int]], Profile | None] | None:
+        """Ends it; returns its profile, number and duration in ns of each request, and the heap."""
 
 def capture_requests(wanted: int) -> Capture:
     """Reserves a place for the next requests."""
 
 @final
-class Heart:
+class Heartbeat:
     """An event loop that is watched."""
 
     def beat(self) -> None:
@@ -395,13 +476,13 @@ class Heart:
     def number(self) -> int:
         """Its number among all that were watched."""
 
-def start_watch(import_roots: list[str], own_directory: str) -> None:
+def start_watch() -> None:
     """Begins to watch, if nobody does yet."""
 
 def stop_watch() -> None:
     """Ends watching."""
 
-def watch_loop(name: str, limit_ns: int) -> Heart:
+def watch_loop(name: str, limit_ns: int) -> Heartbeat:
     """Watches a loop that runs on the calling thread."""
 
 def watch_limits(
@@ -445,17 +526,53 @@ def output_rotates(output: str) -> bool:
 def expand_output(output: str, program: str, seq: int, start_unix_ns: int) -> str:
     """`output` with its fields filled in."""
 
-def dump_threads(
-    import_roots: list[str], own_directory: str
-) -> list[tuple[int, str, str, list[tuple[str, str]], list[tuple[str, str, int]]]]:
-    """Every thread, leaf first: kernel id, name, what it does, labels, (function, file, line)."""
+def dump_threads() -> tuple[
+    list[tuple[int, str, str, list[tuple[str, str]], list[tuple[str, str, int]], str]], str
+]:
+    """Every thread, leaf first: kernel id, name, what it does, labels, (function, file, line).
+
+    And a line that says which lock it waits for and who holds that, or nothing. Beside the threads,
+    as text: the tasks of asyncio, and who waits for each other.
+    """
+
+def learn_tasks(
+    specimens: list[tuple[str, int]], find_loop: Callable[[], Any], find_task: Callable[[Any], Any]
+) -> None:
+    """Learn where asyncio keeps its tasks, from objects' names and addresses."""
+
+def no_tasks(reason: str) -> None:
+    """Note why no tasks are shown."""
+
+def learn_trio(specimens: list[tuple[str, int]]) -> None:
+    """Learn which task trio runs, from objects' names and addresses."""
+
+def no_trio(reason: str) -> None:
+    """Note why trio's tasks are not told."""
+
+def learn_greenlets(
+    specimens: list[tuple[str, int]], class_: type[Any], existing: list[Any]
+) -> None:
+    """Learn where greenlets keep what, and note all: those among `existing`, and those to come."""
+
+def no_greenlets(reason: str) -> None:
+    """Note why suspended greenlets are not seen."""
+
+def begin_task_steps() -> None:
+    """Counts the steps of asyncio's tasks from now on, from nothing."""
+
+def end_task_steps() -> None:
+    """Counts no more of them."""
+
+def task_step_figures() -> list[tuple[str, int, int, int, int, int]]:
+    """Coroutine, steps, ns in them, CPU time of these, the longest, and stalls; most time first."""
+
+def new_context() -> Any:
+    """An empty context, as `contextvars.Context()`."""
 
 def decode_lines(table: bytes, first_line: int) -> list[tuple[int, int]]:
     """Lines of a code object by instruction offset (bytes), as the direct engine decodes them."""
 
-def dump_on_signal(
-    signal: int, path: str | None, import_roots: list[str], own_directory: str
-) -> None:
+def dump_on_signal(signal: int, path: str | None) -> None:
     """Has every thread's stack written when a signal comes."""
 
 def no_dump_on_signal() -> None:
@@ -464,11 +581,22 @@ def no_dump_on_signal() -> None:
 def main_thread_id() -> int | None:
     """The kernel's id of the main thread, whatever it is called; None where it is unknown."""
 
-def inject_panic() -> None:
-    """Makes the sampler panic, so that a test can see what a fault of rprof's own does."""
-
 def before_fork() -> None:
     """Ends rprof's native threads ahead of a fork; recordings go on afterwards."""
+
+def install(
+    *,
+    errors: tuple[
+        type[Exception], type[Exception], type[Exception], type[Exception], type[Exception]
+    ],
+    decorate: Callable[[Any, Callable[[], Any]], Any],
+    load_watching: Callable[[], Any],
+    learn: Callable[[], tuple[bool, ...]],
+) -> None:
+    """Takes what is called of Python. Only the first call counts."""
+
+def tell_process(import_roots: list[str], own_directory: str, keep_thread_state: bool) -> None:
+    """Takes what is to be known of this process for whatever begins from now on."""
 
 def install_hooks(
     at_exit: Callable[[], Any],
@@ -504,20 +632,25 @@ def resume_later(
 def resume_now() -> None:
     """Goes on at once with what waits, if anything does."""
 
+def measures() -> list[tuple[str, str, bool, str]]:
+    """Every measure: name, unit, whether windows add up (else the last one counts), meaning."""
+
+def format_value(value: int, unit: str) -> str:
+    """A value with its unit, short: ``1.25 s``, ``4.0 MiB``, ``1,234``."""
+
 def viewer_asset(name: str) -> str:
     """The text of a file that the report page is made of; KeyError if there is none."""
 
-def serve(
-    *,
-    address: str,
-    token: str | None,
-    program: str,
-    page: tuple[str, str],
-    import_roots: list[str],
-    own_directory: str,
-    keep_thread_state: bool,
-) -> str:
-    """Begins to answer at `address`; returns where it listens."""
+class _EndpointOptions(TypedDict):
+    address: str
+    token: str | None
+    program: str
+    page: tuple[str, str]
+    rate: float
+    max_overhead: float
+
+def serve(options: _EndpointOptions) -> str:
+    """Begins to answer at an address; returns where it listens."""
 
 @final
 class Serving:

@@ -6,114 +6,27 @@
 import os
 
 from ._config import ThreadInfo
-from ._loading import as_path
-from ._native import Profile as NativeProfile
-from ._rows import NamedTuple
-from ._text import format_ns, format_value, inert, short_file
-from .errors import RprofOSError, RprofStateError, RprofTypeError, RprofValueError
+from ._filters import check_branches, check_count, has_labels, matching
+from ._loading import as_path, native
+from ._tables import Divide, Frame, FunctionRow, SampleType, ThreadTotals, TopTable, doubts_of
+from ._text import inert
+from .errors import RprofStateError, RprofTypeError, RprofValueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
-    from typing import BinaryIO, Literal
+    from typing import Literal
 
     from ._diff import Diff
+    from ._native import Profile as NativeProfile
+    from ._native import format_value
+    from ._waits import WaitTable
+else:
+    NativeProfile, format_value = native().Profile, native().format_value
 
-__all__ = ["FunctionRow", "Profile", "SampleType", "ThreadTotals", "TopTable", "load", "merge"]
-
-
-class SampleType(NamedTuple):
-    """What one value of every sample measures."""
-
-    type: str
-    """For example ``"wall"``."""
-    unit: str
-    """For example ``"nanoseconds"``."""
-
-
-class ThreadTotals(NamedTuple):
-    """One thread's share of a profile."""
-
-    id: int
-    """Kernel thread id."""
-    name: str
-    """Thread name; its number, as ``thread 4711``, where `threading` does not know it."""
-    totals: dict[str, int]
-    """Sum by sample type: samples, and nanoseconds of wall and cpu."""
-
-
-class FunctionRow(NamedTuple):
-    """The share of one function, or of one line of it, in the sample type that was asked for."""
-
-    name: str
-    """``module.qualname``."""
-    file: str
-    """Source file."""
-    line: int
-    """Line of the ``def``, or the line that was executing where rows are lines."""
-    self_value: int
-    """Spent in the function itself (nanoseconds, or a count)."""
-    total_value: int
-    """Spent in it and in what it called."""
-    self_fraction: float
-    """``self_value`` as a fraction of the profile's total, 0 to 1."""
-    total_fraction: float
-    """``total_value`` as a fraction of the profile's total, 0 to 1."""
-
-
-class Frame(NamedTuple):
-    """One call in a stack."""
-
-    name: str
-    """``module.qualname``, or a pseudo-frame in angle brackets."""
-    file: str
-    """Source file; empty for a pseudo-frame."""
-    line: int
-    """Line that was executing, from 1; 0 if unknown."""
-
-
-class TopTable(list[FunctionRow]):
-    """Rows of ``Profile.top``; ``str()`` gives a table to print."""
-
-    def __init__(
-        self,
-        rows: "Iterable[FunctionRow]",
-        sample_type: SampleType,
-        total: int,
-        magnitude: int,
-        doubts: "Sequence[str]" = (),
-    ) -> None:
-        super().__init__(rows)
-        self.sample_type = sample_type
-        self.total = total
-        self.magnitude = magnitude
-        """What the fractions are fractions of: ``total``, or all changes of a difference."""
-        self.doubts = list(doubts)
-        """What is to be known of these figures, a sentence each."""
-
-    def __str__(self) -> str:
-        kind, unit = self.sample_type
-        lines = [
-            f"{inert(kind)}, {format_value(self.total, unit)} in all{self._of_changes()}",
-            f"{'self':>10} {'':>6} {'total':>10} {'':>6}  function",
-        ]
-        for row in self:
-            where = f" ({short_file(row.file)}:{row.line})" if row.file else ""
-            lines.append(
-                f"{format_value(row.self_value, unit):>10} {row.self_fraction:>6.1%} "
-                f"{format_value(row.total_value, unit):>10} {row.total_fraction:>6.1%}  "
-                f"{inert(row.name)}{where}"
-            )
-        lines += [f"({inert(doubt)})" for doubt in self.doubts]
-        return "\n".join(lines)
-
-    def _of_changes(self) -> str:
-        if self.magnitude == self.total:
-            return ""
-        changes = format_value(self.magnitude, self.sample_type.unit)
-        return f"; a difference, shares are of {changes}"
+__all__ = ["NativeProfile", "Profile"]
 
 
 class Profile:
@@ -132,8 +45,9 @@ class Profile:
         return _unpickled, (self.to_bytes(),)
 
     def __repr__(self) -> str:
-        totals = self.totals
-        parts = [f"{name}={format_ns(totals[name])}" for name in ("wall", "cpu") if name in totals]
+        shown = ("wall", "cpu", self._native.default_sample_type)
+        sums = [(kind, self.totals[kind.type]) for kind in self.sample_types if kind.type in shown]
+        parts = [f"{inert(kind.type)}={format_value(value, kind.unit)}" for kind, value in sums]
         return f"<rprof.Profile of {inert(self.program) or 'unknown'}: {', '.join(parts)}>"
 
     @property
@@ -167,8 +81,13 @@ class Profile:
 
     @property
     def comments(self) -> list[str]:
-        """Engine, rates and counters in words."""
+        """Engine, rates and counters in words; ``facts`` has the numbers of them."""
         return self._native.comments
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Numbers that ``comments`` tell in words; of merged profiles what all tell alike."""
+        return dict(self._native.facts)
 
     @property
     def time_ns(self) -> int:
@@ -216,7 +135,7 @@ class Profile:
         """
         if sort not in ("self", "total"):
             raise RprofValueError(f"sort={sort!r} is unknown; choose 'self' or 'total'")
-        _check_count(n, "functions")
+        check_count(n, "functions")
         kind = self._kind(by)
         rows = self._native.top(kind.type, lines)
         if sort == "total":
@@ -241,18 +160,7 @@ class Profile:
         Which of the merged profiles did not measure it, and, if `lines` are shown, whether the
         interpreter's JIT was on.
         """
-        kind = self._kind(by).type
-        found = [
-            f"{name} was not measured in {profiles} of {of_profiles} merged profiles, "
-            f"{ns / 1e9:.1f} s of {of_ns / 1e9:.1f} s: its values are those of the others"
-            for name, profiles, of_profiles, ns, of_ns in self._native.unmeasured
-            if name == kind
-        ]
-        if lines and self._native.has_jit:
-            found.append(
-                "the interpreter's JIT was on: lines of hot loops may be wrong, functions are right"
-            )
-        return found
+        return doubts_of(self._native, self._kind(by).type, lines=lines)
 
     def _weights(self, kind: str) -> tuple[int, int]:
         """The sum of a sample type, with the signs of its values and without."""
@@ -284,14 +192,7 @@ class Profile:
         Raises:
             RprofValueError: There is no such sample type, or a number is out of range.
         """
-        if not 0 <= min_fraction <= 1:
-            raise RprofValueError(f"min_fraction={min_fraction!r} is out of range; choose 0 to 1")
-        if max_depth is not None and not isinstance(max_depth, int):
-            raise RprofTypeError(f"max_depth must be a whole number, not {max_depth!r}")
-        if max_depth is not None and not 1 <= max_depth <= _MAX_TREE_DEPTH:
-            raise RprofValueError(
-                f"max_depth={max_depth!r} is out of range; choose 1 to {_MAX_TREE_DEPTH:,}"
-            )
+        check_branches(min_fraction, max_depth)
         return self._native.tree(
             self._kind(by).type,
             min_fraction=float(min_fraction),
@@ -299,6 +200,23 @@ class Profile:
             fold_library=not library,
             color=color,
         )
+
+    def waits(self) -> "WaitTable":
+        """Return what threads and tasks waited for, who made them wait, and who waited.
+
+        Printed it is text. What somebody caused comes first (locks, the GIL), then the rest by the
+        label `off`, and ``task``. What was not measured is told by samples of wall time.
+
+        Raises:
+            RprofValueError: The profile is a difference: it has values below 0.
+        """
+        from ._waits import table
+
+        return table(self._native)
+
+    def rooted(self, label: str) -> "Profile":
+        """Return the profile with the value of a label at the root of the stacks that have it."""
+        return Profile(self._native.rooted(label))
 
     def diff(
         self,
@@ -327,30 +245,9 @@ class Profile:
             raise RprofTypeError(f"other must be a Profile, not {other!r}; use rprof.load first")
         if scale not in ("duration", "none"):
             raise RprofValueError(f"scale={scale!r} is unknown; choose 'duration' or 'none'")
-        from ._diff import Diff
+        from ._diff import between
 
-        kind = self._kind(by)
-        later = next((found for found in other.sample_types if found.type == kind.type), None)
-        if later is None:
-            both = [found.type for found in self.sample_types if found in other.sample_types]
-            raise RprofValueError(
-                f"by={kind.type!r} is not in the newer profile; both have "
-                f"{', '.join(map(inert, both)) or 'nothing in common'}"
-            )
-        if kind.unit != later.unit:
-            raise RprofValueError(
-                f"{kind.type} is in {kind.unit} before and in {later.unit} after; compare "
-                "profiles of one kind"
-            )
-        return Diff(
-            self._native.diff(other._native, kind.type, lines),
-            kind,
-            (self._weights(kind.type), other._weights(kind.type)),
-            (self.duration_ns, other.duration_ns),
-            scale=scale,
-            doubts=[f"before: {doubt}" for doubt in self.doubts(kind.type, lines=lines)]
-            + [f"after: {doubt}" for doubt in other.doubts(kind.type, lines=lines)],
-        )
+        return between(self, other, self._kind(by), lines=lines, scale=scale)
 
     def to_collapsed(self, by: str | None = None, *, threads: bool = True) -> str:
         """Return one line for each stack, ``thread;root;...;leaf value``.
@@ -398,7 +295,7 @@ class Profile:
                 profile is a difference, with values below 0, which pstats does not know.
             RprofOSError: The file cannot be written.
         """
-        from ._export import pstats_bytes
+        from ._formats.pstats import pstats_bytes
 
         data = pstats_bytes(self, self._kind(by), self._count_type())
         self._native.write_file(os.fsdecode(path), data)
@@ -418,14 +315,14 @@ class Profile:
         Raises:
             RprofValueError: There is no such sample type, or ``n`` is negative.
         """
-        _check_count(n, "rows")
+        check_count(n, "rows")
         totals = self.totals
         kinds = [
             kind for kind in self.sample_types if kind.unit != "count" and totals[kind.type] != 0
         ]
         if by is not None or not kinds:
             kinds = [self._kind(by)]
-        from ._export import markdown
+        from ._formats.markdown import markdown
 
         return markdown(self, kinds, n)
 
@@ -458,23 +355,14 @@ class Profile:
             title: What the page is called; the program's name without.
         """
         try:
-            from . import viewer
+            from ._formats import html
+
+            return html.page(self, baseline=baseline, source=source, title=title)
         except ImportError as error:
             raise RprofStateError(
                 f"the report page cannot be made: {error}; where modules cannot be loaded any more "
                 "(chroot, upgrade, clean-up?), write the profile and make its page elsewhere"
             ) from error
-
-        sources = None
-        if source:
-            names = (file for _, file, *_ in self._native.top(self._kind(None).type, False))
-            sources = viewer.sources.read(names, self.time_ns)
-        return viewer.page(
-            [(self._label(), self.to_bytes())],
-            title=title if title is not None else self._label(),
-            baseline=(baseline._label(), baseline.to_bytes()) if baseline is not None else None,
-            sources=sources,
-        )
 
     def _repr_html_(self) -> str:
         """Show the report page in a notebook, in a frame that can reach nothing around it."""
@@ -510,7 +398,7 @@ class Profile:
         Raises:
             RprofValueError: A sample type is in different units.
         """
-        return merge([self, *others])
+        return Profile(NativeProfile.merge(profile._native for profile in (self, *others)))
 
     def only_threads(self, accept: "Callable[[ThreadInfo], bool]") -> "Profile":
         """Return the profile of those threads for which ``accept`` is true."""
@@ -543,18 +431,9 @@ class Profile:
         Raises:
             RprofTypeError: A value that is no text, or no label at all.
         """
-        from fnmatch import fnmatchcase
+        return self._only_label_sets(has_labels({**(wanted or {}), **more}))
 
-        patterns = {**(wanted or {}), **more}
-        if not patterns or not all(isinstance(value, str) for value in patterns.values()):
-            raise RprofTypeError("only_labels() needs labels, for example route='/checkout*'")
-        return self._only_label_sets(
-            lambda labels: all(
-                key in labels and fnmatchcase(labels[key], value) for key, value in patterns.items()
-            )
-        )
-
-    def _only_label_sets(self, accept: "Callable[[dict[str, str]], bool]") -> "Profile":
+    def _only_label_sets(self, accept: "Callable[[Mapping[str, str]], bool]") -> "Profile":
         kept = [accept(dict(labels)) for labels in self._native.label_sets()]
         return Profile(self._native.only_label_sets(kept))
 
@@ -574,7 +453,7 @@ class Profile:
             RprofValueError: An expression is none.
         """
         names = self._native.functions
-        focused, ignored = _matching("focus", focus, names), _matching("ignore", ignore, names)
+        focused, ignored = matching("focus", focus, names), matching("ignore", ignore, names)
         return Profile(self._native.only_stacks(focused, ignored or []))
 
     def of_requests(self, numbers: "Iterable[int]" = ()) -> "Profile":
@@ -595,10 +474,9 @@ class Profile:
         if not 0 < part <= 1:
             raise RprofValueError(f"part={part!r} is out of range; choose for example 0.9")
         kind = self._kind(by)
-        column = [known.type for known in self.sample_types].index(kind.type)
-        common, value, below = self._native.divide(column, part)
-        total = self.totals[kind.type]
-        return Divide([Frame(*frame) for frame in common], value, below, total, kind)
+        common, value, below = self._native.divide(self.sample_types.index(kind), part)
+        frames = [Frame(*frame) for frame in common]
+        return Divide(frames, value, below, self.totals[kind.type], kind)
 
     def _count_type(self) -> str | None:
         """The sample type that counts samples, if there is one."""
@@ -612,149 +490,11 @@ class Profile:
         wanted = by or self._native.default_sample_type or (kinds[-1].type if kinds else "")
         # The second is what it was called before.
         for name in (wanted, "gil_wait" if wanted == "gil-wait" else wanted):
-            for kind in kinds:
-                if kind.type == name:
-                    return kind
+            if found := [kind for kind in kinds if kind.type == name]:
+                return found[0]
         known = ", ".join(inert(kind.type) for kind in kinds)
         raise RprofValueError(f"by={wanted!r} is not in this profile; it has {known or 'none'}")
 
 
-class Divide(NamedTuple):
-    """Where the samples of a profile begin to differ."""
-
-    common: list[Frame]
-    """What all have in common, outermost first; the last is the limit."""
-    value: int
-    """What hangs on it, in the sample type's unit."""
-    below: list[tuple[str, int]]
-    """The calls below it with their values, largest first; an empty name is the limit itself."""
-    total: int
-    """All of the profile."""
-    sample_type: SampleType
-    """What is counted."""
-
-    def describe(self) -> str:
-        """Return it in one sentence."""
-        if not self.common:
-            return "its samples have no call in common"
-        limit = self.common[-1]
-        parts = [
-            f"{100 * value / self.total:.0f} % in {name or 'itself'}" for name, value in self.below
-        ]
-        share = 100 * self.value / self.total if self.total else 0.0
-        return (
-            f"{share:.0f} % of it below {limit.name} ({os.path.basename(limit.file)}:{limit.line})"
-            + (": " + ", ".join(parts[:5]) if parts else "")
-        )
-
-
-def _matching(
-    option: str, expression: "str | re.Pattern[str] | None", names: list[str]
-) -> list[bool] | None:
-    if expression is None:
-        return None
-    import re
-
-    try:
-        found = re.compile(expression).search
-    except (re.error, TypeError) as error:
-        raise RprofValueError(
-            f"{option}={expression!r} is no regular expression: {error}"
-        ) from None
-    return [found(name) is not None for name in names]
-
-
-def _check_count(n: int, what: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise RprofTypeError(f"n must be a whole number, not {n!r}")
-    if n < 0:
-        raise RprofValueError(f"n={n} is negative; ask for at least 0 {what}")
-
-
 def _unpickled(data: bytes) -> Profile:
     return Profile(NativeProfile.decode(data, "a pickled profile"))
-
-
-def load(path: str | os.PathLike[str]) -> Profile:
-    """Read a pprof file, gzip-compressed or plain, of rprof or any other profiler.
-
-    The format is recognised by content, whatever the file is called. The file may be hostile: what
-    it unpacks to and what that takes in memory is bounded. Other threads run meanwhile.
-
-    Args:
-        path: The file.
-
-    Raises:
-        RprofOSError: The file cannot be read.
-        RprofValueError: It is no pprof file (the message says what it is instead, where that is
-            known), is truncated, or is unreasonably large.
-    """
-    try:
-        raw = os.fspath(path)
-    except TypeError:
-        raise RprofTypeError(f"path must be a file name, not {path!r}") from None
-    # Names of files may hold anything, the message only what can be shown.
-    name = inert(os.fsdecode(raw))
-    try:
-        with open(raw, "rb") as file:
-            data = _read_bounded(file, name)
-    except IsADirectoryError:
-        raise RprofOSError(
-            f"{name} is a directory; give one of the files in it, or merge them with rprof.merge"
-        ) from None
-    except OSError as error:
-        raise RprofOSError(f"cannot read {name}: {error.strerror or error}") from error
-    except ValueError as error:
-        if isinstance(error, RprofValueError):
-            raise
-        raise RprofValueError(f"cannot read {name}: {error}") from error
-    return Profile(NativeProfile.decode(data, name))
-
-
-def _read_bounded(file: "BinaryIO", name: str) -> bytes:
-    size = os.fstat(file.fileno()).st_size
-    # A pipe or a device has no size; of those one byte too many is enough to know.
-    data = b"" if size > _MAX_FILE_BYTES else file.read(_MAX_FILE_BYTES + 1)
-    if max(size, len(data)) > _MAX_FILE_BYTES:
-        raise RprofValueError(
-            f"{name} is larger than {_MAX_FILE_BYTES >> 20} MiB, which no profile is; give a file "
-            "written by rprof or another profiler's pprof output"
-        )
-    return data
-
-
-def merge(sources: "Iterable[Profile | str | os.PathLike[str]]") -> Profile:
-    """Add up profiles, or files of them, which are read one at a time.
-
-    The result has the sample types of all. Where a profile did not measure one, as the ``gil``
-    engine does not measure ``gil``, its samples count nothing there; a comment tells in how many
-    profiles and for how long that was so, and so do ``doubts`` and every table of that type.
-    Samples of equal stacks and labels are added up; threads, as all labels, are kept apart. The
-    first profile names the program, the period and the default sample type; the result begins
-    with the earliest, and its length is the time in which at least one of them was recording:
-    profiles of several processes at once count once, and gaps do not count. Of the comments the
-    first 100 different ones are kept. Beyond 8,000,000 nodes stacks fold into ``<overflow>``,
-    and a comment says so.
-
-    Args:
-        sources: Profiles and paths, in any order.
-
-    Raises:
-        RprofOSError: A file cannot be read.
-        RprofValueError: A file is no profile, a sample type is in different units, together they
-            have more than 32 different ones, or there is none.
-    """
-    return Profile(NativeProfile.merge(_loaded(sources)))
-
-
-def _loaded(
-    sources: "Iterable[Profile | str | os.PathLike[str]]",
-) -> "Iterator[NativeProfile]":
-    for source in sources:
-        yield (source if isinstance(source, Profile) else load(source))._native
-
-
-# Compressed; the decoder bounds what comes out of it.
-_MAX_FILE_BYTES = 256 << 20
-# Deeper than any stack that is recorded or read.
-_MAX_TREE_DEPTH = 1_000_000

@@ -8,7 +8,7 @@ import threading
 from types import FunctionType
 from typing import Any
 
-from . import _session
+from ._process import log
 
 __all__ = ["abandon", "forget_thread", "tell"]
 
@@ -21,7 +21,7 @@ _THREAD_NAME = "rprof-reporter"
 def tell(name: str, level: str, message: str, *args: Any, **more: Any) -> None:
     """Log a message, with ``extra`` as the methods of a logger take it."""
     # A handler that prints nothing, unless the application wants it.
-    _session.log()
+    log()
     logger = logging.getLogger(name)
     number: int = getattr(logging, level)
     if logger.isEnabledFor(number):

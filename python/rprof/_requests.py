@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _session
+# _continuous is loaded with this one: when that is asked for, no file may be readable any more.
+from . import _continuous, _hooks, _recordings  # noqa: F401
 from ._config import UNSET, given_options, resolve
+from ._process import log
 from .errors import RprofStateError, RprofTypeError, RprofValueError
 
 if TYPE_CHECKING:
+    from ._native import Block, request
     from ._profile import Profile
-
-# Loaded here first, for this says why if it cannot be.
-_session.native()
-from ._native import Block, request  # noqa: E402
+else:
+    # This says why if it cannot be loaded.
+    _native = _hooks.native()
+    Block, request = _native.Block, _native.request
 
 __all__ = ["Capture", "RouteFigures", "profile_next", "request", "routes"]
 
@@ -26,7 +30,6 @@ _BANDS = (
     ("p90-p99", 0.9, 0.99),
     ("p99-p100", 0.99, 1.0),
 )
-_CAPTURE_DEFAULTS = {"output": None, "max_overhead": 0.1}
 
 
 class RouteFigures(NamedTuple):
@@ -58,7 +61,7 @@ class RouteFigures(NamedTuple):
 
 def routes() -> list[RouteFigures]:
     """Return the figures of every route, those with the most time first."""
-    rows = _session.native().route_figures(list(_QUANTILES))
+    rows = _hooks.native().route_figures(list(_QUANTILES))
     rows.sort(key=lambda row: -row[3])
     found = []
     for route, ended, under_way, sum_ns, max_ns, (cpu_ns, cpu_known), quantiles in rows:
@@ -67,24 +70,6 @@ def routes() -> list[RouteFigures]:
         times = (mean, p50, p90, p99, max_ns / 1e9, cpu_ns / 1e9)
         found.append(RouteFigures(route, ended, under_way, *times, cpu_known))
     return found
-
-
-def unpickled(
-    name: str,
-    route: str,
-    limit: tuple[float | None, float],
-    labels: dict[str, Any] | None,
-    info: dict[str, Any],
-) -> request:
-    """Make a request again that was pickled; named in what the native class pickles.
-
-    Which has not begun, whatever the other had: it is known to the process alone that serves it.
-    """
-    slow_after, repeat = limit
-    made = request(name, route=route, slow_after=slow_after, repeat=repeat, labels=labels)
-    # Not as keywords, which could have the names of the others.
-    made.info.update(info)
-    return made
 
 
 class Capture(Block):
@@ -96,7 +81,7 @@ class Capture(Block):
     def __init__(self, native: Any, wanted: int) -> None:
         self._native = self._owner = native
         self._pid = os.getpid()
-        self._closed: tuple[Profile, dict[int, float]] | None = None
+        self._closed: tuple[Profile, dict[int, float], Profile | None] | None = None
         self.wanted = wanted
         """How many requests are to be taken."""
 
@@ -134,6 +119,22 @@ class Capture(Block):
         return self._close()[0].of_requests()
 
     @property
+    def heap(self) -> Profile:
+        """What these requests allocated, and what of that was in use at the end of the capture.
+
+        Ends the capture.
+
+        Raises:
+            RprofStateError: The heap was not being sampled when the capture began.
+        """
+        _, durations, heap = self._close()
+        if heap is None:
+            raise RprofStateError(
+                "there is no heap profile: call rprof.start(memory=True) before profile_next()"
+            )
+        return heap.of_requests(durations)
+
+    @property
     def durations(self) -> list[float]:
         """Seconds that each request took, shortest first; ends the capture."""
         return sorted(self._close()[1].values())
@@ -145,7 +146,7 @@ class Capture(Block):
         What only slow requests do stands out between two of them. Bands without a request are left
         out. Ends the capture.
         """
-        profile, durations = self._close()
+        profile, durations, _ = self._close()
         numbers = sorted(durations, key=durations.__getitem__)
         found = {}
         for name, low, high in _BANDS:
@@ -154,15 +155,16 @@ class Capture(Block):
                 found[name] = profile.of_requests(chosen)
         return found
 
-    def _close(self) -> tuple[Profile, dict[int, float]]:
+    def _close(self) -> tuple[Profile, dict[int, float], Profile | None]:
         from ._profile import Profile
 
         if self._closed is None:
             closed = self._native.close()
             if closed is None:
                 raise RprofStateError("this capture belongs to the process that was forked")
-            native, durations = closed
-            self._closed = Profile(native), {number: ns / 1e9 for number, ns in durations}
+            native, durations, heap = closed
+            seconds = {number: ns / 1e9 for number, ns in durations}
+            self._closed = Profile(native), seconds, None if heap is None else Profile(heap)
         return self._closed
 
     def _leave(self) -> None:
@@ -171,6 +173,15 @@ class Capture(Block):
 
     def __repr__(self) -> str:
         return f"<rprof.Capture: {self.count} of {self.wanted} requests>"
+
+
+def _is_wanted(where: Callable[[request], Any], begun: request) -> bool:
+    """Ask the application's function; its own request must not fail for it."""
+    try:
+        return bool(where(begun))
+    except Exception:
+        log().warning("where= of profile_next() has failed", exc_info=True)
+        return False
 
 
 def profile_next(
@@ -207,13 +218,16 @@ def profile_next(
         raise RprofTypeError(f"where must be callable, not {where!r}")
     if not 1 <= count <= 1_000_000:
         raise RprofValueError(f"count={count} is out of range; choose 1 to 1000000 requests")
-    given = given_options(rate=rate, max_overhead=max_overhead)
-    config = resolve(given, defaults=_CAPTURE_DEFAULTS, from_environment=frozenset())
-    native = _session.native().capture_requests(count)
+    given = given_options({"rate": rate, "max_overhead": max_overhead})
+    config = resolve(given, "requests")
+    native = _hooks.native().capture_requests(count)
     try:
         # That object owns the recording from the moment in which there is one.
         native.open(
-            count, route, _session.begin(config, captures=native.bit, requests_apart=True), where
+            count,
+            route,
+            _recordings.begin(config, captures=native.bit, requests_apart=True),
+            None if where is None else partial(_is_wanted, where),
         )
         return Capture(native, count)
     except BaseException:

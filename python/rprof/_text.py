@@ -1,20 +1,9 @@
-"""Values and names as people read them."""
+"""Names as people read them; values are `_native.format_value`."""
 
 import os
 
-
-def format_value(value: int, unit: str) -> str:
-    """Return ``1.25 s``, ``12.3 ms``, ``870 us`` for nanoseconds, ``1,234`` for anything else."""
-    return format_ns(value) if unit == "nanoseconds" else f"{value:,}"
-
-
-def format_ns(nanoseconds: int) -> str:
-    """Return a time with the unit that keeps it short."""
-    if abs(nanoseconds) >= 1_000_000_000:
-        return f"{nanoseconds / 1e9:.2f} s"
-    if abs(nanoseconds) >= 1_000_000:
-        return f"{nanoseconds / 1e6:.1f} ms"
-    return f"{nanoseconds / 1e3:.0f} us"
+SECONDS = {"nanoseconds": 1e-9, "microseconds": 1e-6, "milliseconds": 1e-3, "seconds": 1.0}
+"""Units of time."""
 
 
 def short_file(file: str) -> str:

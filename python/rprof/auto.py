@@ -20,7 +20,8 @@ from ._loading import in_sub_interpreter
 
 def _begin() -> None:
     from ._config import unknown_variables
-    from ._session import is_running, log, start_if_possible
+    from ._continuous import is_running, start_if_possible
+    from ._process import log
 
     for name in unknown_variables(os.environ):
         log().warning("the environment variable %s is no option of rprof", name)

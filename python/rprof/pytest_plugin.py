@@ -4,7 +4,7 @@
 * ``--rprof``: records every test, one ``.pb.gz`` each and a merged ``combined.pb.gz``.
 * ``--rprof-top N``: the same with a summary at the end.
 * ``@pytest.mark.rprof(max_cpu="200ms", max_wall="1s", max_share={"pkg.mod.func": 0.3})``: fails
-  the test when it takes more.
+  the test when it takes more; so do ``max_alloc="10MiB"`` and ``max_growth="1MiB"`` of memory.
 
 The native module is loaded only when a test is recorded. PYTEST_DONT_REWRITE
 
@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
+from gc import collect
 from hashlib import sha256
 from os import getpid
 from pathlib import Path
@@ -27,13 +28,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from . import _session
+from . import _hooks, _recordings
+from ._config import program_name
+from ._pytest_budget import HeapBudgeted, budget_of, excess_of, explain, memory_of
 from ._text import inert
 from .errors import RprofError, RprofStateError
 
 if TYPE_CHECKING:
     from ._block import profile as ProfileBlock
     from ._native import Profile as NativeProfile
+    from ._native import Recording
     from ._profile import Profile
 
 _RECORDER = pytest.StashKey["_Recorder"]()
@@ -44,9 +48,6 @@ _IN_BODY = pytest.StashKey[bool]()
 _ATTRIBUTE = "rprof_kept"
 # By which an xdist worker is told the controller's directory.
 _DIRECTORY = "rprof_directory"
-_MARKER_OPTIONS = ("max_cpu", "max_wall", "max_share")
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(ns|us|ms|s|min)\s*")
-_NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9, "min": 60e9}
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -59,7 +60,7 @@ class _Classes(NamedTuple):
 
 
 def _load() -> _Classes:
-    native = _session.native().Profile
+    native = _hooks.native().Profile
     from ._block import profile
     from ._profile import Profile
 
@@ -71,15 +72,34 @@ class _Tools:
 
     def __init__(self, classes: _Classes, rate: float) -> None:
         self._make_profile = classes.profile
-        self._options = _session.rehearse(classes.block(rate=rate)._config)
+        self._options = _recordings.rehearse(classes.block(rate=rate)._config)
+        self._program = program_name()
 
-    def begin(self) -> _session.Recording:
-        return _session.begin_again(self._options)
+    def begin(self, memory: float | None = None) -> Recording:
+        """Begin a recording; `memory` is the bytes between two samples of the heap, if any."""
+        return _recordings.begin_again({**self._options, "memory": memory})
 
-    def end(self, recording: _session.Recording) -> Profile | None:
+    def end(self, recording: Recording) -> Profile | None:
         """End a recording; None if it has ended with the process, or in the one that forked."""
-        ended = _session.end_output(recording)
+        ended = _recordings.end_output(recording)
         return None if ended is None else self._make_profile(ended[0])
+
+    def heap_of(self, recording: Recording) -> Profile | None:
+        """Return what a recording that has ended tells of the heap, if it looked at that."""
+        heap = recording.heap()
+        return None if heap is None else self._make_profile(heap)
+
+    def in_use(self) -> int:
+        """Return the bytes in use that are known already."""
+        if not self.rate():
+            return 0
+        heap = _hooks.native().heap_profile(self._program)
+        return self._make_profile(heap).totals.get("inuse_space", 0)
+
+    def rate(self) -> float:
+        """Return the bytes between two samples; 0 if there are none."""
+        figures = _hooks.native().heap_figures()
+        return 0.0 if figures is None else float(figures["rate"])
 
 
 class TestRecording:
@@ -90,14 +110,22 @@ class TestRecording:
     def __init__(self, recorder: _Recorder) -> None:
         self._recorder = recorder
         self._pid = 0
-        self._owner: _session.Recording | None = None
+        self._owner: Recording | None = None
         self._profile: Profile | None = None
+        self._heap: HeapBudgeted | None = None
+        # Bytes in use at its begin, and between two samples, if the heap is sampled.
+        self._memory: tuple[int, float] | None = None
+        self._is_tidied = False
 
-    def start(self) -> None:
+    def start(self, budget: Mapping[str, Any] | None = None) -> None:
         """Begin; called when the body of the test begins."""
         if self._owner is None:
+            tools, memory = self._recorder.tools(), memory_of(budget)
+            self._is_tidied = "max_growth" in (budget or {})
+            before = 0 if memory is None else tools.in_use()
             self._pid = getpid()
-            self._owner = self._recorder.tools().begin()
+            self._owner = tools.begin(memory)
+            self._memory = None if memory is None else (before, tools.rate())
 
     def stop(self) -> Profile:
         """End the recording, if it has not ended, and return the profile."""
@@ -115,7 +143,15 @@ class TestRecording:
         # In a forked child it is its parent's. A timeout may break this off anywhere: what has
         # ended is forgotten last.
         if self._owner is not None and self._pid == getpid():
-            self._profile = self._recorder.tools().end(self._owner)
+            if self._is_tidied:
+                # Cycles are no growth; to find them is not the test's time.
+                self._owner.pause()
+                collect()
+            tools = self._recorder.tools()
+            self._profile = tools.end(self._owner)
+            heap = tools.heap_of(self._owner)
+            if heap is not None and self._memory is not None:
+                self._heap = HeapBudgeted(heap, *self._memory)
         self._owner = None
         return self._profile
 
@@ -133,6 +169,21 @@ class TestRecording:
                 )
             raise RprofStateError("the test was begun by the parent of this process")
         return self._profile
+
+    @property
+    def heap(self) -> Profile:
+        """What the test allocated, and what is in use at its end.
+
+        Raises:
+            RprofStateError: The test has not ended, or has no limit of memory and no
+                ``@pytest.mark.rprof(memory=True)``.
+        """
+        if self._heap is None:
+            raise RprofStateError(
+                "there is no heap profile: mark the test with @pytest.mark.rprof(memory=True), and "
+                "use rprof.heap after its body"
+            )
+        return self._heap.profile
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -166,9 +217,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options, announce the marker, and fix where the files go."""
     config.addinivalue_line(
         "markers",
-        "rprof(max_cpu, max_wall, max_share): profile the test and fail it when it uses more CPU "
-        'or wall time (seconds or "200ms"), or spends a larger share of its CPU time in a '
-        'function ({"pkg.mod.func": 0.3}), than given',
+        "rprof(max_cpu, max_wall, max_share, max_alloc, max_growth, memory): profile the test and "
+        'fail it when it uses more CPU or wall time (seconds or "200ms"), spends a larger share of '
+        'its CPU time in a function ({"pkg.mod.func": 0.3}), allocates more memory, or leaves more '
+        'of it in use (bytes or "10MiB"), than given; memory=True samples it for rprof.heap',
     )
     recorder = config.stash[_RECORDER] = _Recorder(config)
     config.pluginmanager.register(recorder, "rprof-recorder")
@@ -290,9 +342,9 @@ class _Recorder:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Record the body of a test that wants it, and hold it to its budget."""
-        budget = _budget(item)
+        budget = budget_of(item)
         if budget is not None or _RECORDING in item.stash:
-            self.recording_of(item).start()
+            self.recording_of(item).start(budget)
         elif self.every:
             try:
                 self.recording_of(item).start()
@@ -307,9 +359,9 @@ class _Recorder:
             self._end(item)
         if budget is not None:
             profile = item.stash[_RECORDING].profile
-            excess = _excess(budget, profile)
+            excess = excess_of(budget, profile, item.stash[_RECORDING]._heap)
             if excess:
-                pytest.fail(_explain(item, excess, profile), pytrace=False)
+                pytest.fail(explain(item, excess, profile), pytrace=False)
         return result
 
     def _end(self, item: pytest.Item) -> None:
@@ -446,78 +498,3 @@ def _file_name(nodeid: str) -> str:
     safe = _UNSAFE.sub("-", nodeid.replace("::", ".")).strip("-.")
     digest = sha256(nodeid.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return f"{safe[:120]}-{digest}.pb.gz"
-
-
-def _budget(item: pytest.Item) -> dict[str, Any] | None:
-    marker = item.get_closest_marker("rprof")
-    if marker is None:
-        return None
-    unknown = sorted(set(marker.kwargs) - set(_MARKER_OPTIONS))
-    if marker.args or unknown:
-        what = ", ".join(unknown) or f"positional arguments {marker.args!r}"
-        raise pytest.UsageError(
-            f"{item.nodeid}: @pytest.mark.rprof does not take {what}; it takes "
-            f"{', '.join(name + '=' for name in _MARKER_OPTIONS)}"
-        )
-    budget: dict[str, Any] = {}
-    for name in ("max_cpu", "max_wall"):
-        if marker.kwargs.get(name) is not None:
-            budget[name] = _nanoseconds(item, name, marker.kwargs[name])
-    shares = marker.kwargs.get("max_share") or {}
-    if not isinstance(shares, Mapping) or not all(
-        isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares.values()
-    ):
-        raise pytest.UsageError(
-            f"{item.nodeid}: max_share={shares!r} must be a dict of function names and fractions "
-            'from 0 to 1, for example {"pkg.mod.func": 0.3}'
-        )
-    budget["max_share"] = dict(shares)
-    return budget
-
-
-def _nanoseconds(item: pytest.Item, name: str, value: Any) -> int:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return round(value * 1e9)
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise pytest.UsageError(
-            f"{item.nodeid}: {name}={value!r} is no duration; give seconds as a number or text "
-            'such as "200ms", "1.5s" or "2min"'
-        )
-    return round(float(match[1]) * _NANOSECONDS[match[2]])
-
-
-def _excess(budget: Mapping[str, Any], profile: Profile) -> list[str]:
-    """Return what went over the budget, one sentence each."""
-    excess = []
-    used = {"max_cpu": profile.totals["cpu"], "max_wall": profile.duration_ns}
-    words = {"max_cpu": "CPU time of all threads", "max_wall": "wall time"}
-    for name, nanoseconds in used.items():
-        allowed = budget.get(name)
-        if allowed is not None and nanoseconds > allowed:
-            excess.append(
-                f"{words[name]}: {nanoseconds / 1e6:,.1f} ms, more than "
-                f"{name} = {allowed / 1e6:,.1f} ms"
-            )
-    if budget["max_share"]:
-        rows = profile.top(1_000_000, by="cpu")
-        for function, allowed in budget["max_share"].items():
-            share = sum(row.total_fraction for row in rows if _is_named(row.name, function))
-            if share > allowed:
-                excess.append(
-                    f"{function} and what it calls: {share:.1%} of the CPU time, more than "
-                    f"max_share = {allowed:.1%}"
-                )
-    return excess
-
-
-def _is_named(name: str, wanted: str) -> bool:
-    return name == wanted or name.endswith("." + wanted)
-
-
-def _explain(item: pytest.Item, excess: list[str], profile: Profile) -> str:
-    return "\n".join(
-        [f"{item.nodeid} went over its rprof budget:"]
-        + [f"  {sentence}" for sentence in excess]
-        + ["", profile.tree(by="cpu", min_fraction=0.02)]
-    )

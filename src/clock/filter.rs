@@ -5,7 +5,7 @@
 /// (`SECCOMP_RET_KILL_PROCESS`, which systemd's `SystemCallFilter=` takes unless told otherwise).
 /// What a filter does with a call cannot be asked without making the call, so that where there is
 /// one, only those are made that an interpreter makes by itself, or that are of the same group as
-/// such a one (`docs/system-calls.md`).
+/// such a one (`docs/reference/system-calls.md`).
 ///
 /// `Seccomp` of `/proc/thread-self/status` is 0 without a filter (Linux, `fs/proc/array.c`,
 /// `task_seccomp`). The files of `/proc` are read by means that every interpreter uses; `prctl` would

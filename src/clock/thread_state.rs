@@ -2,29 +2,86 @@
 #![forbid(unsafe_code)]
 
 #[cfg(target_os = "linux")]
-use std::fs::File;
-#[cfg(target_os = "linux")]
-use std::os::fd::IntoRawFd as _;
-#[cfg(target_os = "linux")]
-use std::os::unix::fs::FileExt;
+use std::os::unix::ffi::OsStringExt as _;
 
 #[cfg(target_os = "linux")]
-use super::descriptors;
+use super::proc_file::ProcFile;
+
+/// The system call that a thread is blocked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemCall {
+    /// Its number, or [`Self::NONE`].
+    pub number: i64,
+    /// Its first four arguments.
+    pub arguments: [usize; 4],
+}
+
+impl SystemCall {
+    /// The number of none: the thread is blocked outside of system calls.
+    pub const NONE: i64 = -1;
+
+    /// The futex that the thread waits on, or 0.
+    #[must_use]
+    pub fn futex(&self) -> usize {
+        #[cfg(target_os = "linux")]
+        if self.number == libc::SYS_futex {
+            return self.arguments[0];
+        }
+        0
+    }
+
+    /// Whether a wait on a futex ends after some time.
+    #[must_use]
+    pub fn has_timeout(&self) -> bool {
+        self.futex() != 0 && self.arguments[3] != 0
+    }
+}
+
+/// Bytes of a function's name that are kept.
+const CHANNEL_BYTES: usize = 31;
+
+/// The function of the kernel that a thread is blocked in, as much of its name as tells it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channel {
+    name: [u8; CHANNEL_BYTES],
+    length: u8,
+}
+
+impl Channel {
+    /// The one of this name.
+    #[must_use]
+    pub fn new(name: &[u8]) -> Self {
+        let mut kept = [0; CHANNEL_BYTES];
+        let length = name.len().min(CHANNEL_BYTES);
+        kept[..length].copy_from_slice(&name[..length]);
+        Self {
+            name: kept,
+            length: length as u8,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        &self.name[..usize::from(self.length)]
+    }
+
+    /// Whether the thread waits on a futex: `futex_do_wait`, `futex_wait_queue` and others.
+    #[must_use]
+    pub fn is_futex(&self) -> bool {
+        self.name().starts_with(b"futex_")
+    }
+}
 
 /// What a thread does, as the kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
     /// On a CPU, or waiting for one.
     Running,
-    /// In a system call, or stopped.
-    Blocked {
-        /// The futex it waits on, or 0.
-        futex: usize,
-    },
-    /// It waits on a futex, but the kernel does not say which.
-    BlockedOnSomeFutex,
-    /// It waits for something else.
-    BlockedElsewhere,
+    /// Blocked, or stopped.
+    Blocked(SystemCall),
+    /// Blocked, and the kernel says no more than the function that it is in.
+    BlockedIn(Channel),
 }
 
 /// Asks the kernel about one thread again and again.
@@ -36,13 +93,8 @@ pub enum Activity {
 /// thread waits, and a process may ask that of its own threads (`__ptrace_may_access`).
 #[derive(Debug)]
 pub struct ThreadActivity {
-    /// There until the end.
     #[cfg(target_os = "linux")]
-    file: Option<File>,
-    /// What was opened, in a table of descriptors in which others may close it and open a file of
-    /// theirs under its number.
-    #[cfg(target_os = "linux")]
-    identity: Option<(u64, u64)>,
+    file: ProcFile,
     #[cfg(target_os = "linux")]
     is_whole: bool,
 }
@@ -52,31 +104,17 @@ impl ThreadActivity {
     /// `None` where the kernel tells nothing.
     #[must_use]
     pub fn open(thread_id: u64) -> Option<Self> {
-        let open = |name: &str| File::open(format!("/proc/self/task/{thread_id}/{name}"));
-        let (file, is_whole) = match open("syscall") {
-            Ok(file) => (file, true),
-            Err(_) => (open("wchan").ok()?, false),
+        let (file, is_whole) = match ProcFile::open(thread_id, "syscall") {
+            Some(file) => (file, true),
+            None => (ProcFile::open(thread_id, "wchan")?, false),
         };
-        let identity = if descriptors::are_own() {
-            None
-        } else {
-            identity(&file)
-        };
-        Some(Self {
-            file: Some(file),
-            identity,
-            is_whole,
-        })
-    }
-
-    fn is_ours(&self) -> bool {
-        self.identity.is_none() || self.identity == self.file.as_ref().and_then(identity)
+        Some(Self { file, is_whole })
     }
 
     /// Whether it can be read again; if not, another has to be opened.
     #[must_use]
     pub fn can_be_kept(&self) -> bool {
-        self.is_ours()
+        self.file.is_ours()
     }
 
     /// Whether the kernel says which futex a thread waits on.
@@ -89,34 +127,66 @@ impl ThreadActivity {
     #[must_use]
     pub fn read(&self) -> Option<Activity> {
         let mut buffer = [0; 64];
-        let length = self.file.as_ref()?.read_at(&mut buffer, 0).ok()?;
-        let text = buffer.get(..length)?;
+        let text = self.file.read(&mut buffer)?;
         if self.is_whole {
             parse(text)
         } else {
-            parse_channel(text)
+            parse_channel(text).map(Activity::BlockedIn)
         }
     }
 }
 
+/// How long a thread was ready for a CPU that others had, asked again and again.
+///
+/// The second word of `/proc/self/task/<id>/schedstat` (Linux, `fs/proc/base.c`,
+/// `proc_pid_schedstat`), in ns. A wait is added when it is over.
+#[derive(Debug)]
+pub struct RunQueueWaits {
+    #[cfg(target_os = "linux")]
+    file: ProcFile,
+}
+
 #[cfg(target_os = "linux")]
-impl Drop for ThreadActivity {
-    fn drop(&mut self) {
-        if !self.is_ours()
-            && let Some(file) = self.file.take()
-        {
-            // The number is somebody else's by now, and stays open.
-            let _ = file.into_raw_fd();
-        }
+impl RunQueueWaits {
+    /// `None` where the kernel does not tell.
+    #[must_use]
+    pub fn open(thread_id: u64) -> Option<Self> {
+        let file = ProcFile::open(thread_id, "schedstat")?;
+        Some(Self { file })
+    }
+
+    /// Whether it can be read again; if not, another has to be opened.
+    #[must_use]
+    pub fn can_be_kept(&self) -> bool {
+        self.file.is_ours()
+    }
+
+    /// All of its waits so far, in ns.
+    #[must_use]
+    pub fn read(&self) -> Option<u64> {
+        let mut buffer = [0; 64];
+        parse_run_queue(self.file.read(&mut buffer)?)
     }
 }
 
-/// By the call that CPython makes for a path; the standard library's makes another, statx.
+/// In which function of the kernel a thread waits, asked once.
 #[cfg(target_os = "linux")]
-fn identity(file: &File) -> Option<(u64, u64)> {
-    use rustix::fs::{AtFlags, statat};
-    let about = statat(file, c"", AtFlags::EMPTY_PATH).ok()?;
-    Some((about.st_dev, about.st_ino))
+#[must_use]
+pub fn channel(thread_id: u64) -> Option<Channel> {
+    let mut buffer = [0; 64];
+    let file = ProcFile::open(thread_id, "wchan")?;
+    parse_channel(file.read(&mut buffer)?)
+}
+
+/// What is open under this number in a thread's table of descriptors, as the kernel describes it:
+/// `socket:[123]`, or a path. Asks no file system.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn descriptor_link(thread_id: u64, descriptor: u64) -> Option<Vec<u8>> {
+    let path = format!("/proc/self/task/{thread_id}/fd/{descriptor}");
+    // By the call that CPython makes; rustix makes another, readlinkat.
+    let link = std::fs::read_link(path).ok()?;
+    Some(link.into_os_string().into_vec())
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -146,6 +216,41 @@ impl ThreadActivity {
     }
 }
 
+#[cfg(not(target_os = "linux"))]
+impl RunQueueWaits {
+    /// Unknown on this system.
+    #[must_use]
+    pub fn open(_thread_id: u64) -> Option<Self> {
+        None
+    }
+
+    /// Unknown on this system.
+    #[must_use]
+    pub fn can_be_kept(&self) -> bool {
+        false
+    }
+
+    /// Unknown on this system.
+    #[must_use]
+    pub fn read(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Unknown on this system.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn channel(_thread_id: u64) -> Option<Channel> {
+    None
+}
+
+/// Unknown on this system.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn descriptor_link(_thread_id: u64, _descriptor: u64) -> Option<Vec<u8>> {
+    None
+}
+
 #[cfg(target_os = "linux")]
 fn parse(text: &[u8]) -> Option<Activity> {
     let text = std::str::from_utf8(text).ok()?;
@@ -153,54 +258,83 @@ fn parse(text: &[u8]) -> Option<Activity> {
         return Some(Activity::Running);
     }
     let mut words = text.split_ascii_whitespace();
-    let number: i64 = words.next()?.parse().ok()?;
-    let first = words.next();
-    let is_futex = number == libc::SYS_futex;
-    let futex = first
-        .filter(|_| is_futex)
-        .and_then(|word| usize::from_str_radix(word.strip_prefix("0x")?, 16).ok())
-        .unwrap_or(0);
-    Some(Activity::Blocked { futex })
+    let number = words.next()?.parse().ok()?;
+    let mut argument = || {
+        let word = words.next().and_then(|word| word.strip_prefix("0x"));
+        word.and_then(|word| usize::from_str_radix(word, 16).ok())
+            .unwrap_or(0)
+    };
+    Some(Activity::Blocked(SystemCall {
+        number,
+        arguments: [argument(), argument(), argument(), argument()],
+    }))
 }
 
-/// The name of the kernel's function, `futex_do_wait` or `futex_wait_queue` among them; 0 for a thread
-/// that does not wait, or for all of them where the kernel does not know its functions' names.
+/// The name of the kernel's function; 0 for a thread that does not wait, or for all of them where the
+/// kernel does not know its functions' names.
 #[cfg(target_os = "linux")]
-fn parse_channel(text: &[u8]) -> Option<Activity> {
+fn parse_channel(text: &[u8]) -> Option<Channel> {
     match text {
         b"" | b"0" => None,
-        name if name.starts_with(b"futex_") => Some(Activity::BlockedOnSomeFutex),
-        _ => Some(Activity::BlockedElsewhere),
+        name => Some(Channel::new(name)),
     }
+}
+
+/// The second word; a kernel that does not measure writes zeros (`kernel/sched/stats.h`,
+/// `sched_info_on`), for the first as well.
+#[cfg(target_os = "linux")]
+fn parse_run_queue(text: &[u8]) -> Option<u64> {
+    let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+    let cpu_ns: u64 = words.next()?.parse().ok()?;
+    let waited_ns = words.next()?.parse().ok()?;
+    let turns: u64 = words.next()?.parse().ok()?;
+    (cpu_ns | waited_ns | turns > 0).then_some(waited_ns)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use super::{Activity, ThreadActivity, parse, parse_channel};
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::fd::AsRawFd as _;
+
+    use super::{
+        Activity, Channel, RunQueueWaits, SystemCall, ThreadActivity, descriptor_link, parse,
+        parse_channel, parse_run_queue,
+    };
     use crate::clock::cpu::thread_id;
 
     #[test]
     fn what_the_kernel_writes() {
         assert_eq!(parse(b"running\n"), Some(Activity::Running));
-        let futex = format!("{} 0x7f0010 0x189 0x0 0x7ffc 0x5", libc::SYS_futex);
+        let blocked_in = |text: &str| match parse(text.as_bytes()) {
+            Some(Activity::Blocked(call)) => Some((
+                call.number,
+                call.arguments,
+                call.futex(),
+                call.has_timeout(),
+            )),
+            _ => None,
+        };
+        let number = libc::SYS_futex;
         assert_eq!(
-            parse(futex.as_bytes()),
-            Some(Activity::Blocked { futex: 0x7f_0010 })
+            blocked_in(&format!("{number} 0x7f0010 0x189 0x0 0x7ffc 0x5")),
+            Some((number, [0x7f_0010, 0x189, 0, 0x7ffc], 0x7f_0010, true))
         );
         assert_eq!(
-            parse(b"-1 0x7ffc 0x5"),
-            Some(Activity::Blocked { futex: 0 })
+            blocked_in("-1 0x7ffc 0x5"),
+            Some((SystemCall::NONE, [0x7ffc, 5, 0, 0], 0, false))
         );
+        assert_eq!(blocked_in("34"), Some((34, [0; 4], 0, false)));
         assert_eq!(parse(b""), None);
         assert_eq!(parse_channel(b"0"), None);
-        assert_eq!(
-            parse_channel(b"futex_do_wait"),
-            Some(Activity::BlockedOnSomeFutex)
-        );
-        assert_eq!(
-            parse_channel(b"hrtimer_nanosleep"),
-            Some(Activity::BlockedElsewhere)
-        );
+        let is_futex = |name| parse_channel(name).map(|channel| channel.is_futex());
+        assert_eq!(is_futex(b"futex_do_wait"), Some(true));
+        assert_eq!(is_futex(b"hrtimer_nanosleep"), Some(false));
+        assert_eq!(Channel::new(&[b'x'; 90]).name(), &[b'x'; 31]);
+        assert_eq!(parse_run_queue(b"52799 65526 5\n"), Some(65526));
+        assert_eq!(parse_run_queue(b"52799 0 5\n"), Some(0));
+        assert_eq!(parse_run_queue(b"0 0 0\n"), None);
+        assert_eq!(parse_run_queue(b""), None);
     }
 
     #[test]
@@ -215,7 +349,7 @@ mod tests {
         let blocked = || {
             matches!(
                 activity.as_ref().and_then(ThreadActivity::read),
-                Some(Activity::Blocked { .. })
+                Some(Activity::Blocked(_))
             )
         };
         while !blocked() {
@@ -227,5 +361,22 @@ mod tests {
         while activity.as_ref().and_then(ThreadActivity::read).is_some() {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn what_is_open_under_a_number_can_be_told() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let number = u64::try_from(socket.as_raw_fd()).unwrap();
+        let link = descriptor_link(thread_id(), number).unwrap();
+        assert!(link.starts_with(b"socket:["), "{link:?}");
+        assert_eq!(descriptor_link(thread_id(), u64::MAX), None);
+    }
+
+    #[test]
+    fn waits_for_a_cpu_only_grow() {
+        let waits = RunQueueWaits::open(thread_id()).unwrap();
+        let before = waits.read();
+        std::thread::yield_now();
+        assert!(before.is_some() && waits.read() >= before);
     }
 }

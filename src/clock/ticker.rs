@@ -20,8 +20,8 @@ const USUAL_STEP: u64 = 32;
 pub struct Tick {
     /// Deadlines that passed unserved before this one.
     pub late: u64,
-    /// Deadlines before this one that were left unserved on purpose.
-    pub unserved: u64,
+    /// Deadlines before this one that were left out on purpose.
+    pub left_out: u64,
     /// Time in ns in which the process stood still; counted, but credited to no stack.
     pub gap_ns: u64,
     /// Whether it was kept waiting for a CPU longer than most are.
@@ -35,8 +35,8 @@ pub struct Ticker {
     /// The regular beat; deadlines are this plus jitter.
     beat_ns: u64,
     deadline_ns: u64,
-    /// Beats before this one that are left unserved.
-    unserved: u64,
+    /// Ticks before this one that are left out.
+    left_out: u64,
     random: u64,
     /// How long after the deadline wake-ups come: about the median of the last ones.
     usual_ns: u64,
@@ -50,7 +50,7 @@ impl Ticker {
             period_ns: period_ns.max(1),
             beat_ns: now_ns,
             deadline_ns: now_ns,
-            unserved: 0,
+            left_out: 0,
             random: seed | 1,
             usual_ns: USUAL_NS,
         };
@@ -75,43 +75,43 @@ impl Ticker {
         if period_ns != self.period_ns {
             self.period_ns = period_ns.max(1);
             self.beat_ns = now_ns;
-            self.unserved = 0;
+            self.left_out = 0;
             self.schedule(now_ns);
         }
     }
 
     /// Puts the next deadline off by this many periods.
-    pub fn rest(&mut self, now_ns: u64, periods: u64) {
+    pub fn put_off(&mut self, now_ns: u64, periods: u64) {
         if periods > 0 {
-            self.unserved += periods;
+            self.left_out += periods;
             self.beat_ns += (periods - 1) * self.period_ns;
             self.schedule(now_ns);
         }
     }
 
-    /// Whether deadlines are left unserved at present.
+    /// Whether the next deadline is put off.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        self.unserved > 0
+    pub fn is_put_off(&self) -> bool {
+        self.left_out > 0
     }
 
-    /// The next deadline is again the next one by the period.
-    pub fn end_rest(&mut self, now_ns: u64) {
+    /// Takes that back: the next deadline is again the next one by the period.
+    pub fn hurry(&mut self, now_ns: u64) {
         let ahead = self.beat_ns.saturating_sub(now_ns) / self.period_ns;
-        let back = ahead.min(self.unserved);
+        let back = ahead.min(self.left_out);
         if back > 0 {
-            self.unserved -= back;
+            self.left_out -= back;
             self.beat_ns -= (back + 1) * self.period_ns;
             self.schedule(now_ns);
         }
     }
 
-    /// How many deadlines have passed since the last one served, and were left unserved on purpose.
+    /// How many deadlines have passed since the last one served, and were left out on purpose.
     /// Tells of each once.
-    pub fn take_unserved(&mut self, now_ns: u64) -> u64 {
+    pub fn take_left_out(&mut self, now_ns: u64) -> u64 {
         let ahead = self.beat_ns.saturating_sub(now_ns).div_ceil(self.period_ns);
-        let passed = (self.unserved + 1).saturating_sub(ahead).min(self.unserved);
-        self.unserved -= passed;
+        let passed = (self.left_out + 1).saturating_sub(ahead).min(self.left_out);
+        self.left_out -= passed;
         passed
     }
 
@@ -137,11 +137,11 @@ impl Ticker {
         }
         let late = now_ns.saturating_sub(self.beat_ns) / self.period_ns;
         self.beat_ns += late * self.period_ns;
-        let unserved = std::mem::take(&mut self.unserved);
+        let left_out = std::mem::take(&mut self.left_out);
         self.schedule(now_ns);
         Tick {
             late,
-            unserved,
+            left_out,
             gap_ns,
             is_overdue,
         }
@@ -189,28 +189,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_unserved_is_told_once() {
+    fn what_is_left_out_is_told_once() {
         let mut ticker = Ticker::new(0, PERIOD, 7);
         ticker.fire(0, PERIOD);
-        ticker.rest(PERIOD, 3);
+        ticker.put_off(PERIOD, 3);
         assert!(ticker.deadline_ns().abs_diff(5 * PERIOD) <= PERIOD / 4);
         let tick = ticker.fire(0, ticker.deadline_ns());
-        assert_eq!((tick.late, tick.unserved), (0, 3));
+        assert_eq!((tick.late, tick.left_out), (0, 3));
         assert!(ticker.deadline_ns().abs_diff(6 * PERIOD) <= PERIOD / 4);
-        assert_eq!(ticker.fire(0, ticker.deadline_ns()).unserved, 0);
+        assert_eq!(ticker.fire(0, ticker.deadline_ns()).left_out, 0);
         // The next beat is the seventh. Of 7, 8 and 9, two have passed at 8.5.
-        ticker.rest(6 * PERIOD, 3);
+        ticker.put_off(6 * PERIOD, 3);
         let now = 8 * PERIOD + PERIOD / 2;
-        assert_eq!(ticker.clone().take_unserved(6 * PERIOD + 1), 0);
-        assert_eq!(ticker.take_unserved(now), 2);
-        assert_eq!(ticker.take_unserved(now), 0);
-        assert_eq!(ticker.clone().fire(0, ticker.deadline_ns()).unserved, 1);
-        ticker.end_rest(now);
+        assert_eq!(ticker.clone().take_left_out(6 * PERIOD + 1), 0);
+        assert_eq!(ticker.take_left_out(now), 2);
+        assert_eq!(ticker.take_left_out(now), 0);
+        assert_eq!(ticker.clone().fire(0, ticker.deadline_ns()).left_out, 1);
+        ticker.hurry(now);
         assert!(ticker.deadline_ns().abs_diff(9 * PERIOD) <= PERIOD / 4);
-        assert_eq!(ticker.fire(0, ticker.deadline_ns()).unserved, 0);
+        assert_eq!(ticker.fire(0, ticker.deadline_ns()).left_out, 0);
         // Nothing is left to hurry for.
         let deadline = ticker.deadline_ns();
-        ticker.end_rest(9 * PERIOD);
+        ticker.hurry(9 * PERIOD);
         assert_eq!(ticker.deadline_ns(), deadline);
     }
 

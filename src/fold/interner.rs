@@ -1,12 +1,13 @@
 //! One id for each distinct function, location and label set.
 
-use std::collections::HashMap;
-
 use rustc_hash::FxHashMap;
 
 use crate::model::function::Function;
+use crate::model::hashing::KeyedMap;
 use crate::model::label::{Label, LabelSet, LabelSetId};
-use crate::model::location::{FunctionId, Location, LocationId, Symbols};
+use crate::model::location::{
+    FunctionId, Location, LocationId, Mapping, MappingId, Origin, OriginId, Symbols,
+};
 
 /// Grows the tables of one window.
 ///
@@ -15,10 +16,12 @@ use crate::model::location::{FunctionId, Location, LocationId, Symbols};
 #[derive(Debug, Default)]
 pub struct Interner {
     symbols: Symbols,
-    functions: HashMap<Function, FunctionId>,
+    functions: KeyedMap<Function, FunctionId>,
     locations: FxHashMap<Location, LocationId>,
+    origins: KeyedMap<Origin, OriginId>,
+    mappings: KeyedMap<Mapping, MappingId>,
     label_sets: Vec<LabelSet>,
-    by_labels: HashMap<LabelSet, LabelSetId>,
+    by_labels: KeyedMap<LabelSet, LabelSetId>,
     string_bytes: usize,
     label_bytes: usize,
 }
@@ -55,7 +58,42 @@ impl Interner {
     /// The id of a pseudo-frame such as `<overflow>`.
     pub fn pseudo(&mut self, name: &str) -> LocationId {
         let function = self.function(&Function::pseudo(name));
-        self.location(Location { function, line: 0 })
+        self.location(Location {
+            function,
+            line: 0,
+            origin: OriginId::default(),
+        })
+    }
+
+    /// The id of `origin`, new or known.
+    pub fn origin(&mut self, origin: Origin) -> OriginId {
+        if origin == Origin::default() {
+            return OriginId::default();
+        }
+        let next = OriginId(index_u32(self.symbols.origins.len() + 1));
+        let id = *self.origins.entry(origin).or_insert(next);
+        if id == next {
+            self.symbols.origins.push(origin);
+        }
+        id
+    }
+
+    /// The id of `mapping`, new or known.
+    pub fn mapping(&mut self, mapping: &Mapping) -> MappingId {
+        if let Some(&id) = self.mappings.get(mapping) {
+            return id;
+        }
+        let id = MappingId(index_u32(self.symbols.mappings.len()));
+        self.string_bytes += mapping.file.len() + mapping.build_id.len();
+        self.symbols.mappings.push(mapping.clone());
+        self.mappings.insert(mapping.clone(), id);
+        id
+    }
+
+    /// All mappings until now.
+    #[must_use]
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.symbols.mappings
     }
 
     /// The id of `labels`, new or known.
@@ -111,6 +149,8 @@ impl Interner {
         self.string_bytes
             + self.symbols.functions.len() * 3 * size_of::<Function>()
             + self.symbols.locations.len() * 4 * size_of::<Location>()
+            + self.symbols.origins.len() * 4 * size_of::<Origin>()
+            + self.symbols.mappings.len() * 3 * size_of::<Mapping>()
             + self.label_bytes
     }
 

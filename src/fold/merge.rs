@@ -3,20 +3,21 @@
 
 use std::collections::BTreeSet;
 
+use super::levels::Levels;
 use super::profile::{Profile, ProfileMeta};
 use super::window::{Limits, Window};
 use crate::error::{Error, Result};
 use crate::model::facts::{Unmeasured, main_thread, main_threads, unmeasured};
 use crate::model::function::OVERFLOW;
-use crate::model::sample_type::{self, SampleType};
+use crate::model::measure::{self, Column};
 
 /// Comments kept of all profiles together.
 const MAX_COMMENTS: usize = 100;
 /// Processes whose main threads are told.
 const MAX_MAIN_THREADS: usize = 10_000;
-/// Sample types of profiles that differ in them. Each sample has a value for each: files made for
-/// it would fill any memory.
-const MAX_SAMPLE_TYPES: usize = 32;
+/// Columns of profiles that differ in them. Each sample has a value for each: files made for it would
+/// fill any memory.
+const MAX_COLUMNS: usize = 32;
 
 /// Adds profiles up, one after the other, so that only one of them need be in memory.
 #[derive(Debug)]
@@ -31,10 +32,11 @@ pub struct Merge {
 #[derive(Debug)]
 struct Sum {
     window: Window,
+    levels: Levels,
     meta: ProfileMeta,
     /// What was merged.
     parts: Parts,
-    /// By column, the parts of it that measured this sample type.
+    /// By column, the parts of it that measured this.
     measured: Vec<Parts>,
     main_threads: BTreeSet<i64>,
     /// Start and end of each profile that knows its start.
@@ -54,7 +56,8 @@ impl Merge {
         }
     }
 
-    /// The same for a result that must keep all limits of a recording.
+    /// The same for windows that follow each other in one process, with a result that must keep all
+    /// limits of a recording.
     #[must_use]
     pub fn bounded(limits: Limits) -> Self {
         Self {
@@ -64,10 +67,11 @@ impl Merge {
     }
 
     /// Adds a profile. The first names the program, the period and the default sample type. The
-    /// result has the sample types of all; where some were not measured, it says so.
+    /// result has the columns of all; where some were not measured, it says so. Flows add up; of a level
+    /// the last profile of each process counts, and processes add up.
     ///
     /// # Errors
-    /// When a sample type is in another unit than before, or there are too many of them.
+    /// When a column is in another unit than before, or there are too many of them.
     pub fn add(&mut self, profile: &Profile) -> Result<()> {
         let (limits, bounded) = (self.limits, self.bounded);
         let sum = self
@@ -93,18 +97,19 @@ impl Merge {
 impl Sum {
     fn new(first: &Profile, limits: Limits, bounded: bool) -> Self {
         let make = if bounded {
-            Window::with_types
+            Window::with_columns
         } else {
             Window::unbounded
         };
         Self {
             window: make(
                 limits,
-                first.sample_types.clone(),
+                first.columns.clone(),
                 first.default_sample_type.clone(),
             ),
+            levels: Levels::new(bounded),
             parts: Parts::default(),
-            measured: vec![Parts::default(); first.sample_types.len()],
+            measured: vec![Parts::default(); first.columns.len()],
             main_threads: BTreeSet::new(),
             meta: ProfileMeta {
                 comments: Vec::new(),
@@ -115,29 +120,31 @@ impl Sum {
         }
     }
 
-    /// Makes room for the sample types of a profile and counts what measured them.
+    /// Makes room for the columns of a profile and counts what measured them.
     fn measure(&mut self, profile: &Profile) -> Result<()> {
-        let known = self.window.sample_types();
-        let all = sample_type::union(known, &profile.sample_types).map_err(|(one, other)| {
+        let known = self.window.columns();
+        let all = measure::union(known, &profile.columns).map_err(|(one, other)| {
             Error::value(format!(
                 "cannot merge profiles in which {} is in {} and in {}; merge only profiles of one \
                  unit",
-                one.name, one.unit, other.unit
+                one.name(),
+                one.unit(),
+                other.unit()
             ))
         })?;
         if all.len() > known.len() {
-            if all.len() > MAX_SAMPLE_TYPES {
+            if all.len() > MAX_COLUMNS {
                 return Err(Error::value(format!(
-                    "cannot merge profiles of more than {MAX_SAMPLE_TYPES} different sample types \
+                    "cannot merge profiles of more than {MAX_COLUMNS} different sample types \
                      ({} and {}); merge only profiles of one kind",
                     names(known),
-                    names(&profile.sample_types)
+                    names(&profile.columns)
                 )));
             }
             let mut measured = vec![Parts::default(); all.len()];
-            for (parts, place) in self.measured.iter().zip(sample_type::places(known, &all)) {
-                if let Some(place) = place {
-                    measured[place] = *parts;
+            for (parts, position) in self.measured.iter().zip(measure::positions(known, &all)) {
+                if let Some(position) = position {
+                    measured[position] = *parts;
                 }
             }
             self.measured = measured;
@@ -146,18 +153,18 @@ impl Sum {
         let gaps: Vec<Unmeasured> = unmeasured(&profile.meta.comments).collect();
         let parts = Parts::of(profile, &gaps);
         self.parts.add(parts);
-        let places = sample_type::places(&profile.sample_types, self.window.sample_types());
-        for (kind, place) in profile.sample_types.iter().zip(places) {
-            let gap = gaps.iter().find(|gap| *gap.name == *kind.name);
-            if let Some(place) = place {
-                self.measured[place].add(parts.without(gap));
+        let positions = measure::positions(&profile.columns, self.window.columns());
+        for (column, position) in profile.columns.iter().zip(positions) {
+            let gap = gaps.iter().find(|gap| *gap.name == *column.name());
+            if let Some(position) = position {
+                self.measured[position].add(parts.without(gap));
             }
         }
         Ok(())
     }
 
     fn add(&mut self, profile: &Profile) {
-        self.window.absorb(profile);
+        self.levels.absorb(profile, &mut self.window);
         let meta = &profile.meta;
         let length = meta.duration_ns.max(0);
         if meta.time_ns > 0 {
@@ -189,8 +196,8 @@ impl Sum {
         let ids = self.main_threads.iter();
         let comments = ids.filter_map(|id| Some(main_thread(u64::try_from(*id).ok()?)));
         self.meta.comments.extend(comments);
-        for (kind, measured) in self.window.sample_types().iter().zip(&self.measured) {
-            if let Some(gap) = self.parts.gap(&kind.name, *measured) {
+        for (column, measured) in self.window.columns().iter().zip(&self.measured) {
+            if let Some(gap) = self.parts.gap(column.name(), *measured) {
                 self.meta.comments.push(gap.to_string());
             }
         }
@@ -240,7 +247,7 @@ impl Parts {
         }
     }
 
-    /// What is to be said of a sample type that only these parts measured.
+    /// What is to be said of a column that only these parts measured.
     fn gap(self, name: &str, measured: Self) -> Option<Unmeasured> {
         (measured.profiles < self.profiles).then(|| Unmeasured {
             name: name.to_owned(),
@@ -272,10 +279,10 @@ fn covered(spans: &[(i64, i64)]) -> i64 {
     sum
 }
 
-fn names(types: &[SampleType]) -> String {
-    let words: Vec<String> = types
+fn names(columns: &[Column]) -> String {
+    let words: Vec<String> = columns
         .iter()
-        .map(|kind| format!("{}/{}", kind.name, kind.unit))
+        .map(|column| format!("{}/{}", column.name(), column.unit()))
         .collect();
     words.join(", ")
 }

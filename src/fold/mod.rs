@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod call_tree;
+pub mod charge;
 pub mod interner;
+mod levels;
 pub mod merge;
 pub mod profile;
 pub mod window;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::call_tree::{CallTree, NodeId};
 use crate::model::function::Function;
 use crate::model::label::{Label, LabelSet, LabelSetId, LabelValue};
-use crate::model::location::{Location, LocationId, Symbols};
-use crate::model::sample_type::{self, SampleType};
+use crate::model::location::{Location, LocationId, Mapping, Origin, Symbols};
+use crate::model::measure::{self, Column, MeasureId, MeasureSet};
 
 /// What a profile says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,12 +15,21 @@ pub struct ProfileMeta {
     pub time_ns: i64,
     /// Length in ns.
     pub duration_ns: i64,
-    /// Asked time between two samples of one thread in ns; 0 when unknown.
+    /// Asked time between two samples of one thread in ns; 0 when unknown. Of a foreign profile so
+    /// much of [`Self::period_type`].
     pub period_ns: i64,
-    /// What ran: the file name of pprof's one mapping.
+    /// What the period is of, if the profile tells.
+    pub period_type: Option<Column>,
+    /// What ran: the file of the first mapping.
     pub program: String,
     /// Engine, rates and counters in words.
     pub comments: Vec<String>,
+    /// An expression: functions that readers leave out, with all that these called.
+    pub drop_frames: String,
+    /// Those of them that they do not leave out.
+    pub keep_frames: String,
+    /// Where the profile is explained.
+    pub doc_url: String,
 }
 
 /// One stack with its labels; its values stand in the profile's value columns.
@@ -36,7 +45,7 @@ pub struct Sample {
 #[derive(Clone, Debug)]
 pub struct Profile {
     /// Meaning of each value, in order.
-    pub sample_types: Vec<SampleType>,
+    pub columns: Vec<Column>,
     /// The sample type a reader opens on.
     pub default_sample_type: Arc<str>,
     /// Functions and locations.
@@ -47,7 +56,7 @@ pub struct Profile {
     pub label_sets: Vec<LabelSet>,
     /// Distinct (stack, labels) pairs.
     pub samples: Vec<Sample>,
-    /// `sample_types.len()` values for each sample, in sample order.
+    /// `columns.len()` values for each sample, in sample order.
     pub values: Vec<i64>,
     /// Time, period, comments.
     pub meta: ProfileMeta,
@@ -56,8 +65,8 @@ pub struct Profile {
 impl Default for Profile {
     fn default() -> Self {
         Self {
-            sample_types: sample_type::sampled(false),
-            default_sample_type: Arc::from(sample_type::DEFAULT),
+            columns: Column::all_of(MeasureSet::TIMES),
+            default_sample_type: Arc::from(measure::DEFAULT),
             symbols: Symbols::default(),
             tree: CallTree::default(),
             label_sets: Vec::new(),
@@ -74,7 +83,7 @@ impl Profile {
         self.samples
             .iter()
             .copied()
-            .zip(self.values.chunks_exact(self.sample_types.len().max(1)))
+            .zip(self.values.chunks_exact(self.columns.len().max(1)))
     }
 
     /// An estimate of the memory held, in bytes; names are shared with the engine.
@@ -84,6 +93,8 @@ impl Profile {
         size_of::<Self>()
             + self.symbols.functions.len() * size_of::<Function>()
             + self.symbols.locations.len() * size_of::<Location>()
+            + self.symbols.origins.len() * size_of::<Origin>()
+            + self.symbols.mappings.len() * size_of::<Mapping>()
             + self.tree.len() * size_of::<(NodeId, LocationId)>()
             + self.label_sets.len() * size_of::<LabelSet>()
             + labels * (size_of::<Label>() + 32)
@@ -91,34 +102,37 @@ impl Profile {
             + self.values.len() * size_of::<i64>()
     }
 
-    /// The column of the sample type called `name`, now or before.
+    /// Where the column called `name`, now or before, is.
     #[must_use]
     pub fn column(&self, name: &str) -> Option<usize> {
-        let called = |name: &str| {
-            self.sample_types
-                .iter()
-                .position(|kind| &*kind.name == name)
-        };
-        called(name).or_else(|| called(sample_type::present_name(name)))
+        let called = |name: &str| self.columns.iter().position(|column| column.name() == name);
+        called(name).or_else(|| called(measure::present_name(name)))
     }
 
-    /// The sum of each sample type over all samples.
+    /// The sum of each column over all samples, whatever their order; the nearest there is if it is
+    /// none that fits.
     #[must_use]
     pub fn totals(&self) -> Vec<i64> {
-        let mut totals = vec![0_i64; self.sample_types.len()];
+        let mut totals = vec![0_i128; self.columns.len()];
         for (_, values) in self.rows() {
-            add(&mut totals, values);
+            for (total, value) in totals.iter_mut().zip(values) {
+                *total += i128::from(*value);
+            }
         }
+        let nearest = |total: i128| if total < 0 { i64::MIN } else { i64::MAX };
+        let totals = totals.into_iter();
         totals
+            .map(|total| i64::try_from(total).unwrap_or_else(|_| nearest(total)))
+            .collect()
     }
 
-    /// How much each sample type is without regard to signs: what shares are shares of. The same as
+    /// How much each column is without regard to signs: what shares are shares of. The same as
     /// [`Self::totals`] but for a difference, where it is as `go tool pprof` has it: the sum of all
     /// changes or, where the file has the samples of what came before (`-diff_base`), the sum of
     /// those.
     #[must_use]
     pub fn magnitudes(&self) -> Vec<i64> {
-        let width = self.sample_types.len();
+        let width = self.columns.len();
         let (mut all, mut base) = (vec![0_i64; width], vec![0_i64; width]);
         let is_base: Vec<bool> = self.label_sets.iter().map(is_diff_base).collect();
         for (sample, values) in self.rows() {
@@ -206,12 +220,13 @@ impl Profile {
         self.only(|sample| kept[sample.node.index()] == (true, true))
     }
 
-    /// The same profile without a column.
+    /// The same profile without a measure.
     #[must_use]
-    pub fn without(mut self, column: usize) -> Self {
-        let width = self.sample_types.len();
-        if column < width {
-            self.sample_types.remove(column);
+    pub fn without(mut self, id: MeasureId) -> Self {
+        let width = self.columns.len();
+        let mut columns = self.columns.iter();
+        if let Some(column) = columns.position(|column| *column == Column::Known(id)) {
+            self.columns.remove(column);
             let mut at = 0..;
             self.values
                 .retain(|_| at.next().is_some_and(|at: usize| at % width != column));

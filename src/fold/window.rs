@@ -1,27 +1,35 @@
 //! A window: the bounded call tree that a recording grows between two rotations.
 
-use std::collections::{HashMap, HashSet};
+mod absorb;
+mod labels;
+mod spread;
+mod tasks;
+
+pub use labels::ThreadLabels;
+
+use labels::Mark;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::call_tree::{GrowingTree, NodeId};
+use super::charge::{Charge, Fold};
 use super::interner::Interner;
-use super::profile::{self, Profile, ProfileMeta, Sample};
-use crate::model::function::{Function, INCOMPLETE, NO_PYTHON_FRAME, NOT_SAMPLED, OTHER, OVERFLOW};
-use crate::model::label::{
-    ActiveLabels, Label, LabelSet, LabelSetId, LabelValue, REQUEST_NUMBER, THREAD_CLASS, THREAD_ID,
-    THREAD_NAME, thread_labels,
-};
-use crate::model::location::{FunctionId, Location, LocationId};
-use crate::model::sample_type::{self, SampleType};
-use crate::model::snapshot::{Frame, FunctionSerial, Snapshot};
-use crate::model::stack::{Stack, elide, omitted_name};
+use super::profile::{Profile, ProfileMeta, Sample};
+use crate::model::function::{INCOMPLETE, NO_PYTHON_FRAME, OTHER, OVERFLOW};
+use crate::model::hashing::KeyedSet;
+use crate::model::label::{LabelSet, LabelSetId, thread_labels};
+use crate::model::location::{FunctionId, Location, LocationId, Mapping, OriginId};
+use crate::model::lock::LockName;
+use crate::model::measure::{self, Column, MeasureId, MeasureSet};
+use crate::model::off_cpu::OffCpu;
+use crate::model::stack::{Frame, FunctionSerial, FunctionTable, Stack, elide, omitted_name};
+use crate::model::task::RequestPart;
+use tasks::TaskLabels;
 
 /// Distinct threads, or other label sets, in one window; more share `<other>`.
 const MAX_LABEL_SETS: usize = 10_000;
-/// Distinct label sets of the application in one window; of more, the values are `<other>`.
-const MAX_ACTIVE_LABEL_SETS: usize = 1_000;
 /// Bytes of function and file names in one window; more overflow.
 const MAX_SYMBOL_BYTES: usize = 32 << 20;
 
@@ -47,12 +55,18 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Window {
     limits: Limits,
-    sample_types: Vec<SampleType>,
+    columns: Vec<Column>,
+    /// What can be charged here; nothing where the columns are those of a file.
+    measures: MeasureSet,
     default_sample_type: Arc<str>,
     interner: Interner,
     tree: GrowingTree,
     /// The engine's serials already interned here.
     serials: FxHashMap<FunctionSerial, FunctionId>,
+    /// The engine's frames already interned here.
+    frames: FxHashMap<Frame, LocationId>,
+    /// The stack that was asked for last, root first, as far as its nodes will not change.
+    last_path: Vec<(Frame, NodeId)>,
     samples: Vec<Sample>,
     sample_rows: FxHashMap<Sample, usize>,
     values: Vec<i64>,
@@ -60,111 +74,70 @@ pub struct Window {
     max_label_sets: usize,
     max_symbol_bytes: usize,
     /// What the application has set in this window.
-    active_sets: HashSet<Arc<LabelSet>>,
-}
-
-/// What the labels of a thread's sample are made of.
-#[derive(Clone, Copy, Debug)]
-pub struct ThreadLabels<'thread> {
-    /// The kernel's id.
-    pub id: u64,
-    /// Its name.
-    pub name: &'thread str,
-    /// What the application said.
-    pub active: Option<&'thread ActiveLabels>,
-    /// `request` or `background`, where there are requests.
-    pub class: Option<&'static str>,
-    /// Whether samples of different requests are kept apart.
-    pub with_request: bool,
+    active_sets: KeyedSet<Arc<LabelSet>>,
+    /// Label sets with a mark, by the set without it and the mark.
+    marked: FxHashMap<(LabelSetId, Mark), LabelSetId>,
+    /// Label sets with the name of a task.
+    tasks: TaskLabels,
 }
 
 impl Window {
-    /// An empty window for what the sampler measures, with or without the GIL.
+    /// An empty window for what is measured.
     #[must_use]
-    pub fn new(limits: Limits, knows_gil: bool) -> Self {
-        Self::with_types(
-            limits,
-            sample_type::sampled(knows_gil),
-            Arc::from(sample_type::DEFAULT),
-        )
+    pub fn new(limits: Limits, measures: MeasureSet) -> Self {
+        let columns = Column::all_of(measures);
+        Self {
+            measures,
+            ..Self::with_columns(limits, columns, Arc::from(measure::DEFAULT))
+        }
     }
 
-    /// An empty window for other sample types.
+    /// An empty window for the columns of a file.
     #[must_use]
-    pub fn with_types(
+    pub fn with_columns(
         limits: Limits,
-        sample_types: Vec<SampleType>,
+        columns: Vec<Column>,
         default_sample_type: Arc<str>,
     ) -> Self {
         Self {
             limits,
-            sample_types,
+            columns,
+            measures: MeasureSet::default(),
             default_sample_type,
             interner: Interner::default(),
             tree: GrowingTree::default(),
             serials: FxHashMap::default(),
+            frames: FxHashMap::default(),
+            last_path: Vec::new(),
             samples: Vec::new(),
             sample_rows: FxHashMap::default(),
             values: Vec::new(),
             overflowed: 0,
             max_label_sets: MAX_LABEL_SETS,
             max_symbol_bytes: MAX_SYMBOL_BYTES,
-            active_sets: HashSet::new(),
+            active_sets: KeyedSet::default(),
+            marked: FxHashMap::default(),
+            tasks: TaskLabels::default(),
         }
     }
 
     /// An empty window without bounds on names and labels, for content that is bounded already.
     #[must_use]
-    pub fn unbounded(
-        limits: Limits,
-        sample_types: Vec<SampleType>,
-        default_sample_type: Arc<str>,
-    ) -> Self {
+    pub fn unbounded(limits: Limits, columns: Vec<Column>, default_sample_type: Arc<str>) -> Self {
         Self {
             max_label_sets: usize::MAX,
             max_symbol_bytes: usize::MAX,
-            ..Self::with_types(limits, sample_types, default_sample_type)
+            ..Self::with_columns(limits, columns, default_sample_type)
         }
-    }
-
-    /// Adds `values` to the stack of these functions and lines, outermost first.
-    pub fn add_path<'function>(
-        &mut self,
-        path: impl Iterator<Item = (&'function Function, u32)>,
-        labels: &LabelSet,
-        values: &[i64],
-    ) {
-        let mut node = NodeId::ROOT;
-        for (function, line) in path {
-            let location = self.location(function, line);
-            node = self.step(node, location);
-        }
-        let labels = self.labels(labels);
-        self.add(node, labels, values);
-    }
-
-    /// The id of a function and a line in it, for [`Window::add_locations`].
-    pub fn location(&mut self, function: &Function, line: u32) -> LocationId {
-        let function = self.interner.function(function);
-        self.interner.location(Location { function, line })
-    }
-
-    /// Adds `values` to the stack of these locations of this window, outermost first.
-    pub fn add_locations(
-        &mut self,
-        path: impl Iterator<Item = LocationId>,
-        labels: &LabelSet,
-        values: &[i64],
-    ) {
-        let node = path.fold(NodeId::ROOT, |node, location| self.step(node, location));
-        let labels = self.labels(labels);
-        self.add(node, labels, values);
     }
 
     /// The node of `stack`, made if need be and elided if too deep.
-    pub fn node_of(&mut self, stack: &Stack, snapshot: &Snapshot) -> NodeId {
+    pub fn node_of(&mut self, stack: &Stack, functions: &FunctionTable) -> NodeId {
         let frames = &stack.frames;
         let elision = elide(frames.len(), self.limits.max_depth);
+        if elision.is_none() && !stack.incomplete && !frames.is_empty() {
+            return self.node_below_root(frames, functions);
+        }
         let mut node = NodeId::ROOT;
         if stack.incomplete || frames.is_empty() {
             let name = if stack.incomplete {
@@ -186,77 +159,76 @@ impl Window {
                 }
                 continue;
             }
-            let location = self.location_of(*frame, snapshot);
+            let (Ok(location) | Err(location)) = self.location_of(*frame, functions);
             node = self.step(node, location);
         }
         node
     }
 
-    /// The id of a thread's labels and of those it works under; `<other>` when there are too many.
-    pub fn thread(&mut self, thread: &ThreadLabels<'_>) -> LabelSetId {
-        let labels = self.labels_of(thread);
-        self.labels(&labels)
-    }
-
-    /// Calls the thread of these labels by its name, which was not known.
-    pub fn call_thread(&mut self, labels: LabelSetId, name: &str) -> LabelSetId {
-        let mut better = self.interner.label_set(labels).clone();
-        let said = better.iter_mut().find(|label| &*label.key == THREAD_NAME);
-        if let Some(said) = said {
-            said.value = LabelValue::Text(Arc::from(name));
+    /// The node of a whole stack. Threads of a pool have their outer frames in common, and are asked
+    /// for one after the other: as far as a stack is like the last one its nodes are known.
+    fn node_below_root(&mut self, frames: &[Frame], functions: &FunctionTable) -> NodeId {
+        let root_first = frames.iter().rev();
+        let pairs = root_first.clone().zip(&self.last_path);
+        let common = pairs
+            .take_while(|(frame, (known, _))| *frame == known)
+            .count();
+        self.last_path.truncate(common);
+        let mut node = self
+            .last_path
+            .last()
+            .map_or(NodeId::ROOT, |(_, node)| *node);
+        let overflowed = self.overflowed;
+        let mut is_lasting = true;
+        for frame in root_first.skip(common) {
+            let found = self.location_of(*frame, functions);
+            let (Ok(location) | Err(location)) = found;
+            node = self.step(node, location);
+            is_lasting = is_lasting && found.is_ok() && self.overflowed == overflowed;
+            if is_lasting {
+                self.last_path.push((*frame, node));
+            }
         }
-        self.interner.relabel(labels, better)
+        node
     }
 
-    /// The labels of a sample of a thread: its own, its class, and what the application set.
-    fn labels_of(&mut self, thread: &ThreadLabels<'_>) -> LabelSet {
-        let mut labels = thread_labels(thread.id, thread.name);
-        let mut add = |key: &str, value: LabelValue| {
-            let key = Arc::from(key);
-            labels.push(Label { key, value });
+    /// Adds so much of each of these measures to the sample of `node` and `labels`. What the window
+    /// does not measure is refused: it has no place, and another one's would be a lie.
+    pub fn add(&mut self, node: NodeId, labels: LabelSetId, amounts: &[(MeasureId, i64)]) {
+        let values = self.values_of(node, labels);
+        let (start, measures) = (values.start, self.measures);
+        for &(id, amount) in amounts {
+            let column = measures.column(id);
+            debug_assert!(column.is_some(), "{id:?} is not measured in this window");
+            if let Some(column) = column {
+                let value = &mut self.values[start + column];
+                *value = value.saturating_add(amount);
+            }
+        }
+    }
+
+    /// What can be charged here.
+    #[must_use]
+    pub fn measures(&self) -> MeasureSet {
+        self.measures
+    }
+
+    /// Where the values of the sample of `node` and `labels` are, which is made if need be.
+    #[inline]
+    fn values_of(&mut self, node: NodeId, labels: LabelSetId) -> Range<usize> {
+        let sample = Sample { node, labels };
+        let row = match self.sample_rows.get(&sample) {
+            Some(row) => *row,
+            None => self.new_row(sample),
         };
-        if let Some(class) = thread.class {
-            add(THREAD_CLASS, LabelValue::Text(Arc::from(class)));
-        }
-        if let Some(active) = thread.active {
-            if thread.with_request && active.request != 0 {
-                let number = i64::try_from(active.request).unwrap_or(i64::MAX);
-                add(REQUEST_NUMBER, LabelValue::Number(number, Arc::from("")));
-            }
-            let is_known = self.active_sets.contains(&active.set);
-            let has_room = is_known || self.active_sets.len() < MAX_ACTIVE_LABEL_SETS;
-            if has_room && !is_known {
-                self.active_sets.insert(active.set.clone());
-            }
-            for label in active.set.iter() {
-                let value = if has_room {
-                    label.value.clone()
-                } else {
-                    LabelValue::Text(Arc::from(OTHER))
-                };
-                labels.push(Label {
-                    key: label.key.clone(),
-                    value,
-                });
-            }
-        }
-        labels
+        let width = self.columns.len();
+        row * width..(row + 1) * width
     }
 
-    /// The id of `labels`, or of `<other>` when there are too many.
-    pub fn labels(&mut self, labels: &LabelSet) -> LabelSetId {
-        if self.interner.label_set_count() >= self.max_label_sets || !self.has_room() {
-            return self.interner.labels(&thread_labels(0, OTHER));
-        }
-        self.interner.labels(labels)
-    }
-
-    /// Adds `values` to the sample of `node` and `labels`.
-    pub fn add(&mut self, node: NodeId, labels: LabelSetId, values: &[i64]) {
-        let mut sample = Sample { node, labels };
-        if !self.sample_rows.contains_key(&sample)
-            && (self.samples.len() >= 2 * self.limits.max_nodes || !self.has_room())
-        {
+    /// The row of a sample that has none yet; that of `<overflow>` once the limits are reached.
+    #[cold]
+    fn new_row(&mut self, mut sample: Sample) -> usize {
+        if self.samples.len() >= 2 * self.limits.max_nodes || !self.has_room() {
             self.overflowed += 1;
             sample = Sample {
                 node: self.overflow_node(),
@@ -265,118 +237,17 @@ impl Window {
         }
         let next = self.samples.len();
         let row = *self.sample_rows.entry(sample).or_insert(next);
-        let width = self.sample_types.len();
         if row == next {
             self.samples.push(sample);
-            self.values.resize((next + 1) * width, 0);
+            self.values.resize((next + 1) * self.columns.len(), 0);
         }
-        profile::add(&mut self.values[row * width..(row + 1) * width], values);
+        row
     }
 
-    /// Gives each set of labels in `left`, sorted by id, so much more in `column`: to its samples, in
-    /// proportion to what they have there. Where it has none, to stacks under the same labels of the
-    /// application in other threads, drawn in that proportion; where there are none either, or where
-    /// requests are kept apart, to `<not sampled>`.
-    pub fn spread(&mut self, column: usize, left: &[(LabelSetId, u64)]) {
-        let width = self.sample_types.len();
-        let mut rows: FxHashMap<LabelSetId, Vec<(NodeId, u64)>> = FxHashMap::default();
-        for (at, sample) in self.samples.iter().enumerate() {
-            if let Ok(value @ 1..) = u64::try_from(self.values[at * width + column]) {
-                let known = rows.entry(sample.labels).or_default();
-                known.push((sample.node, value));
-            }
-        }
-        let mut others: Option<HashMap<LabelSet, Vec<(NodeId, u64)>>> = None;
-        for &(labels, amount) in left {
-            let mut values = vec![0; width];
-            let mut add = |window: &mut Self, node, part: u64| {
-                values[column] = i64::try_from(part).unwrap_or(i64::MAX);
-                window.add(node, labels, &values);
-            };
-            if let Some(own) = rows.get(&labels) {
-                for (node, part) in divided(own, amount) {
-                    add(self, node, part);
-                }
-                continue;
-            }
-            let interner = &self.interner;
-            let others = others.get_or_insert_with(|| {
-                let mut others: HashMap<LabelSet, Vec<(NodeId, u64)>> = HashMap::new();
-                for (labels, rows) in &rows {
-                    let key = of_application(interner.label_set(*labels));
-                    others.entry(key).or_default().extend(rows);
-                }
-                // The order of a hash table is nobody's.
-                others.values_mut().for_each(|rows| rows.sort_unstable());
-                others
-            });
-            let set = interner.label_set(labels);
-            let is_apart = set.iter().any(|label| &*label.key == REQUEST_NUMBER);
-            match others.get(&of_application(set)).filter(|_| !is_apart) {
-                Some(rows) => {
-                    for (node, part) in drawn(rows, amount) {
-                        add(self, node, part);
-                    }
-                }
-                None => {
-                    let location = self.interner.pseudo(NOT_SAMPLED);
-                    let node = self.step(NodeId::ROOT, location);
-                    add(self, node, amount);
-                }
-            }
-        }
-    }
-
-    /// What is measured.
+    /// What the values of its samples are.
     #[must_use]
-    pub fn sample_types(&self) -> &[SampleType] {
-        &self.sample_types
-    }
-
-    /// Measures all of `types` from now on, among which those until now must be; the samples until
-    /// now have 0 in the others.
-    pub fn widen(&mut self, types: Vec<SampleType>) {
-        let places = sample_type::places(&self.sample_types, &types);
-        let mut values = vec![0; self.samples.len() * types.len()];
-        let rows = self.values.chunks_exact(self.sample_types.len().max(1));
-        for (wide, narrow) in values.chunks_exact_mut(types.len().max(1)).zip(rows) {
-            scatter(narrow, &places, wide);
-        }
-        (self.sample_types, self.values) = (types, values);
-    }
-
-    /// Adds all samples of `other`, whose sample types must be among this window's.
-    pub fn absorb(&mut self, other: &Profile) {
-        // Of a profile of which samples were left out, only what the others use.
-        let mut is_used = vec![false; other.tree.len()];
-        for sample in &other.samples {
-            is_used[sample.node.index()] = true;
-        }
-        for node in other.tree.nodes().rev() {
-            if is_used[node.index()] {
-                is_used[other.tree.parent(node).index()] = true;
-            }
-        }
-        let mut locations: Vec<Option<LocationId>> = vec![None; other.symbols.locations.len()];
-        let mut nodes = vec![NodeId::ROOT; other.tree.len()];
-        for node in other.tree.nodes().filter(|node| is_used[node.index()]) {
-            let at = other.tree.location(node).0 as usize;
-            let location = locations[at].unwrap_or_else(|| {
-                let location = &other.symbols.locations[at];
-                let function = &other.symbols.functions[location.function.0 as usize];
-                self.location(function, location.line)
-            });
-            locations[at] = Some(location);
-            let parent = nodes[other.tree.parent(node).index()];
-            nodes[node.index()] = self.step(parent, location);
-        }
-        let places = sample_type::places(&other.sample_types, &self.sample_types);
-        let mut wide = vec![0; self.sample_types.len()];
-        for (sample, values) in other.rows() {
-            let labels = self.labels(&other.label_sets[sample.labels.0 as usize]);
-            scatter(values, &places, &mut wide);
-            self.add(nodes[sample.node.index()], labels, &wide);
-        }
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
     }
 
     /// How many stacks or samples were folded into `<overflow>`.
@@ -396,16 +267,23 @@ impl Window {
     pub fn bytes(&self) -> usize {
         self.interner.bytes()
             + self.tree.bytes()
+            + self.frames.capacity() * (size_of::<(Frame, LocationId)>() + 1)
             + self.samples.capacity() * 3 * size_of::<Sample>()
             + self.values.capacity() * size_of::<i64>()
     }
 
     /// The finished profile.
     #[must_use]
-    pub fn finish(self, meta: ProfileMeta) -> Profile {
+    pub fn finish(mut self, mut meta: ProfileMeta) -> Profile {
+        if self.measures != MeasureSet::default() {
+            // Recorded here.
+            self.interner.mapping(&Mapping::of_program(&meta.program));
+            let wall = Some(MeasureId::Wall).filter(|id| self.measures.contains(*id));
+            meta.period_type = wall.map(Column::Known);
+        }
         let (symbols, label_sets) = self.interner.into_tables();
         Profile {
-            sample_types: self.sample_types,
+            columns: self.columns,
             default_sample_type: self.default_sample_type,
             symbols,
             tree: self.tree.into_tree(),
@@ -416,23 +294,34 @@ impl Window {
         }
     }
 
-    fn location_of(&mut self, frame: Frame, snapshot: &Snapshot) -> LocationId {
+    /// The location of a frame; a pseudo-frame's as an error, for then it may be another one later.
+    fn location_of(
+        &mut self,
+        frame: Frame,
+        functions: &FunctionTable,
+    ) -> Result<LocationId, LocationId> {
+        if let Some(location) = self.frames.get(&frame) {
+            return Ok(*location);
+        }
         let function = match self.serials.get(&frame.function).copied() {
             Some(function) => function,
-            None if self.is_full() => return self.interner.pseudo(OVERFLOW),
-            None => match snapshot.function(frame.function) {
+            None if self.is_full() => return Err(self.interner.pseudo(OVERFLOW)),
+            None => match functions.get(&frame.function) {
                 Some(function) => {
                     let id = self.interner.function(function);
                     self.serials.insert(frame.function, id);
                     id
                 }
-                None => return self.interner.pseudo(INCOMPLETE),
+                None => return Err(self.interner.pseudo(INCOMPLETE)),
             },
         };
-        self.interner.location(Location {
+        let location = self.interner.location(Location {
             function,
             line: frame.line,
-        })
+            origin: OriginId::default(),
+        });
+        self.frames.insert(frame, location);
+        Ok(location)
     }
 
     fn is_full(&mut self) -> bool {
@@ -447,12 +336,11 @@ impl Window {
         self.tree.has_room(SPARE)
             && self.interner.has_room(SPARE)
             && self.serials.try_reserve(SPARE).is_ok()
+            && self.frames.try_reserve(SPARE).is_ok()
             && self.samples.try_reserve(SPARE).is_ok()
             && self.sample_rows.try_reserve(SPARE).is_ok()
-            && self
-                .values
-                .try_reserve(SPARE * self.sample_types.len())
-                .is_ok()
+            && self.marked.try_reserve(SPARE).is_ok()
+            && self.values.try_reserve(SPARE * self.columns.len()).is_ok()
     }
 
     /// The child of `parent` at `location`; `<overflow>` once the limits are reached.
@@ -477,68 +365,61 @@ impl Window {
     }
 }
 
-/// What the application has said, among the labels of a thread.
-fn of_application(labels: &LabelSet) -> LabelSet {
-    let of_thread = [THREAD_ID, THREAD_NAME, THREAD_CLASS];
-    let said = labels
-        .iter()
-        .filter(|label| !of_thread.contains(&&*label.key));
-    said.cloned().collect()
-}
-
-/// Divides `amount` in proportion to the rows' values; the last gets what cannot be divided.
-fn divided(rows: &[(NodeId, u64)], amount: u64) -> Vec<(NodeId, u64)> {
-    let whole: u128 = rows.iter().map(|(_, value)| u128::from(*value)).sum();
-    let mut passed: u128 = 0;
-    let mut given = 0;
-    let parts = rows.iter().map(|&(node, value)| {
-        passed += u128::from(value);
-        // Of what should have been given by now, what was not given yet.
-        let due = u64::try_from(u128::from(amount) * passed / whole.max(1)).unwrap_or(amount);
-        let part = due - given;
-        given = due;
-        (node, part)
-    });
-    parts.filter(|(_, part)| *part > 0).collect()
-}
-
-/// Divides `amount` among a few of many rows, drawn at even distances of their sum: none is
-/// preferred, and a thread that no look has found does not bring a sample of its own for each stack
-/// of all the others.
-fn drawn(rows: &[(NodeId, u64)], amount: u64) -> Vec<(NodeId, u64)> {
-    const DRAWS: u64 = 8;
-    let whole: u64 = rows.iter().map(|(_, value)| value).sum();
-    // As good as chance, and the same for the same window.
-    let offset = amount % (whole / DRAWS).max(1);
-    let mut ends = rows.iter().scan(0, |end, (node, value)| {
-        *end += value;
-        Some((*node, *end))
-    });
-    let mut current = ends.next();
-    let mut chosen: Vec<(NodeId, u64)> = Vec::new();
-    for draw in 0..DRAWS {
-        let at = whole / DRAWS * draw + offset;
-        while let Some((_, end)) = current
-            && end <= at
-        {
-            current = ends.next();
-        }
-        let Some((node, _)) = current else {
-            break;
-        };
-        match chosen.last_mut() {
-            Some((last, weight)) if *last == node => *weight += 1,
-            _ => chosen.push((node, 1)),
-        }
+impl Fold for Window {
+    fn measures(&self) -> MeasureSet {
+        self.measures
     }
-    divided(&chosen, amount)
-}
 
-/// Puts each of `values` at its place in `wide`.
-fn scatter(values: &[i64], places: &[Option<usize>], wide: &mut [i64]) {
-    for (value, place) in values.iter().zip(places) {
-        if let Some(place) = place {
-            wide[*place] = *value;
-        }
+    fn node_of(&mut self, stack: &Stack, functions: &FunctionTable) -> NodeId {
+        Self::node_of(self, stack, functions)
+    }
+
+    fn thread(&mut self, thread: &ThreadLabels<'_>) -> LabelSetId {
+        Self::thread(self, thread)
+    }
+
+    fn call_thread(&mut self, labels: LabelSetId, name: &str) -> LabelSetId {
+        Self::call_thread(self, labels, name)
+    }
+
+    #[inline]
+    fn with_reason(&mut self, labels: LabelSetId, reason: Option<OffCpu>) -> LabelSetId {
+        Self::with_reason(self, labels, reason)
+    }
+
+    #[inline]
+    fn with_task(&mut self, labels: LabelSetId, task: Option<&Arc<str>>) -> LabelSetId {
+        Self::with_task(self, labels, task)
+    }
+
+    fn with_part(&mut self, labels: LabelSetId, part: Option<RequestPart>) -> LabelSetId {
+        Self::with_part(self, labels, part)
+    }
+
+    #[inline]
+    fn with_lock(&mut self, labels: LabelSetId, lock: Option<&LockName>) -> LabelSetId {
+        Self::with_lock(self, labels, lock)
+    }
+
+    #[inline]
+    fn add(&mut self, charge: &Charge) {
+        Self::add(self, charge.node, charge.labels, charge.values.pairs());
+    }
+
+    fn pseudo(&mut self, name: &str) -> NodeId {
+        let location = self.interner.pseudo(name);
+        self.step(NodeId::ROOT, location)
+    }
+
+    fn total(&self, id: MeasureId) -> u64 {
+        let width = self.columns.len().max(1);
+        let column = self.measures.column(id);
+        let values = column.map(|column| self.values.iter().skip(column).step_by(width));
+        let sum: i64 = values.into_iter().flatten().sum();
+        u64::try_from(sum).unwrap_or(0)
+    }
+
+    fn spread(&mut self, id: MeasureId, left: &[(LabelSetId, u64)]) {
+        Self::spread(self, id, left);
     }
 }

@@ -153,7 +153,7 @@ pub fn detect(
     if table[FREE_THREADED] != 0 {
         return Err("free-threaded builds are not supported yet".to_owned());
     }
-    layout(&table, places)
+    layout(&table, version_hex >> 16 & 0xff, places)
 }
 
 fn places(version_hex: u32) -> Result<&'static Places, String> {
@@ -165,7 +165,9 @@ fn places(version_hex: u32) -> Result<&'static Places, String> {
     }
 }
 
-fn layout(table: &[usize], places: &Places) -> Result<Layout, String> {
+/// The layout that a table of debug offsets tells. Longer than 80 lines, because it is itself a table:
+/// a line for each field of the layout.
+fn layout(table: &[usize], minor: u32, places: &Places) -> Result<Layout, String> {
     // Structures are small; an offset beyond this is no offset.
     const LARGEST: usize = 1 << 20;
     let at = |place: usize| match table[place] {
@@ -200,6 +202,7 @@ fn layout(table: &[usize], places: &Places) -> Result<Layout, String> {
     let size = |offsets: &[usize]| offsets.iter().max().map_or(0, |last| last + WORD);
     let ascii_data = at(places.text + 3)?;
     Ok(Layout {
+        minor,
         runtime: RuntimeLayout {
             interpreters_head: at(INTERPRETERS_HEAD)?,
             finalizing: at(FINALIZING)?,
@@ -215,6 +218,8 @@ fn layout(table: &[usize], places: &Places) -> Result<Layout, String> {
             locked: inside_gil(gil + 3)?,
             // Not in the table: `switch_number` follows (Include/internal/pycore_gil.h, 3.13-3.15).
             switches: (inside_gil(gil + 3)? + size_of::<i32>()).next_multiple_of(WORD),
+            // Nor is `interval`, which stands before `last_holder`.
+            interval: inside_gil(gil + 4)?.saturating_sub(WORD),
             holder: inside_gil(gil + 4)?,
         },
         thread: ThreadLayout {

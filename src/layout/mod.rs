@@ -5,6 +5,12 @@
 
 pub mod context;
 pub mod debug_offsets;
+pub mod greenlets;
+pub mod locks;
+pub mod loops;
+pub mod steps;
+pub mod tasks;
+pub mod trio;
 pub mod v3_10;
 pub mod v3_11;
 pub mod v3_12;
@@ -47,6 +53,8 @@ pub enum GilPlace {
 pub struct GilLayout {
     /// Where it is.
     pub place: GilPlace,
+    /// How long a thread waits before it asks for it, in µs, an `unsigned long`.
+    pub interval: usize,
     /// The thread state that holds it or held it last.
     pub holder: usize,
     /// Whether it is held, an `int`.
@@ -218,6 +226,8 @@ pub struct BytesLayout {
 /// Everything of one version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// 10 of CPython 3.10.
+    pub minor: u32,
     /// The runtime.
     pub runtime: RuntimeLayout,
     /// Interpreters.
@@ -239,6 +249,13 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether frames are objects on the heap (3.10), and not stretches of a data stack.
+    #[must_use]
+    #[inline]
+    pub fn has_heap_frames(&self) -> bool {
+        self.thread.chunk.is_none()
+    }
+
     /// The layout of the interpreter whose runtime is at `runtime` and says it is `version_hex`
     /// (`PY_VERSION_HEX`).
     ///

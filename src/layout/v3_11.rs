@@ -8,6 +8,7 @@ use super::{
 
 /// Checked against the installed headers by `tests/layout/check.py`.
 pub const LAYOUT: Layout = Layout {
+    minor: 11,
     // Include/internal/pycore_runtime.h, _PyRuntimeState.
     runtime: RuntimeLayout {
         interpreters_head: 40,
@@ -23,6 +24,7 @@ pub const LAYOUT: Layout = Layout {
     // Include/internal/pycore_gil.h; _PyRuntimeState.ceval.gil.
     gil: GilLayout {
         place: GilPlace::Runtime(360),
+        interval: 0,
         holder: 8,
         locked: 16,
         switches: 24,

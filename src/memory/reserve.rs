@@ -10,10 +10,14 @@
 //! whole again. That is all there is to it, for it is used in need alone.
 #![allow(unsafe_code)]
 
+mod region;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use self::region::{Region, blocks, map, unmap};
 
 /// Regions that are set aside for good: several, because a block that stays in use keeps all of its
 /// region from being whole again.
@@ -25,17 +29,6 @@ const LASTING_BYTES: [usize; 3] = [4 << 20, 1 << 20, 256 << 10];
 const PROBE_BYTES: usize = 2 << 20;
 /// Provisions at a time, and those of which something is still in use.
 const PROVISIONS: usize = 7;
-/// A region's state beyond which it is full: no region is that large.
-const CLOSED: u64 = u32::MAX as u64;
-
-/// A mapping from which blocks are cut.
-struct Region {
-    begin: AtomicUsize,
-    /// 0 while there is no mapping.
-    length: AtomicUsize,
-    /// The number of blocks in use (upper half) and the offset of the free end, or [`CLOSED`].
-    state: AtomicU64,
-}
 
 static SET_ASIDE: [Region; LASTING] = [const { Region::new() }; LASTING];
 /// The mapping that they share.
@@ -45,50 +38,11 @@ static PROVIDED: [Region; PROVISIONS] = [const { Region::new() }; PROVISIONS];
 static PROVISIONS_OPEN: AtomicUsize = AtomicUsize::new(0);
 static IS_SHORT: AtomicBool = AtomicBool::new(false);
 
+/// What only the regions of provisions do: they count in [`PROVISIONS_OPEN`].
 impl Region {
-    const fn new() -> Self {
-        Self {
-            begin: AtomicUsize::new(0),
-            length: AtomicUsize::new(0),
-            state: AtomicU64::new(CLOSED),
-        }
-    }
-
-    /// Maps it; false if there is no memory for that. One thread at a time.
-    fn open(&self, bytes: usize) -> bool {
-        if bytes >= CLOSED as usize {
-            return false;
-        }
-        let Some(begin) = map(bytes) else {
-            return false;
-        };
-        self.cover(begin, bytes);
-        true
-    }
-
-    fn cover(&self, begin: usize, bytes: usize) {
-        self.begin.store(begin, Relaxed);
-        self.length.store(bytes, Release);
-        self.state.store(0, Release);
-    }
-
-    /// Unmaps it, if nothing of it is in use.
-    fn close(&self) -> bool {
-        let closing = |state: u64| (blocks(state) == 0 && end(state) != CLOSED).then_some(CLOSED);
-        if self.state.fetch_update(AcqRel, Acquire, closing).is_err() {
-            return false;
-        }
-        // Nobody has a block of it, and nobody gets one any more. Its length goes first: before the
-        // mapping does and the system's allocator uses the same addresses, and last of all what has
-        // another open this region.
-        let begin = self.begin.load(Acquire);
-        unmap(begin, self.length.swap(0, AcqRel));
-        true
-    }
-
     /// Whether a provision may open it; an old one that nobody uses any more is closed.
     fn is_free(&self) -> bool {
-        self.length.load(Acquire) == 0 || self.give_back()
+        !self.is_held.load(Acquire) && (self.length.load(Acquire) == 0 || self.give_back())
     }
 
     /// As [`Self::open`], for a provision.
@@ -99,6 +53,8 @@ impl Region {
         if !is_open {
             PROVISIONS_OPEN.fetch_sub(1, AcqRel);
         }
+        // No block of it is in use yet, and nobody else may take it for that.
+        self.is_held.store(is_open, Release);
         is_open
     }
 
@@ -110,68 +66,6 @@ impl Region {
         }
         is_closed
     }
-
-    #[inline]
-    fn contains(&self, address: usize) -> bool {
-        let length = self.length.load(Relaxed);
-        length != 0 && address.wrapping_sub(self.begin.load(Relaxed)) < length
-    }
-
-    fn allocate(&self, layout: Layout) -> *mut u8 {
-        let mut found = 0;
-        let taken = self.state.fetch_update(AcqRel, Acquire, |state| {
-            if end(state) == CLOSED {
-                return None;
-            }
-            let begin = self.begin.load(Acquire);
-            let place = begin.checked_add(end(state) as usize)?;
-            found = place.checked_next_multiple_of(layout.align())?;
-            // Empty blocks have addresses of their own as well.
-            let after = (found - begin).checked_add(layout.size().max(1))?;
-            (after <= self.length.load(Acquire)).then(|| pack(blocks(state) + 1, after as u64))
-        });
-        taken.map_or(ptr::null_mut(), |_| found as *mut u8)
-    }
-
-    fn free(&self, address: usize, size: usize) {
-        let begin = self.begin.load(Acquire);
-        let place = (address - begin) as u64;
-        // Cannot fail: the closure always has an answer.
-        let _: Result<u64, u64> = self.state.fetch_update(AcqRel, Acquire, |state| {
-            let left = blocks(state) - 1;
-            let is_last = place + size.max(1) as u64 == end(state);
-            Some(match left {
-                0 => 0,
-                _ if is_last => pack(left, place),
-                _ => pack(left, end(state)),
-            })
-        });
-    }
-
-    /// Makes the last block longer or shorter; false if it is not the last, or there is no room.
-    fn resize(&self, address: usize, size: usize, wanted: usize) -> bool {
-        let begin = self.begin.load(Acquire);
-        let place = (address - begin) as u64;
-        let resized = self.state.fetch_update(AcqRel, Acquire, |state| {
-            let is_last = place + size.max(1) as u64 == end(state);
-            let after = place.checked_add(wanted.max(1) as u64)?;
-            (is_last && after <= self.length.load(Acquire) as u64)
-                .then(|| pack(blocks(state), after))
-        });
-        resized.is_ok()
-    }
-}
-
-fn blocks(state: u64) -> u64 {
-    state >> 32
-}
-
-fn end(state: u64) -> u64 {
-    state & u64::from(u32::MAX)
-}
-
-fn pack(blocks: u64, end: u64) -> u64 {
-    blocks << 32 | end
 }
 
 /// Sets memory aside for good, if that was not done yet; false if there is none.
@@ -245,12 +139,6 @@ pub fn are_there(bytes: usize) -> bool {
 #[derive(Debug)]
 pub struct Provision(Option<&'static Region>);
 
-impl std::fmt::Debug for Region {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Region").finish_non_exhaustive()
-    }
-}
-
 static IS_PROVIDING: AtomicBool = AtomicBool::new(false);
 
 impl Provision {
@@ -287,6 +175,8 @@ impl Drop for Provision {
         // If something is in use, whoever wants the place next tries again.
         if let Some(region) = self.0 {
             region.give_back();
+            // Last: from now on it may be another's.
+            region.is_held.store(false, Release);
         }
     }
 }
@@ -392,114 +282,47 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-#[cfg(unix)]
-fn map(bytes: usize) -> Option<usize> {
-    // SAFETY: a new private mapping at an address that the kernel chooses.
-    let place = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    (place != libc::MAP_FAILED).then_some(place as usize)
-}
-
-#[cfg(unix)]
-fn unmap(begin: usize, length: usize) {
-    // SAFETY: the mapping was made by `map`, and nobody uses it any more.
-    unsafe { libc::munmap(begin as *mut libc::c_void, length) };
-}
-
-/// Nothing is set aside on this system.
-#[cfg(not(unix))]
-fn map(_bytes: usize) -> Option<usize> {
-    None
-}
-
-#[cfg(not(unix))]
-fn unmap(_begin: usize, _length: usize) {}
-
 #[cfg(all(test, unix))]
 mod tests {
     use std::alloc::Layout;
 
-    use super::{Allocator, Provision, Region, blocks, end};
-    use std::sync::atomic::Ordering::Relaxed;
+    use super::{Allocator, Provision};
 
     fn layout(size: usize, align: usize) -> Layout {
         Layout::from_size_align(size, align).unwrap_or_else(|why| unreachable!("{why}"))
     }
 
     #[test]
-    fn a_region_is_whole_again_with_its_last_block() {
-        let region = Region::new();
-        assert!(region.allocate(layout(1, 1)).is_null());
-        assert!(region.open(1 << 16));
-        let first = region.allocate(layout(3, 1)) as usize;
-        let second = region.allocate(layout(100, 64)) as usize;
-        assert!(region.contains(first) && region.contains(second) && second.is_multiple_of(64));
-        assert!(!region.close());
-        // Only the last one can grow where it is, and as far as there is room.
-        assert!(!region.resize(first, 3, 4));
-        assert!(region.resize(second, 100, 1_000));
-        assert!(!region.resize(second, 1_000, 1 << 16));
-        assert!(region.allocate(layout(1 << 16, 1)).is_null());
-        let third = region.allocate(layout(8, 8)) as usize;
-        region.free(third, 8);
-        assert_eq!(region.allocate(layout(8, 8)) as usize, third);
-        region.free(first, 3);
-        region.free(third, 8);
-        assert_eq!(blocks(region.state.load(Relaxed)), 1);
-        region.free(second, 1_000);
-        assert_eq!(end(region.state.load(Relaxed)), 0);
-        let whole = region.allocate(layout(1 << 16, 1)) as usize;
-        assert!(region.contains(whole));
-        region.free(whole, 1 << 16);
-        assert!(region.close() && !region.contains(whole));
-        assert!(region.allocate(layout(1, 1)).is_null());
-    }
-
-    #[test]
-    fn threads_never_get_the_same_block() {
-        let region = Region::new();
-        // More than all that is ever asked for: with several threads it is seldom whole.
-        assert!(region.open(32 << 20));
-        std::thread::scope(|scope| {
-            for mark in 1..=4_u8 {
-                let region = &region;
-                scope.spawn(move || {
-                    for round in 0..20_000_usize {
-                        let size = 1 + round % 200;
-                        let block = region.allocate(layout(size, 8));
-                        assert!(!block.is_null());
-                        // SAFETY: the block is this long and ours until it is freed.
-                        unsafe {
-                            block.write_bytes(mark, size);
-                            let seen = std::slice::from_raw_parts(block, size);
-                            assert!(seen.iter().all(|byte| *byte == mark));
-                        }
-                        region.free(block as usize, size);
-                    }
-                });
-            }
-        });
-        assert!(region.close());
-    }
-
-    #[test]
     fn what_is_provided_outlives_the_task_as_long_as_it_is_used() {
-        let provision = Provision::of(1 << 20).unwrap_or_else(|| unreachable!());
-        let region = provision.0.unwrap_or_else(|| unreachable!());
+        let (provision, region) = loop {
+            // Other tests may have them all.
+            let provision = Provision::of(1 << 20).unwrap_or_else(|| unreachable!());
+            if let Some(region) = provision.0 {
+                break (provision, region);
+            }
+            std::thread::yield_now();
+        };
         let block = region.allocate(layout(100, 8));
         assert!(Allocator::region_of(block).is_some());
         drop(provision);
         assert!(region.contains(block as usize));
         region.free(block as usize, 100);
         assert!(Provision::of(usize::MAX >> 1).is_none());
+    }
+
+    #[test]
+    fn nobody_is_given_what_another_has_not_used_yet() {
+        let held = || Provision::of(1 << 16).unwrap_or_else(|| unreachable!());
+        let provisions: Vec<_> = (0..super::PROVISIONS).map(|_| held()).collect();
+        let regions: Vec<_> = provisions.iter().filter_map(|one| one.0).collect();
+        for (at, region) in regions.iter().enumerate() {
+            let others = regions[at + 1..].iter();
+            assert!(
+                !others
+                    .into_iter()
+                    .any(|other| std::ptr::eq(*other, *region))
+            );
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@
 
 use std::fmt;
 
-/// A sample type that some of the merged profiles did not measure.
+/// A column that some of the merged profiles did not measure.
 ///
-/// The format has a value for each sample type in each sample and no way to leave one out: their
+/// The format has a value for each column in each sample and no way to leave one out: their
 /// samples have 0 there, which means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unmeasured {
-    /// The sample type's name.
+    /// The column's name.
     pub name: String,
     /// How many of the merged profiles did not measure it.
     pub profiles: u64,
@@ -56,7 +56,7 @@ impl Unmeasured {
     }
 }
 
-/// What `comments` say of sample types that were measured in part.
+/// What `comments` say of columns that were measured in part.
 pub fn unmeasured(comments: &[String]) -> impl Iterator<Item = Unmeasured> {
     comments.iter().filter_map(|text| Unmeasured::parse(text))
 }
@@ -69,7 +69,7 @@ fn nanoseconds(seconds: &str) -> Option<i64> {
     Some(whole * 1_000_000_000 + i64::from(milliseconds) * 1_000_000)
 }
 
-const MAIN_THREAD: &str = "main thread: ";
+pub(super) const MAIN_THREAD: &str = "main thread: ";
 
 /// The comment that tells the kernel id of the main thread, whatever that is called.
 #[must_use]
@@ -84,6 +84,9 @@ pub fn main_threads(comments: &[String]) -> impl Iterator<Item = i64> {
         .filter_map(|comment| comment.strip_prefix(MAIN_THREAD)?.parse().ok())
 }
 
+/// What begins the next comment.
+pub(super) const JIT_IS_ON: &str = "jit: on; ";
+
 /// The comment of a profile that was recorded while the interpreter's JIT was on.
 ///
 /// Machine code of a trace updates the frame's instruction where it leaves the trace
@@ -96,7 +99,7 @@ pub const JIT: &str = "jit: on; lines of hot loops may be wrong, functions are r
 pub fn has_jit(comments: &[String]) -> bool {
     comments
         .iter()
-        .any(|comment| comment.starts_with("jit: on"))
+        .any(|comment| comment.starts_with(JIT_IS_ON))
 }
 
 #[cfg(test)]

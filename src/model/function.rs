@@ -16,6 +16,8 @@ pub struct Function {
     pub file: Arc<str>,
     /// Line of the `def`, 1-based; 0 when there is none.
     pub first_line: u32,
+    /// What the linker calls it, if the profile tells; never of Python code.
+    pub system_name: Option<Arc<str>>,
 }
 
 impl Function {
@@ -26,6 +28,7 @@ impl Function {
             name: Arc::from(bounded(name, MAX_NAME_BYTES).as_ref()),
             file: Arc::from(bounded(file, MAX_FILE_BYTES).as_ref()),
             first_line,
+            system_name: None,
         }
     }
 
@@ -38,7 +41,8 @@ impl Function {
     /// Bytes this function holds outside the struct itself.
     #[must_use]
     pub fn string_bytes(&self) -> usize {
-        self.name.len() + self.file.len()
+        let system_name = self.system_name.as_deref().map_or(0, str::len);
+        self.name.len() + self.file.len() + system_name
     }
 }
 
@@ -61,9 +65,20 @@ pub const INCOMPLETE: &str = "<incomplete>";
 pub const OVERFLOW: &str = "<overflow>";
 /// The garbage collector at work.
 pub const GC: &str = "<gc>";
+/// The loop of gevent while none of its greenlets can go on.
+pub const GEVENT_IDLE: &str = "<gevent idle>";
 /// Threads beyond a recording's limit of distinct label sets.
 pub const OTHER: &str = "<other>";
-/// A thread that executes no Python code: before its first function, after its last, or in one of C.
+/// A thread that executes no Python code: before its first function, after its last, or in one of C. A
+/// greenlet that waits in functions of C alone.
 pub const NO_PYTHON_FRAME: &str = "<no Python frame>";
+/// Whoever held what a thread waited for, where that could not be told or is not recorded.
+pub const UNKNOWN_HOLDER: &str = "<unknown holder>";
+/// A thread of another process, which held what a thread waited for.
+pub const OTHER_PROCESS: &str = "<other process>";
 /// CPU time of labels under which no look has found a thread computing.
 pub const NOT_SAMPLED: &str = "<not sampled>";
+/// Above it a task that the one below awaits by `asyncio.gather`, of which no frame tells.
+pub const GATHER: &str = "<gather>";
+/// Above it a task that the one below awaits by `asyncio.shield`, of which no frame tells.
+pub const SHIELD: &str = "<shield>";

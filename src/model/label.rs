@@ -26,6 +26,13 @@ pub const OWN_THREADS: &str = "rprof-";
 /// Key of the number of the request, in recordings that keep requests apart.
 pub const REQUEST_NUMBER: &str = "request number";
 
+/// Key of a task's or greenlet's name: one that somebody gave it; of a greenlet without one its
+/// outermost function.
+pub const TASK: &str = "task";
+
+/// Key of the part that a task has in its request, in recordings that keep requests apart.
+pub const REQUEST_TASK: &str = "request task";
+
 /// What a label says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LabelValue {
@@ -81,6 +88,12 @@ impl ActiveLabels {
             bytes.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
         }
         bytes
+    }
+
+    /// Whether there is a label of this key.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.set.iter().any(|label| &*label.key == key)
     }
 
     /// With the labels in `bytes`; `None` if these are damaged.

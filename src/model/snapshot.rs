@@ -2,24 +2,12 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use super::function::Function;
 use super::label::ActiveLabels;
-use super::stack::Stack;
-
-/// A function in the engine's table; never used twice, so it cannot name another function later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FunctionSerial(pub u64);
-
-/// One frame of a stack: a function and the line it was at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Frame {
-    /// The function, in [`Snapshot::functions`].
-    pub function: FunctionSerial,
-    /// 1-based line; 0 when unknown.
-    pub line: u32,
-}
+use super::lock::{HeldLock, LockWait};
+use super::measure::MeasureId;
+use super::off_cpu::OffCpu;
+use super::stack::{FunctionSerial, FunctionTable, Stack};
 
 /// Identifies a thread for as long as the process runs, even when the kernel re-uses its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,6 +37,16 @@ impl ThreadState {
     #[must_use]
     pub fn uses_cpu(self) -> bool {
         matches!(self, Self::Unknown | Self::Running | Self::HoldsGil)
+    }
+
+    /// What the time of a thread that does this counts as, besides its wall time.
+    #[must_use]
+    pub fn measure(self) -> Option<MeasureId> {
+        match self {
+            Self::HoldsGil => Some(MeasureId::Gil),
+            Self::WaitsForGil => Some(MeasureId::GilWait),
+            _ => None,
+        }
     }
 
     /// Whether the thread cannot go on, whatever CPU and GIL are doing.
@@ -103,8 +101,21 @@ pub struct ThreadSample {
     pub state: ThreadState,
     /// Whether a thread that holds the GIL has a CPU as well; true where the engine cannot tell.
     pub on_cpu: bool,
+    /// Why it was on no CPU; `None` if it was on one, or the engine cannot tell.
+    pub off: Option<OffCpu>,
+    /// Which lock it waits for, if it waits for one of Python's.
+    pub lock: Option<LockWait>,
+    /// For how long it has been ready without a CPU since it was started, in ns, as told when its CPU
+    /// clock was last seen to move; `None` where that cannot be told.
+    pub cpu_wait_ns: Option<u64>,
+    /// The address of the GIL that it needs, 0 where the engine cannot tell.
+    pub gil: u64,
     /// What the application said of it.
     pub labels: Option<Arc<ActiveLabels>>,
+    /// The name of the task that it ran, if somebody gave it one.
+    pub task: Option<Arc<str>>,
+    /// How many callbacks its event loop had ready besides the one that ran; 0 where that is not known.
+    pub ready: u32,
     /// When its CPU clock was last seen to move, in ns; 0 if unknown. It was not seen to move since,
     /// and nothing else here has changed but the name.
     pub since_ns: u64,
@@ -126,7 +137,7 @@ pub struct ThreadSample {
 }
 
 /// What the engine knows about all threads after a tick.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Monotonic time of the tick in ns.
     pub at_ns: u64,
@@ -135,19 +146,18 @@ pub struct Snapshot {
     /// All threads that were alive.
     pub threads: Vec<ThreadSample>,
     /// Meaning of the serials in the stacks.
-    pub functions: FxHashMap<FunctionSerial, Arc<Function>>,
-    /// Whether the look came later after its deadline than most do. It comes when the kernel has
-    /// ended the turn of another thread, and that is not at any moment: the turn is found to be over
-    /// where a thread asks for its CPU clock or something else that has the kernel look
-    /// (`update_curr`, `kernel/sched/fair.c`, Linux 6.18).
-    pub is_overdue: bool,
+    pub functions: FunctionTable,
     /// Whether it could not be told of some thread, now or earlier, whether it waits for the GIL or for
     /// something else.
     pub hides_gil_waits: bool,
+    /// Whether it could not be told of some thread, now or earlier, why it waits.
+    pub hides_waits: bool,
     /// Whether any request was ever seen.
     pub has_requests: bool,
     /// Grows whenever a thread was added, dropped or named, and with the first request.
     pub threads_version: u64,
+    /// Who holds the locks that threads wait for, and may be blamed.
+    pub held: Vec<HeldLock>,
     /// What threads that have had labels have spent since the look before, and under which.
     pub spans: Vec<CpuSpan>,
 }

@@ -1,6 +1,46 @@
-//! Depth limits: a stack keeps its root and its leaf side, the middle is elided.
+//! A stack and its frames. A deep one keeps its root and its leaf side, the middle is elided.
 
-use super::snapshot::Frame;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustc_hash::FxHashMap;
+
+use super::function::Function;
+
+/// A function as whoever reads stacks knows it. No number is used twice in a process, so it cannot
+/// name another function later, nor another reader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionSerial(pub u64);
+
+impl FunctionSerial {
+    /// Numbers that no function is ever given: they are of pseudo-frames, in any table.
+    pub const GC: Self = Self(u64::MAX);
+    /// See [`Self::GC`].
+    pub const GATHER: Self = Self(u64::MAX - 1);
+    /// See [`Self::GC`].
+    pub const SHIELD: Self = Self(u64::MAX - 2);
+    /// See [`Self::GC`].
+    pub const IDLE: Self = Self(u64::MAX - 3);
+
+    /// A number that was never used before.
+    #[must_use]
+    pub fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What the serials in stacks mean.
+pub type FunctionTable = FxHashMap<FunctionSerial, Arc<Function>>;
+
+/// One frame of a stack: a function and the line it was at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// The function: the table that comes with the stack says which it is.
+    pub function: FunctionSerial,
+    /// 1-based line; 0 when unknown.
+    pub line: u32,
+}
 
 /// How a stack that is deeper than a recording's limit is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

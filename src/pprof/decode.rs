@@ -3,29 +3,28 @@
 //! The input may be hostile: it is read twice as a stream, first for its tables, then for its
 //! samples, which are folded one at a time, so that memory holds what the profile says and never
 //! the message. Sizes are bounded before anything is allocated for them, and every index is
-//! checked. What cannot be kept (addresses, mappings but the first) is dropped.
+//! checked.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
-
-use prost::Message;
 
 use super::fields::{Content, Fields, for_each_field, packed_numbers};
 use super::foreign::{HEAD_BYTES, foreign};
 use super::problem::Problem;
 use super::proto;
 use super::source::Source;
+use super::tables::{Budget, Tables, field, insert, message};
 use crate::error::{Error, Result};
 use crate::fold::profile::{Profile, ProfileMeta};
 use crate::fold::window::{Limits, Window};
 use crate::model::function::Function;
+use crate::model::hashing::{Keyed, KeyedMap};
 use crate::model::label::{Label, LabelSet, LabelValue};
-use crate::model::location::LocationId;
-use crate::model::sample_type::{SampleType, present_name};
+use crate::model::location::{LocationId, Mapping, MappingId, Origin};
+use crate::model::measure::present_name;
+use crate::model::window_facts;
 
 pub use super::source::MAX_MESSAGE_BYTES;
 
@@ -33,21 +32,11 @@ pub use super::source::MAX_MESSAGE_BYTES;
 const MAX_FRAMES: usize = 100_000;
 /// Labels of one sample.
 const MAX_LABELS: usize = 1_000;
-/// Values of one sample.
-const MAX_SAMPLE_TYPES: usize = 256;
 /// Frames of all samples for each byte of the message. A location stands for as many frames as were
 /// inlined there, so that samples that share one multiply it; real code inlines a few.
 const MAX_FRAMES_PER_BYTE: u64 = 16;
 /// Nodes of the call tree.
 const MAX_NODES: usize = 8_000_000;
-/// What a file of any size may weigh in memory.
-const FREE_WEIGHT: usize = 8 << 20;
-/// What it may weigh for each of its bytes beyond that, packed and plain: a function of a real
-/// profile takes ten bytes in gzip, a few dozen without, and half a kilobyte in the tables here.
-const MAX_WEIGHT_PER_PACKED_BYTE: usize = 100;
-const MAX_WEIGHT_PER_PLAIN_BYTE: usize = 32;
-/// What any profile may weigh.
-const MAX_WEIGHT: usize = 1 << 30;
 
 /// Reads a profile; `name` is what error messages call it.
 ///
@@ -88,240 +77,62 @@ fn head(bytes: &[u8]) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What may still be allocated, in bytes.
-struct Budget {
-    left: usize,
-}
-
-impl Budget {
-    fn new(file: &[u8]) -> Self {
-        let per_byte = match Source::new(file) {
-            Source::Gzip { .. } => MAX_WEIGHT_PER_PACKED_BYTE,
-            Source::Plain(_) => MAX_WEIGHT_PER_PLAIN_BYTE,
-        };
-        Self {
-            left: FREE_WEIGHT
-                .saturating_add(file.len().saturating_mul(per_byte))
-                .min(MAX_WEIGHT),
-        }
-    }
-
-    fn charge(&mut self, weight: usize) -> std::result::Result<(), Problem> {
-        self.left = self
-            .left
-            .checked_sub(weight)
-            .ok_or(Problem::TooMuch("entries"))?;
-        Ok(())
-    }
-}
-
-/// Everything but the samples, as the message has it.
-#[derive(Default)]
-struct Tables {
-    message_bytes: u64,
-    strings: Vec<Arc<str>>,
-    sample_types: Vec<proto::ValueType>,
-    default_sample_type: i64,
-    functions: Vec<proto::Function>,
-    locations: Vec<proto::Location>,
-    mapping: Option<proto::Mapping>,
-    comments: Vec<i64>,
-    time_ns: i64,
-    duration_ns: i64,
-    period_ns: i64,
-}
-
-/// Numbers of the fields of `Profile`.
-mod field {
-    pub(super) const SAMPLE_TYPE: u32 = 1;
-    pub(super) const SAMPLE: u32 = 2;
-    pub(super) const MAPPING: u32 = 3;
-    pub(super) const LOCATION: u32 = 4;
-    pub(super) const FUNCTION: u32 = 5;
-    pub(super) const STRING_TABLE: u32 = 6;
-    pub(super) const TIME_NANOS: u32 = 9;
-    pub(super) const DURATION_NANOS: u32 = 10;
-    pub(super) const PERIOD: u32 = 12;
-    pub(super) const COMMENT: u32 = 13;
-    pub(super) const DEFAULT_SAMPLE_TYPE: u32 = 14;
-}
-
-impl Tables {
-    fn read(bytes: &[u8], budget: &mut Budget) -> std::result::Result<Self, Problem> {
-        let mut fields = Fields::new(Source::new(bytes));
-        let mut tables = Self::default();
-        while let Some((number, content)) = fields.next()? {
-            match content {
-                Content::Bytes(content) => tables.take_bytes(number, content, budget)?,
-                Content::Number(value) => tables.take_number(number, value, budget)?,
-                Content::Skipped => {}
-            }
-        }
-        tables.message_bytes = fields.bytes_read();
-        if tables.message_bytes == 0 {
-            return Err(Problem::Empty);
-        }
-        if tables.sample_types.is_empty() {
-            return Err(Problem::NoSampleTypes);
-        }
-        if tables.strings.first().is_some_and(|text| !text.is_empty()) {
-            return Err(Problem::FirstText);
-        }
-        Ok(tables)
-    }
-
-    /// Charges are what an entry weighs here and in the finished profile.
-    fn take_bytes(
-        &mut self,
-        number: u32,
-        content: &[u8],
-        budget: &mut Budget,
-    ) -> std::result::Result<(), Problem> {
-        match number {
-            field::SAMPLE_TYPE => {
-                if self.sample_types.len() == MAX_SAMPLE_TYPES {
-                    return Err(Problem::TooMuch("sample types"));
-                }
-                self.sample_types.push(message(content)?);
-            }
-            field::MAPPING if self.mapping.is_none() => self.mapping = Some(message(content)?),
-            field::LOCATION => {
-                let mut lines = 0;
-                for_each_field(content, |_, _| {
-                    lines += 1;
-                    Ok(())
-                })?;
-                budget.charge(128 + 64 * lines)?;
-                self.locations.push(message(content)?);
-            }
-            field::FUNCTION => {
-                budget.charge(256)?;
-                self.functions.push(message(content)?);
-            }
-            field::STRING_TABLE => {
-                let text = String::from_utf8_lossy(content);
-                budget.charge(48 + text.len())?;
-                self.strings.push(Arc::from(text.as_ref()));
-            }
-            field::COMMENT => {
-                budget.charge(64 * packed_numbers(content))?;
-                let mut rest = content;
-                while !rest.is_empty() {
-                    let number =
-                        prost::encoding::decode_varint(&mut rest).map_err(Problem::Protobuf)?;
-                    self.comments.push(number.cast_signed());
-                }
-            }
-            field::SAMPLE | field::MAPPING => {}
-            // A number where the schema has one may be nothing else.
-            field::TIME_NANOS
-            | field::DURATION_NANOS
-            | field::PERIOD
-            | field::DEFAULT_SAMPLE_TYPE => return Err(Problem::CutShort),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn take_number(
-        &mut self,
-        number: u32,
-        value: u64,
-        budget: &mut Budget,
-    ) -> std::result::Result<(), Problem> {
-        let value = value.cast_signed();
-        match number {
-            field::TIME_NANOS => self.time_ns = value,
-            field::DURATION_NANOS => self.duration_ns = value,
-            field::PERIOD => self.period_ns = value,
-            field::DEFAULT_SAMPLE_TYPE => self.default_sample_type = value,
-            field::COMMENT => {
-                budget.charge(64)?;
-                self.comments.push(value);
-            }
-            field::SAMPLE_TYPE
-            | field::SAMPLE
-            | field::MAPPING
-            | field::LOCATION
-            | field::FUNCTION
-            | field::STRING_TABLE => return Err(Problem::CutShort),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn text(&self, index: i64) -> std::result::Result<Arc<str>, Problem> {
-        usize::try_from(index)
-            .ok()
-            .and_then(|at| self.strings.get(at))
-            .cloned()
-            .ok_or(Problem::Text(index))
-    }
-
-    fn texts(&self, indices: &[i64]) -> std::result::Result<Vec<String>, Problem> {
-        indices
-            .iter()
-            .map(|&index| self.text(index).map(|text| text.to_string()))
-            .collect()
-    }
-
-    fn sample_types(&self) -> std::result::Result<Vec<SampleType>, Problem> {
-        self.sample_types
-            .iter()
-            .map(|kind| {
-                Ok(SampleType {
-                    name: self.text(kind.r#type)?,
-                    unit: self.text(kind.unit)?,
-                })
-            })
-            .collect()
-    }
-
-    /// The tables are keyed by what the file says: their hasher must be one that it cannot foresee.
-    fn functions(&self) -> std::result::Result<HashMap<u64, Function>, Problem> {
-        let mut functions = HashMap::with_capacity(self.functions.len());
-        for function in &self.functions {
-            let name = match self.text(function.name)? {
-                none if none.is_empty() => self.text(function.system_name)?,
-                named => named,
-            };
-            let file = self.text(function.filename)?;
-            let first_line = u32::try_from(function.start_line).unwrap_or(0);
-            let read = Function::new(&name, &file, first_line);
-            insert(&mut functions, "function", function.id, read)?;
-        }
-        Ok(functions)
-    }
-}
-
 /// A foreign location as the frames it stands for, innermost first.
 struct Places {
     frames: Vec<LocationId>,
-    of_location: HashMap<u64, Range<usize>>,
+    of_location: KeyedMap<u64, Range<usize>>,
 }
 
 impl Places {
     fn read(tables: &Tables, window: &mut Window) -> std::result::Result<Self, Problem> {
         let functions = tables.functions()?;
+        let (mappings, of_id) = tables.mappings()?;
+        let mapping_ids: Vec<MappingId> = mappings
+            .iter()
+            .map(|mapping| window.mapping(mapping))
+            .collect();
         let mut places = Self {
             frames: Vec::with_capacity(tables.locations.len()),
-            of_location: HashMap::with_capacity(tables.locations.len()),
+            of_location: KeyedMap::with_capacity_and_hasher(tables.locations.len(), Keyed),
         };
         for location in &tables.locations {
             let begin = places.frames.len();
-            for line in &location.line {
+            let mapping = of_id.get(&location.mapping_id);
+            let origin = Origin {
+                mapping: match mapping {
+                    Some(at) => mapping_ids[*at],
+                    None if mappings.is_empty() => MappingId::MAIN,
+                    None => MappingId::NONE,
+                },
+                address: location.address,
+                is_folded: location.is_folded,
+                ..Origin::default()
+            };
+            for (at, line) in location.line.iter().enumerate() {
                 let function = functions
                     .get(&line.function_id)
                     .ok_or(Problem::Id("function", line.function_id))?;
                 let number = u32::try_from(line.line).unwrap_or(0);
-                places.frames.push(window.location(function, number));
+                let origin = Origin {
+                    column: u32::try_from(line.column).unwrap_or(0),
+                    // The last line is that of the function into which the others were inlined.
+                    is_inlined: at + 1 < location.line.len(),
+                    ..origin
+                };
+                places
+                    .frames
+                    .push(window.location(function, number, origin));
             }
             if location.line.is_empty() {
                 // Not symbolised: the address is all the name there is.
-                let name = format!("{:#x}", location.address);
-                places
-                    .frames
-                    .push(window.location(&Function::pseudo(&name), 0));
+                let mapping = mapping.map(|at| &mappings[*at]);
+                let name = Mapping::name_of(mapping, location.address);
+                let origin = Origin {
+                    is_bare: true,
+                    ..origin
+                };
+                let frame = window.location(&Function::pseudo(&name), 0, origin);
+                places.frames.push(frame);
             }
             let range = begin..places.frames.len();
             insert(&mut places.of_location, "location", location.id, range)?;
@@ -342,32 +153,38 @@ fn read_samples(
     mut tables: Tables,
     mut budget: Budget,
 ) -> std::result::Result<Profile, Problem> {
-    let mut sample_types = tables.sample_types()?;
     let comments = tables.texts(&tables.comments)?;
-    let is_ours = comments.iter().any(|comment| comment.starts_with("rprof "));
-    let expected = sample_types.len();
-    let mut named = tables.text(tables.default_sample_type)?;
-    if is_ours {
-        let names = sample_types.iter_mut().map(|kind| &mut kind.name);
-        for name in names.chain([&mut named]) {
-            *name = Arc::from(present_name(name));
-        }
-    }
+    let is_ours = window_facts::is_ours(&comments);
+    let columns = tables.columns(is_ours)?;
+    let expected = columns.len();
+    let named = tables.text(tables.default_sample_type)?;
+    let wanted = if is_ours {
+        present_name(&named)
+    } else {
+        &named
+    };
     // The schema's default is the last one.
-    let default_sample_type = sample_types
+    let default_sample_type = columns
         .iter()
-        .find(|kind| !named.is_empty() && kind.name == named)
-        .or(sample_types.last())
-        .map_or(named, |kind| kind.name.clone());
+        .find(|column| !wanted.is_empty() && column.name() == wanted)
+        .or(columns.last())
+        .map_or(named.clone(), |column| Arc::from(column.name()));
     let meta = ProfileMeta {
         time_ns: tables.time_ns,
         duration_ns: tables.duration_ns,
         period_ns: tables.period_ns,
-        program: match &tables.mapping {
+        period_type: match &tables.period_type {
+            Some(kind) => Some(tables.column(kind, is_ours)?),
+            None => None,
+        },
+        program: match tables.mappings.first() {
             Some(mapping) => tables.text(mapping.filename)?.to_string(),
             None => String::new(),
         },
         comments,
+        drop_frames: tables.text(tables.drop_frames)?.to_string(),
+        keep_frames: tables.text(tables.keep_frames)?.to_string(),
+        doc_url: tables.text(tables.doc_url)?.to_string(),
     };
 
     // Names and labels are already bounded by the budget.
@@ -375,7 +192,7 @@ fn read_samples(
         max_nodes: MAX_NODES,
         max_depth: MAX_FRAMES,
     };
-    let mut window = Window::unbounded(limits, sample_types, default_sample_type);
+    let mut window = Window::unbounded(limits, columns, default_sample_type);
     let places = Places::read(&tables, &mut window)?;
     // What these hold was charged with the tables.
     budget.left = budget.left.saturating_add(window.bytes());
@@ -439,26 +256,6 @@ fn read_sample(content: &[u8], expected: usize) -> std::result::Result<proto::Sa
         Ok(sample)
     } else {
         Err(Problem::CutShort)
-    }
-}
-
-fn message<M: Message + Default>(content: &[u8]) -> std::result::Result<M, Problem> {
-    M::decode(content).map_err(Problem::Protobuf)
-}
-
-/// Adds an entry of the table of `what`, where no id may stand twice.
-fn insert<T>(
-    table: &mut HashMap<u64, T>,
-    what: &'static str,
-    id: u64,
-    value: T,
-) -> std::result::Result<(), Problem> {
-    match table.entry(id) {
-        Entry::Occupied(_) => Err(Problem::Duplicate(what, id)),
-        Entry::Vacant(free) => {
-            free.insert(value);
-            Ok(())
-        }
     }
 }
 

@@ -47,21 +47,27 @@ impl Order {
         for node in tree.nodes().filter(|node| is_used[node.index()]) {
             let location = tree.location(node);
             has_location[location.0 as usize] = true;
-            has_function[symbols.location(location).function.0 as usize] = true;
+            let location = symbols.location(location);
+            // What stands for an address is no function.
+            if !symbols.origin_of(location).is_bare {
+                has_function[location.function.0 as usize] = true;
+            }
         }
         let mut functions = positions(has_function);
         sort(&mut functions, &mut |one, other| {
             let [one, other] = [one, other].map(|at| &symbols.functions[at]);
             let by_line = || one.first_line.cmp(&other.first_line);
             let by_file = one.file.cmp(&other.file).then_with(by_line);
-            by_file.then_with(|| one.name.cmp(&other.name))
+            by_file
+                .then_with(|| (&one.name, &one.system_name).cmp(&(&other.name, &other.system_name)))
         });
         let function_ranks = ranks(&functions, symbols.functions.len());
         let mut locations = positions(has_location);
         sort(&mut locations, &mut |one, other| {
             let [one, other] = [one, other].map(|at| symbols.locations[at]);
             let rank = |location: Location| function_ranks[location.function.0 as usize];
-            (rank(one), one.line).cmp(&(rank(other), other.line))
+            let by_line = (rank(one), one.line).cmp(&(rank(other), other.line));
+            by_line.then_with(|| symbols.origin_of(one).cmp(&symbols.origin_of(other)))
         });
         let location_ranks = ranks(&locations, symbols.locations.len());
         let node_ranks = node_ranks(profile, &is_used, &location_ranks);

@@ -1,8 +1,8 @@
 //! The messages of `profile.proto`, the public schema of pprof
 //! (<https://github.com/google/pprof/blob/main/proto/profile.proto>, Apache-2.0).
 //!
-//! Field names and numbers are the schema's; fields that rprof neither writes nor reads are left
-//! out, which protocol buffers allow. Strings are indices into `string_table`, whose entry 0 is "".
+//! Field names and numbers are the schema's. Strings are indices into `string_table`, whose entry 0
+//! is "".
 #![allow(missing_docs, reason = "the schema documents its fields")]
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -19,6 +19,10 @@ pub struct Profile {
     pub function: Vec<Function>,
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub string_table: Vec<Vec<u8>>,
+    #[prost(int64, tag = "7")]
+    pub drop_frames: i64,
+    #[prost(int64, tag = "8")]
+    pub keep_frames: i64,
     #[prost(int64, tag = "9")]
     pub time_nanos: i64,
     #[prost(int64, tag = "10")]
@@ -31,6 +35,8 @@ pub struct Profile {
     pub comment: Vec<i64>,
     #[prost(int64, tag = "14")]
     pub default_sample_type: i64,
+    #[prost(int64, tag = "15")]
+    pub doc_url: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -67,14 +73,24 @@ pub struct Label {
 pub struct Mapping {
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub memory_start: u64,
+    #[prost(uint64, tag = "3")]
+    pub memory_limit: u64,
+    #[prost(uint64, tag = "4")]
+    pub file_offset: u64,
     #[prost(int64, tag = "5")]
     pub filename: i64,
+    #[prost(int64, tag = "6")]
+    pub build_id: i64,
     #[prost(bool, tag = "7")]
     pub has_functions: bool,
     #[prost(bool, tag = "8")]
     pub has_filenames: bool,
     #[prost(bool, tag = "9")]
     pub has_line_numbers: bool,
+    #[prost(bool, tag = "10")]
+    pub has_inline_frames: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -87,6 +103,8 @@ pub struct Location {
     pub address: u64,
     #[prost(message, repeated, tag = "4")]
     pub line: Vec<Line>,
+    #[prost(bool, tag = "5")]
+    pub is_folded: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -95,6 +113,8 @@ pub struct Line {
     pub function_id: u64,
     #[prost(int64, tag = "2")]
     pub line: i64,
+    #[prost(int64, tag = "3")]
+    pub column: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -103,7 +123,7 @@ pub struct Function {
     pub id: u64,
     #[prost(int64, tag = "2")]
     pub name: i64,
-    /// Never written: where it equals the name, pprof takes the name for a mangled one and cuts
+    /// Never written of Python code: where it equals the name, pprof takes the name for a mangled one and cuts
     /// `<module>` and `<lambda>` out of it.
     #[prost(int64, tag = "3")]
     pub system_name: i64,

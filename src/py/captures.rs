@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::owner::Recording;
 use super::profile::Profile;
 use super::requests::Request;
 use crate::error::Error;
 use crate::session::fork::session;
-use crate::session::requests::{Capture as Wish, MAX_WANTED};
+use crate::session::requests::captures::{Capture as Wish, MAX_WANTED};
 
 /// How long a wait goes without a look at the application's signals.
 const WAIT_STEP: Duration = Duration::from_millis(100);
+
+/// Number and duration in ns of requests.
+type Durations = Vec<(u64, u64)>;
 
 /// A capture that does not want every request of its route.
 struct Choice {
@@ -44,19 +45,7 @@ pub(super) fn allowed(request: &Bound<'_, Request>) -> PyResult<u64> {
         .map(|choice| (choice.bit, choice.is_wanted.clone_ref(py)))
         .collect();
     for (bit, is_wanted) in choices {
-        let answer = is_wanted.bind(py).call1((request,));
-        let is_wanted = match answer.and_then(|answer| answer.is_truthy()) {
-            // The application's own request must not fail for it.
-            Err(error) if error.is_instance_of::<PyException>(py) => {
-                let details = PyDict::new(py);
-                details.set_item("exc_info", error.into_value(py))?;
-                let log = py.import("rprof._session")?.call_method0("log")?;
-                let text = "where= of profile_next() has failed";
-                log.call_method("warning", (text,), Some(&details))?;
-                false
-            }
-            answer => answer?,
-        };
+        let is_wanted = is_wanted.bind(py).call1((request,))?.is_truthy()?;
         if !is_wanted {
             allowed &= !bit;
         }
@@ -93,7 +82,7 @@ pub(crate) struct Capture {
     process_id: u32,
     recording: Mutex<Option<Py<Recording>>>,
     /// How long its requests took, once no more are taken.
-    durations: Mutex<Option<Vec<(u64, u64)>>>,
+    durations: Mutex<Option<Durations>>,
 }
 
 #[pymethods]
@@ -165,10 +154,10 @@ impl Capture {
         }
     }
 
-    /// Ends it; returns its profile, which keeps requests apart, and number and duration in ns of each
-    /// request that has ended. Later calls give the same answer.
-    #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
-    fn close(&self, py: Python<'_>) -> PyResult<Option<(Profile, Vec<(u64, u64)>)>> {
+    /// Ends it; returns its profile, which keeps requests apart, number and duration in ns of each
+    /// request that has ended, and the heap, likewise, if that was sampled. Later calls give the same
+    /// answer.
+    fn close(&self, py: Python<'_>) -> PyResult<Option<(Profile, Durations, Option<Profile>)>> {
         let recording = self
             .recording
             .lock()
@@ -179,7 +168,8 @@ impl Capture {
         };
         let durations = self.take_no_more();
         let finished = recording.get().end(py)?;
-        Ok(finished.map(|finished| (Profile::new(finished.profile), durations)))
+        let heap = recording.get().heap();
+        Ok(finished.map(|finished| (Profile::new(finished.profile), durations, heap)))
     }
 }
 
@@ -193,7 +183,7 @@ impl Drop for Capture {
 
 impl Capture {
     /// Takes no more requests; returns how long those took that have ended.
-    fn take_no_more(&self) -> Vec<(u64, u64)> {
+    fn take_no_more(&self) -> Durations {
         let mut durations = self.durations.lock();
         if let Some(known) = &*durations {
             return known.clone();
@@ -218,7 +208,7 @@ impl Capture {
     }
 }
 
-/// Reserves a place for the next `wanted` requests.
+/// Makes room for the next `wanted` requests.
 #[pyfunction]
 pub(crate) fn capture_requests(wanted: u32) -> PyResult<Capture> {
     if !(1..=MAX_WANTED).contains(&wanted) {

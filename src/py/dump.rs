@@ -8,23 +8,24 @@ use std::cell::UnsafeCell;
 use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
 use super::direct;
-use super::gil::engine::EngineOptions;
+use super::handed_in::process_without_thread;
 use crate::capture::direct::DirectEngine;
 #[cfg(target_os = "linux")]
 use crate::clock::cpu::unix_time_ns;
 use crate::error::Error;
-use crate::model::snapshot::Snapshot;
-use crate::report::dump::threads;
+use crate::report::dump::by_thread;
 use crate::session::fork::session;
-use crate::session::native_thread::{Kind, NativeThread};
+use crate::session::native_thread::Kind;
+use crate::session::posts::{Occupant, Post};
+use crate::session::worker::{Handle, Work};
 
 /// How long the end of the thread is waited for before a fork.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -67,21 +68,28 @@ impl Semaphore {
 
 static ASKED: Semaphore = Semaphore(UnsafeCell::new(MaybeUninit::uninit()));
 static INITIALISE: Once = Once::new();
-static QUIT: AtomicBool = AtomicBool::new(false);
-static DUMPER: Mutex<Option<Dumper>> = Mutex::new(None);
+/// The signal, and what was done before when it came.
+static HANDLED: Mutex<Option<Handled>> = Mutex::new(None);
 
-/// What is to be done when the signal comes.
-struct Dumper {
+struct Handled {
     signal: i32,
     previous: libc::sigaction,
-    /// The state while no thread runs.
-    parked: Option<State>,
-    running: Option<NativeThread<State>>,
 }
 
-struct State {
+impl Handled {
+    fn restore(&self) {
+        // SAFETY: `previous` is what sigaction returned for this signal.
+        unsafe {
+            libc::sigaction(self.signal, &raw const self.previous, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Looks and writes when the signal has come.
+struct Dumper {
     engine: DirectEngine,
     path: Option<PathBuf>,
+    quit: Arc<AtomicBool>,
 }
 
 extern "C" fn on_signal(_: i32) {
@@ -90,27 +98,59 @@ extern "C" fn on_signal(_: i32) {
     unsafe { libc::sem_post(ASKED.get()) };
 }
 
-impl State {
-    fn run(mut self) -> Self {
+impl Work for Dumper {
+    type Handle = DumperHandle;
+
+    const NAME: &'static str = "rprof-dump";
+    const KIND: Kind = Kind::Sharing;
+
+    fn prepare(&mut self) -> DumperHandle {
+        self.quit = Arc::default();
+        DumperHandle(self.quit.clone())
+    }
+
+    fn run(&mut self) {
         loop {
             if !ASKED.wait() {
                 continue;
             }
             // Whoever ends this has raised the semaphore once for it: what is left was asked for.
-            if QUIT.load(Ordering::Acquire) {
-                return self;
+            if self.quit.load(Ordering::Acquire) {
+                return;
             }
             self.dump();
         }
     }
+}
 
+impl Occupant for Dumper {
+    const POST: Post = Post::Dumper;
+    /// Its work needs no GIL.
+    const WITH_GIL: Duration = PATIENCE;
+    const WITHOUT_GIL: Duration = Duration::ZERO;
+    const AGAIN: Duration = PATIENCE;
+    /// A child's handler of the signal is its parent's.
+    const IS_INHERITED: bool = true;
+}
+
+/// How the dumper's thread is reached.
+struct DumperHandle(Arc<AtomicBool>);
+
+impl Handle for DumperHandle {
+    fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+        // SAFETY: the semaphore was initialised before the thread was started.
+        unsafe { libc::sem_post(ASKED.get()) };
+    }
+}
+
+impl Dumper {
     fn dump(&mut self) {
-        let mut snapshot = Snapshot::default();
-        let taken = self.engine.look_once(&mut snapshot);
-        let text = match taken {
-            Ok(_) => {
+        let text = match self.engine.look_once() {
+            Ok(mut snapshot) => {
                 session().note_standing(&mut snapshot);
-                threads(&snapshot)
+                let tasks = self.engine.look_at_tasks(&mut snapshot, None);
+                by_thread(&snapshot, &tasks)
             }
             Err(_) => {
                 "rprof: no snapshot could be taken; is the interpreter shutting down?\n".to_owned()
@@ -136,37 +176,28 @@ fn append(path: &PathBuf, text: &str) -> std::io::Result<()> {
 
 /// Has every thread's stack written when `signal` comes: appended to `path`, or to stderr.
 #[pyfunction]
-pub(crate) fn dump_on_signal(
-    py: Python<'_>,
-    signal: i32,
-    path: Option<PathBuf>,
-    import_roots: Vec<String>,
-    own_directory: String,
-) -> PyResult<()> {
-    let options = EngineOptions {
-        import_roots,
-        own_directory,
-        keep_thread_state: false,
-    };
-    let engine = direct::engine_for_dumps(py, &options).map_err(|reason| {
+pub(crate) fn dump_on_signal(py: Python<'_>, signal: i32, path: Option<PathBuf>) -> PyResult<()> {
+    let engine = direct::engine_for_dumps(py, &process_without_thread()).map_err(|reason| {
         Error::state(format!(
             "dump_on_signal() needs the direct engine, which cannot be used: {reason}"
         ))
     })?;
-    py.detach(|| install(signal, State { engine, path }))?;
+    let dumper = Dumper {
+        engine,
+        path,
+        quit: Arc::default(),
+    };
+    py.detach(|| install(signal, dumper))?;
     Ok(())
 }
 
-fn install(signal: i32, state: State) -> crate::error::Result<()> {
+fn install(signal: i32, dumper: Dumper) -> crate::error::Result<()> {
     INITIALISE.call_once(|| {
         // SAFETY: the semaphore is static and initialised once.
         unsafe { libc::sem_init(ASKED.get(), 0, 0) };
     });
-    let mut dumper = DUMPER.lock();
-    if let Some(mut old) = dumper.take() {
-        old.park();
-        old.restore();
-    }
+    end();
+    let mut handled = HANDLED.lock();
     // SAFETY: a zeroed sigaction is valid: no flags, an empty mask.
     let (mut action, mut previous) =
         unsafe { std::mem::zeroed::<(libc::sigaction, libc::sigaction)>() };
@@ -179,91 +210,24 @@ fn install(signal: i32, state: State) -> crate::error::Result<()> {
             std::io::Error::last_os_error()
         )));
     }
-    let mut new = Dumper {
-        signal,
-        previous,
-        parked: Some(state),
-        running: None,
-    };
-    new.unpark()?;
-    *dumper = Some(new);
-    Ok(())
+    *handled = Some(Handled { signal, previous });
+    drop(handled);
+    let started = session().slot::<Dumper>().start(Box::new(dumper));
+    started.map_err(|refused| {
+        end();
+        refused.error
+    })
 }
 
 /// Ends dumping on a signal, if there was any, and restores what was done before.
 #[pyfunction]
 pub(crate) fn no_dump_on_signal(py: Python<'_>) {
-    py.detach(|| {
-        if let Some(mut old) = DUMPER.lock().take() {
-            old.park();
-            old.restore();
-        }
-    });
+    py.detach(end);
 }
 
-impl Dumper {
-    fn unpark(&mut self) -> crate::error::Result<()> {
-        if let Some(state) = self.parked.take() {
-            QUIT.store(false, Ordering::Release);
-            let spawned = NativeThread::spawn(Kind::Sharing, "rprof-dump", state, State::run);
-            match spawned {
-                Ok(thread) => self.running = Some(thread),
-                Err(refused) => {
-                    self.parked = Some(refused.state);
-                    return Err(refused.error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn park(&mut self) {
-        if let Some(thread) = self.running.take() {
-            QUIT.store(true, Ordering::Release);
-            // SAFETY: the semaphore was initialised before the thread was started.
-            unsafe { libc::sem_post(ASKED.get()) };
-            match thread.join(PATIENCE) {
-                Ok(state) => self.parked = state,
-                Err(thread) => self.running = Some(thread),
-            }
-        }
-    }
-
-    fn restore(&self) {
-        // SAFETY: `previous` is what sigaction returned for this signal.
-        unsafe {
-            libc::sigaction(self.signal, &raw const self.previous, std::ptr::null_mut());
-        }
-    }
-}
-
-/// Ends the thread ahead of a fork. Its work needs no GIL, so this may be called with it.
-pub(crate) fn before_fork() {
-    if let Some(mut dumper) = DUMPER.try_lock_for(PATIENCE)
-        && let Some(dumper) = dumper.as_mut()
-    {
-        dumper.park();
-    }
-}
-
-/// Starts the thread again, in the parent or in the child.
-pub(crate) fn after_fork() {
-    if let Some(mut dumper) = DUMPER.try_lock_for(PATIENCE) {
-        go_on(&mut dumper);
-    }
-}
-
-/// Starts the thread if it could not be had before; waits for nobody. False if somebody is in the way.
-pub(crate) fn try_again() -> bool {
-    let dumper = DUMPER.try_lock();
-    dumper.map(|mut dumper| go_on(&mut dumper)).is_some()
-}
-
-/// Without a thread there are no dumps, and the program goes on.
-fn go_on(dumper: &mut Option<Dumper>) {
-    if let Some(dumper) = dumper
-        && let Err(error) = dumper.unpark()
-    {
-        session().refuse(&error);
+fn end() {
+    session().slot::<Dumper>().end(PATIENCE);
+    if let Some(handled) = HANDLED.lock().take() {
+        handled.restore();
     }
 }

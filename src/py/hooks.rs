@@ -3,23 +3,15 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::{dump, reporter, serve, watch};
+use super::gil::names::introduce_reporter;
 use crate::clock::cpu::{is_main_thread, thread_id};
 use crate::session::fork::{forget_parent, session};
 use crate::session::native_thread::own_name;
-
-/// A fork tries so long to end the threads while it keeps the GIL. They mostly sleep, so this is
-/// enough but for a sampler that is waiting for the GIL itself.
-const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
-
-/// How long a fork waits for the ends of recordings that nobody waits for.
-const ENDINGS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hooks that were registered for the parent after a fork: the last of them acts.
 static PARENT_HOOKS: AtomicU32 = AtomicU32::new(0);
@@ -92,30 +84,10 @@ fn is_last_hook() -> bool {
 }
 
 /// Ends rprof's native threads ahead of a fork; recordings go on afterwards.
-///
-/// If possible without giving the GIL away: a forking thread that lets go of it lets the main
-/// thread begin the interpreter's shutdown meanwhile, and a child forked in that state can start
-/// no thread (3.12, `Modules/_threadmodule.c`: `interp->finalizing`).
 #[pyfunction]
 pub(crate) fn before_fork(py: Python<'_>) {
     CALLED_HOOKS.store(0, Ordering::Relaxed);
-    dump::before_fork();
-    reporter::pause_reports(py);
-    // First: what it is answering may use the session.
-    if !serve::park_within(UNDER_GIL_PATIENCE) {
-        py.detach(serve::park_for_fork);
-    }
-    if !watch::park_within(UNDER_GIL_PATIENCE) {
-        py.detach(watch::park_for_fork);
-    }
-    let session = session();
-    if !session.has_no_endings() {
-        py.detach(|| session.await_endings(ENDINGS_PATIENCE));
-    }
-    session.before_fork();
-    if !session.park_within(UNDER_GIL_PATIENCE) {
-        py.detach(|| session.park_for_fork());
-    }
+    session().park_for_fork(&|wait| py.detach(wait));
 }
 
 /// Starts the threads again in the parent. What cannot be had is tried again later: nothing is raised
@@ -123,41 +95,14 @@ pub(crate) fn before_fork(py: Python<'_>) {
 #[pyfunction]
 pub(crate) fn after_fork_in_parent(py: Python<'_>) {
     if is_last_hook() {
-        py.detach(go_on);
+        py.detach(|| session().go_on_after_fork());
     }
 }
 
-/// Starts every thread again.
-fn go_on() {
-    dump::after_fork();
-    reporter::after_fork_in_parent();
-    session().after_fork_in_parent();
-    serve::after_fork_in_parent();
-    watch::after_fork_in_parent();
-}
-
-/// Asks for the threads that the system has refused, if there are any and it is time to.
-///
-/// From the application's threads, for some of ours use what those have open. Waits for nobody.
+/// Asks for the threads that the system has refused, see `Session::try_all_again`.
 #[inline]
 pub(crate) fn try_again() {
-    if let Some(due) = session().refusals().due() {
-        try_all_again(due);
-    }
-}
-
-#[cold]
-fn try_all_again(due: u64) {
-    let have_asked = [
-        dump::try_again(),
-        reporter::try_again(),
-        session().try_again(),
-        serve::try_again(),
-        watch::try_again(),
-    ];
-    if have_asked.iter().all(|has_asked| *has_asked) {
-        session().refusals().end(due);
-    }
+    session().try_all_again();
 }
 
 /// Asks for the threads that the system has refused; whether some are missing still.
@@ -186,7 +131,7 @@ pub(crate) fn after_fork_in_parent_later(py: Python<'_>) {
         }
     }
     // Another thread that forks is a second thread anyway, and warned about as such.
-    py.detach(go_on);
+    py.detach(|| session().go_on_after_fork());
 }
 
 extern "C" fn start_again(process_id: *mut c_void) -> c_int {
@@ -195,16 +140,14 @@ extern "C" fn start_again(process_id: *mut c_void) -> c_int {
         return 0;
     }
     // The locks inside are never held by anyone who waits for the GIL, which is held here.
-    go_on();
+    session().go_on_after_fork();
     0
 }
 
 /// Forgets everything of the parent in a forked child. Starts nothing: see `resume_later`.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
-    serve::forget_parent();
-    watch::forget_parent();
-    reporter::forget_parent();
+    introduce_reporter(0, 0);
     forget_parent();
 }
 

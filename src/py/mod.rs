@@ -4,19 +4,27 @@ mod asgi;
 mod captures;
 mod direct;
 mod dump;
-mod errors;
 mod gil;
+mod greenlets;
+mod handed_in;
+mod heap;
 mod hooks;
 mod labels;
 mod last_window;
+mod late;
+mod leaks;
+mod measures;
+mod memory;
 mod owner;
 mod profile;
+mod profile_rows;
 mod recording;
 mod reporter;
 mod requests;
 mod resume;
 #[cfg(unix)]
 mod serve;
+mod steps;
 mod viewer;
 mod watch;
 mod wsgi;
@@ -30,9 +38,15 @@ mod _native {
     #[pymodule_export]
     use super::captures::{Capture, capture_requests, route_figures};
     #[pymodule_export]
-    use super::direct::decode_lines;
+    use super::direct::{decode_lines, learn_tasks, learn_trio, no_tasks, no_trio};
     #[pymodule_export]
     use super::dump::{dump_on_signal, no_dump_on_signal};
+    #[pymodule_export]
+    use super::greenlets::{learn_greenlets, new_context, no_greenlets};
+    #[pymodule_export]
+    use super::handed_in::{install, tell_process};
+    #[pymodule_export]
+    use super::heap::{heap_figures, heap_of_request, heap_profile, memory_account};
     #[pymodule_export]
     use super::hooks::{
         after_fork_in_child, after_fork_in_parent, after_fork_in_parent_later, ask_again,
@@ -43,14 +57,17 @@ mod _native {
     #[pymodule_export]
     use super::last_window::{StandIn, handle_sigterm};
     #[pymodule_export]
+    use super::leaks::find_leaks;
+    #[pymodule_export]
+    use super::measures::{format_value, measures};
+    #[pymodule_export]
     use super::owner::{Block, Recording, Turn, take_turn};
     #[pymodule_export]
     use super::profile::Profile;
     #[pymodule_export]
     use super::recording::{
-        age_ns, counters, dump_threads, end_recordings, engine, expand_output, inject_panic,
-        is_writing, kept_files, last_error, main_thread_id, output_rotates, recent, recent_of,
-        start_recording,
+        age_ns, counters, dump_threads, end_recordings, engine, expand_output, is_writing,
+        kept_files, last_error, main_thread_id, output_rotates, recent, recent_of, start_recording,
     };
     #[pymodule_export]
     use super::reporter::{pause_reports, start_reports, stop_reports, take_events, wake_event};
@@ -61,9 +78,11 @@ mod _native {
     #[pymodule_export]
     use super::serve::{Serving, is_local_address, serve, stop_serving};
     #[pymodule_export]
+    use super::steps::{begin_task_steps, end_task_steps, task_step_figures};
+    #[pymodule_export]
     use super::viewer::viewer_asset;
     #[pymodule_export]
-    use super::watch::{Heart, start_watch, stop_watch, watch_limits, watch_loop};
+    use super::watch::{Heartbeat, start_watch, stop_watch, watch_limits, watch_loop};
     #[pymodule_export]
     use super::wsgi::{Answer, WsgiServer};
     use pyo3::prelude::*;
@@ -72,7 +91,6 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::hooks::require_main_interpreter()?;
         super::hooks::quiet_panics();
-        super::errors::load(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -4,6 +4,7 @@
 //! begins and returns has an owner all the time.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,12 +12,15 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::heap::OwnHeap;
 use super::last_window::Held;
+use super::profile::Profile;
 use super::recording::{Outcome, outcome};
 use crate::error::{Error, Result};
+use crate::fold::profile::Profile as HeapProfile;
 use crate::session::control::RecordingId;
 use crate::session::fork::session;
-use crate::session::manager::{Finished, Session};
+use crate::session::{Finished, Session};
 
 /// What ends with its `with` block, whatever comes in between; a base class. A signal's handler may
 /// raise before the first instruction of a function of Python, but not before this one.
@@ -60,15 +64,21 @@ pub(crate) struct Recording {
     session: &'static Session,
     /// How it has ended; `None` in it if somebody else has ended it.
     ended: Mutex<Option<Option<Finished>>>,
+    /// What it wants to know of the heap, until it has ended.
+    heap: Mutex<Option<OwnHeap>>,
+    /// What the heap was at its end.
+    heap_at_end: Mutex<Option<Arc<HeapProfile>>>,
 }
 
 impl Recording {
     /// The owner of what has begun just now.
-    pub(super) fn new(session: &'static Session, id: RecordingId) -> Self {
+    pub(super) fn new(session: &'static Session, id: RecordingId, heap: Option<OwnHeap>) -> Self {
         Self {
             id,
             session,
             ended: Mutex::new(None),
+            heap: Mutex::new(heap),
+            heap_at_end: Mutex::new(None),
         }
     }
 
@@ -90,6 +100,10 @@ impl Recording {
             let _held = Held::begin();
             let finished = self.session.stop_unless_ended(self.id)?;
             *ended = Some(finished.clone());
+            let heap = self.heap.lock().take();
+            if let Some(heap) = heap {
+                *self.heap_at_end.lock() = heap.profile();
+            }
             Ok(finished)
         })
     }
@@ -101,6 +115,11 @@ impl Recording {
     /// ended by itself: with the process, or in the one that this was forked from.
     fn stop(&self, py: Python<'_>) -> PyResult<Option<Outcome>> {
         Ok(self.end(py)?.map(outcome))
+    }
+
+    /// What was allocated in it, and what was in use at its end; `None` if it did not look at that.
+    pub(super) fn heap(&self) -> Option<Profile> {
+        self.heap_at_end.lock().clone().map(Profile::new)
     }
 
     /// Closes the open window.

@@ -8,18 +8,24 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::profile_rows::{self, Called, Compared, Divided, FunctionRow, Place, Waited};
 use super::recording::fields;
 use crate::error::Error;
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile as Finished;
 use crate::fold::window::Limits;
 use crate::model::facts;
-use crate::model::function::Function;
 use crate::model::label::{LabelValue, thread_of};
+use crate::model::measure::Column;
+use crate::model::memory_facts;
+use crate::model::window_facts;
 use crate::pprof::decode::{MAX_MESSAGE_BYTES, decode};
 use crate::pprof::encode::encode;
 use crate::report::divide::divide;
-use crate::report::{Grouping, calls, collapsed, diff, speedscope, threads, top, tree};
+use crate::report::page_facts::page_facts;
+use crate::report::{
+    Grouping, calls, collapsed, diff, roots, speedscope, threads, top, tree, waits,
+};
 use crate::session::flight::{Pick, pick};
 use crate::sink::file::{
     Names, read_file, write_file, write_file_making_directory, write_new_file, write_output,
@@ -27,13 +33,6 @@ use crate::sink::file::{
 
 /// As many as the reader accepts: a merged file can be read again.
 const MAX_MERGED_NODES: usize = 8_000_000;
-
-/// Name, file, line.
-type Place = (String, String, u32);
-/// Samples, self, total.
-type Cost = (i64, i64, i64);
-/// Name, file, first line, self, total.
-type FunctionRow = (String, String, u32, i64, i64);
 
 /// A finished, immutable profile.
 #[pyclass(frozen, module = "rprof._native")]
@@ -46,28 +45,19 @@ impl Profile {
         Self { profile }
     }
 
+    pub(super) fn finished(&self) -> Arc<Finished> {
+        self.profile.clone()
+    }
+
     fn column(&self, sample_type: &str) -> Result<usize, Error> {
         self.profile.column(sample_type).ok_or_else(|| {
-            let known: Vec<&str> = self
-                .profile
-                .sample_types
-                .iter()
-                .map(|kind| &*kind.name)
-                .collect();
+            let known: Vec<&str> = self.profile.columns.iter().map(Column::name).collect();
             Error::value(format!(
                 "this profile has no sample type {sample_type:?}; it has {}",
                 known.join(", ")
             ))
         })
     }
-}
-
-fn place(function: &Function) -> Place {
-    (
-        function.name.to_string(),
-        function.file.to_string(),
-        function.first_line,
-    )
 }
 
 fn grouping(by_line: bool) -> Grouping {
@@ -171,9 +161,9 @@ impl Profile {
     #[getter]
     fn sample_types(&self) -> Vec<(String, String)> {
         self.profile
-            .sample_types
+            .columns
             .iter()
-            .map(|kind| (kind.name.to_string(), kind.unit.to_string()))
+            .map(|column| (column.name().to_owned(), column.unit().to_owned()))
             .collect()
     }
 
@@ -231,18 +221,7 @@ impl Profile {
     fn top(&self, py: Python<'_>, sample_type: &str, by_line: bool) -> PyResult<Vec<FunctionRow>> {
         let column = self.column(sample_type)?;
         let rows = py.detach(|| top::top(&self.profile, column, grouping(by_line)));
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                (
-                    row.function.name.to_string(),
-                    row.function.file.to_string(),
-                    row.line,
-                    row.self_value,
-                    row.total_value,
-                )
-            })
-            .collect())
+        Ok(rows.iter().map(profile_rows::function_row).collect())
     }
 
     /// The call tree as text.
@@ -268,6 +247,23 @@ impl Profile {
         Ok(py.detach(|| tree::tree(&self.profile, column, &options)))
     }
 
+    /// (reason, lock, measure, waited, culprits, waiters) of each wait; the last two are lists of
+    /// (function, file, line, value).
+    fn waits(&self, py: Python<'_>) -> PyResult<Vec<Waited>> {
+        let found = py.detach(|| waits::waits(&self.profile))?;
+        Ok(found.iter().map(profile_rows::waited).collect())
+    }
+
+    /// The same as text.
+    fn waits_text(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(py.detach(|| waits::waits(&self.profile).map(|found| waits::text(&found)))?)
+    }
+
+    /// The profile with the value of a label as the outermost frame of the stacks that have it.
+    fn rooted(&self, py: Python<'_>, label: &str) -> Self {
+        Self::new(Arc::new(py.detach(|| roots::rooted(&self.profile, label))))
+    }
+
     /// One line for each stack: `thread;root;...;leaf value`, or without the thread.
     fn collapsed(&self, py: Python<'_>, sample_type: &str, by_thread: bool) -> PyResult<String> {
         let column = self.column(sample_type)?;
@@ -280,14 +276,13 @@ impl Profile {
     }
 
     /// (name, file, line), (self, total) here and in `later`, of each function or line.
-    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
     fn diff(
         &self,
         py: Python<'_>,
         later: &Bound<'_, Self>,
         sample_type: &str,
         by_line: bool,
-    ) -> PyResult<Vec<(Place, (i64, i64), (i64, i64))>> {
+    ) -> PyResult<Vec<Compared>> {
         let later = later.get();
         let columns = (self.column(sample_type)?, later.column(sample_type)?);
         let rows = py.detach(|| {
@@ -297,39 +292,20 @@ impl Profile {
                 grouping(by_line),
             )
         });
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let place = (
-                    row.function.name.to_string(),
-                    row.function.file.to_string(),
-                    row.line,
-                );
-                (place, row.before, row.after)
-            })
-            .collect())
+        Ok(rows.iter().map(profile_rows::compared).collect())
     }
 
     /// Each function with (samples, self, total), and the same by caller.
-    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
     fn calls(
         &self,
         py: Python<'_>,
         sample_type: &str,
         samples_type: Option<&str>,
-    ) -> PyResult<Vec<(Place, Cost, Vec<(Place, Cost)>)>> {
+    ) -> PyResult<Vec<Called>> {
         let column = self.column(sample_type)?;
         let samples = samples_type.map(|name| self.column(name)).transpose()?;
         let rows = py.detach(|| calls::calls(&self.profile, column, samples))?;
-        let cost = |cost: calls::Cost| (cost.samples, cost.own, cost.total);
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let callers = row.callers.iter();
-                let callers = callers.map(|(caller, spent)| (place(caller), cost(*spent)));
-                (place(&row.function), cost(row.cost), callers.collect())
-            })
-            .collect())
+        Ok(rows.iter().map(profile_rows::called).collect())
     }
 
     /// Writes `data` to `path`, whole or not at all.
@@ -340,8 +316,7 @@ impl Profile {
     }
 
     /// Every stack with a value, outermost frame first: (function, file, line) of each, the value.
-    #[expect(clippy::type_complexity, reason = "plain values for Python to wrap")]
-    fn stacks(&self, sample_type: &str) -> PyResult<Vec<(Vec<(String, String, u32)>, i64)>> {
+    fn stacks(&self, sample_type: &str) -> PyResult<Vec<(Vec<Place>, i64)>> {
         let column = self.column(sample_type)?;
         let profile = &self.profile;
         let rows = profile.rows().filter(|(_, values)| values[column] != 0);
@@ -428,12 +403,7 @@ impl Profile {
 
     /// Where it divides: the stack that at least this part has in common as (function, file, line),
     /// outermost first, its value, and (function, value) of each call below it.
-    #[expect(clippy::type_complexity, reason = "plain values for the Python side")]
-    fn divide(
-        &self,
-        column: usize,
-        part: f64,
-    ) -> PyResult<(Vec<(String, String, u32)>, i64, Vec<(String, i64)>)> {
+    fn divide(&self, column: usize, part: f64) -> PyResult<Divided> {
         let found = divide(&self.profile, column, part)?;
         let common = found.common.into_iter().map(|frame| {
             (
@@ -450,6 +420,24 @@ impl Profile {
                 .map(|(name, value)| (name.to_string(), value))
                 .collect(),
         ))
+    }
+
+    /// Name and value of each number that the comments tell of how it was recorded.
+    #[getter]
+    fn facts(&self) -> Vec<(String, f64)> {
+        let comments = &self.profile.meta.comments;
+        let numbers = window_facts::read(comments).into_iter();
+        let parts = memory_facts::read(comments).into_iter();
+        numbers
+            .map(|(fact, number)| (fact.name().to_owned(), number))
+            .chain(parts.map(|(name, bytes)| (format!("memory_{name}_bytes"), bytes as f64)))
+            .collect()
+    }
+
+    /// The same and what else the comments tell, as JSON for the report page.
+    #[getter]
+    fn page_facts(&self) -> String {
+        page_facts(&self.profile.meta.comments)
     }
 
     /// Start in ns since the Unix epoch.

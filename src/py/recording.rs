@@ -10,25 +10,34 @@ use pyo3::types::PyDict;
 
 use super::direct;
 use super::gil::engine::{EngineOptions, GilEngine};
+use super::handed_in::{process, process_without_thread};
+use super::heap::OwnHeap;
 use super::hooks::sys_value;
 use super::last_window::Held;
+use super::memory;
 use super::owner::Recording;
 use super::profile::Profile;
+use crate::account::RequestFilter;
 use crate::capture::Engine;
 use crate::clock::cpu::{monotonic_ns, unix_time_ns};
 use crate::error::Error;
 use crate::fold::window::Limits;
+use crate::heap::report;
 use crate::model::facts::JIT;
 use crate::model::label::thread_title;
-use crate::report::dump::{doing, texts};
-use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
+use crate::model::task::Tasks;
+use crate::report::dump::{doing, rest, texts};
+use crate::report::held_up::line;
+use crate::session::Finished;
+use crate::session::config::{RecordingConfig, ThreadFilter};
 use crate::session::facts;
 use crate::session::flight::{Pick, Ring};
 use crate::session::fork::session;
-use crate::session::manager::Finished;
-use crate::sink::Sink;
-use crate::sink::file::{self, FileConfig, FileSink, GrowingFile};
-use crate::sink::file_name::Fields;
+use crate::sink::file::{self, FileConfig, FileSink};
+use crate::sink::file_name::{Fields, HEAP_SUFFIX, SUFFIX};
+use crate::sink::growing_file::GrowingFile;
+use crate::sink::heap_beside::{HeapBeside, HeapTelling, heap_output};
+use crate::sink::{Receipt, Sink};
 
 /// Which threads, as Python says it.
 #[derive(FromPyObject)]
@@ -48,84 +57,90 @@ pub(super) fn outcome(finished: Finished) -> Outcome {
     let profile = Profile::new(finished.profile);
     match finished.written {
         None => (profile, None, None),
-        Some(Ok(path)) => (profile, Some(path.into()), None),
+        Some(Ok(receipt)) => (profile, receipt.path().map(OsString::from), None),
         Some(Err(error)) => (profile, None, Some(error.into())),
     }
 }
 
-/// Begins a recording and returns its owner. Values are expected to have been checked.
-#[pyfunction]
-#[pyo3(signature = (*, period_ns, max_overhead, max_nodes, max_depth, threads, window_ns, program,
-    output, keep_files, keep_bytes, engine, import_roots, own_directory, keep_thread_state,
-    grows=false, replaces=true, captures=0, requests_apart=false, ring_ns=None, ring_bytes=0))]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the door passes plain values, by keyword"
-)]
-pub(crate) fn start_recording(
-    py: Python<'_>,
+/// What a recording is to be, as Python says it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct RecordingOptions {
     period_ns: u64,
     max_overhead: f64,
     max_nodes: usize,
     max_depth: usize,
     threads: Option<Threads>,
-    window_ns: Option<u64>,
     program: String,
-    output: Option<PathBuf>,
     keep_files: usize,
     keep_bytes: u64,
     engine: String,
-    import_roots: Vec<String>,
-    own_directory: String,
-    keep_thread_state: bool,
+    locks: bool,
+    #[pyo3(default)]
+    window_ns: Option<u64>,
+    #[pyo3(default)]
+    output: Option<PathBuf>,
+    /// Whether the one file is written again with each window, whole.
+    #[pyo3(default)]
     grows: bool,
+    /// Whether that takes the place of what is there.
+    #[pyo3(default)]
     replaces: bool,
+    #[pyo3(default)]
     captures: u64,
+    #[pyo3(default)]
     requests_apart: bool,
+    #[pyo3(default)]
     ring_ns: Option<u64>,
+    #[pyo3(default)]
     ring_bytes: usize,
-) -> PyResult<Recording> {
-    // The output first: an engine whose recording cannot begin would have to be taken apart.
-    let sink = py.detach(|| {
-        output
-            .map(|output| {
-                if grows {
-                    return Ok(Box::new(GrowingFile::new(output, replaces)) as Box<dyn Sink>);
-                }
-                FileSink::open(FileConfig {
-                    output,
-                    program: program.clone(),
-                    pid: std::process::id(),
-                    keep_files,
-                    keep_bytes,
-                    start_unix_ns: unix_time_ns(),
-                    window_ns: window_ns.unwrap_or(0),
-                })
-                .map(|sink| Box::new(sink) as Box<dyn Sink>)
-            })
-            .transpose()
-    })?;
-    let wanted = Some(engine.as_str()).filter(|wanted| *wanted != AUTO);
-    let made = if py.detach(|| session().needs_engine(wanted))? {
-        let options = EngineOptions {
-            import_roots,
-            own_directory,
-            keep_thread_state,
+    /// Bytes between two samples of the heap; 0 has that chosen. Without it there are none.
+    #[pyo3(default)]
+    memory: Option<f64>,
+}
+
+impl RecordingOptions {
+    fn sink(&self, heap: Option<HeapTelling>) -> crate::error::Result<Option<Box<dyn Sink>>> {
+        let Some(output) = self.output.clone() else {
+            return Ok(None);
         };
-        Some(make_engine(py, wanted, options)?)
-    } else {
-        None
-    };
-    py.detach(|| {
-        let session = session();
-        let config = RecordingConfig {
-            period_ns,
-            max_overhead,
+        let Some(heap) = heap else {
+            return Ok(Some(self.one_sink(output, SUFFIX)?));
+        };
+        let heaps = self.one_sink(heap_output(&output), HEAP_SUFFIX)?;
+        let windows = self.one_sink(output, SUFFIX)?;
+        Ok(Some(Box::new(HeapBeside::new(windows, heaps, heap))))
+    }
+
+    fn one_sink(
+        &self,
+        output: PathBuf,
+        suffix: &'static str,
+    ) -> crate::error::Result<Box<dyn Sink>> {
+        if self.grows {
+            return Ok(Box::new(GrowingFile::new(output, self.replaces)));
+        }
+        Ok(Box::new(FileSink::open(FileConfig {
+            output,
+            program: self.program.clone(),
+            pid: std::process::id(),
+            keep_files: self.keep_files,
+            keep_bytes: self.keep_bytes,
+            start_unix_ns: unix_time_ns(),
+            suffix,
+            window_ns: self.window_ns.unwrap_or(0),
+        })?))
+    }
+
+    fn config(self) -> crate::error::Result<RecordingConfig> {
+        Ok(RecordingConfig {
+            period_ns: self.period_ns,
+            max_overhead: self.max_overhead,
             limits: Limits {
-                max_nodes,
-                max_depth,
+                max_nodes: self.max_nodes,
+                max_depth: self.max_depth,
             },
-            threads: match threads {
+            threads: match self.threads {
                 None => ThreadFilter::All,
                 Some(Threads::One(id)) => ThreadFilter::One(id),
                 Some(Threads::Names(names)) => ThreadFilter::Names(names),
@@ -134,19 +149,48 @@ pub(crate) fn start_recording(
                     return Err(Error::value(format!("threads={word:?} is unknown")));
                 }
             },
-            window_ns,
-            program,
-            requests: Requests {
-                captures,
-                keep_apart: requests_apart,
+            window_ns: self.window_ns,
+            locks: self.locks,
+            program: self.program,
+            requests: RequestFilter {
+                captures: self.captures,
+                keep_apart: self.requests_apart,
             },
             ring: None,
-        };
-        let id = match ring_ns {
-            Some(ring_ns) => session.start_flight(config, Ring::new(ring_ns, ring_bytes), made),
+        })
+    }
+}
+
+/// Begins a recording and returns its owner. Values are expected to have been checked.
+#[pyfunction]
+pub(crate) fn start_recording(py: Python<'_>, options: RecordingOptions) -> PyResult<Recording> {
+    let begin = |rate, apart| OwnHeap::begin(py, rate, &options.program, process(), apart);
+    let heap = match options.memory {
+        Some(rate) => Some(begin(rate, false)?),
+        // Requests are told of what is sampled anyway; if that has become impossible, of nothing.
+        None if options.captures != 0 && py.detach(|| report::figures().is_on) => {
+            begin(0.0, true).ok()
+        }
+        None => None,
+    };
+    // The output first: an engine whose recording cannot begin would have to be taken apart.
+    let telling = heap.as_ref().map(OwnHeap::telling);
+    let sink = py.detach(|| options.sink(telling))?;
+    let wanted = Some(options.engine.as_str()).filter(|wanted| *wanted != AUTO);
+    let made = if py.detach(|| session().needs_engine(wanted))? {
+        Some(make_engine(py, wanted, process())?)
+    } else {
+        None
+    };
+    py.detach(|| {
+        let session = session();
+        let ring = options.ring_ns.map(|ns| Ring::new(ns, options.ring_bytes));
+        let config = options.config()?;
+        let id = match ring {
+            Some(ring) => session.start_flight(config, ring, made),
             None => session.start(config, sink, made),
         }?;
-        Ok(Recording::new(session, id))
+        Ok::<_, Error>(Recording::new(session, id, heap))
     })
     .map_err(PyErr::from)
 }
@@ -193,7 +237,7 @@ fn choose_engine(
     options: EngineOptions,
 ) -> PyResult<(Box<dyn Engine>, String)> {
     if wanted == Some("gil") {
-        let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?);
+        let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?.following_logs());
         return Ok((engine, "asked for".to_owned()));
     }
     match direct::engine(py, &options) {
@@ -206,7 +250,7 @@ fn choose_engine(
         ))
         .into()),
         Err(reason) => {
-            let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?);
+            let engine: Box<dyn Engine> = Box::new(GilEngine::new(py, options)?.following_logs());
             Ok((
                 engine,
                 format!("the direct engine cannot be used: {reason}"),
@@ -235,6 +279,7 @@ pub(crate) fn end_recordings(py: Python<'_>) -> Vec<PyErr> {
         let _held = Held::begin();
         session().end_all()
     });
+    memory::end_with_interpreter(py);
     problems.into_iter().map(PyErr::from).collect()
 }
 
@@ -273,8 +318,9 @@ pub(crate) fn last_error() -> Option<String> {
 /// Files of this process that are in place, oldest first.
 #[pyfunction]
 pub(crate) fn kept_files() -> Vec<OsString> {
-    let kept = session().kept_files();
-    kept.into_iter().map(OsString::from).collect()
+    let kept = session().kept();
+    let paths = kept.iter().filter_map(Receipt::path);
+    paths.map(OsString::from).collect()
 }
 
 /// Time since the sampler was first started, in ns; 0 if it never was.
@@ -312,34 +358,27 @@ pub(super) fn fields(program: &str, seq: u64, start_unix_ns: i64) -> Fields<'_> 
     }
 }
 
-/// Every thread with its stack, leaf first: kernel id, name, what it does (empty if unknown), its
-/// labels, and (function, file, line) of each frame.
+/// A thread of a dump: kernel id, name, what it does (empty if unknown), its labels, and (function,
+/// file, line) of each frame, leaf first, and which lock it waits for, a line or nothing.
+type DumpedThread = (
+    u64,
+    String,
+    &'static str,
+    Vec<(String, String)>,
+    Vec<(String, String, u32)>,
+    String,
+);
+
+/// Every thread with its stack; as text the tasks of asyncio, and who waits for each other.
 #[pyfunction]
-#[expect(
-    clippy::type_complexity,
-    reason = "plain values for the Python side to format"
-)]
-pub(crate) fn dump_threads(
-    py: Python<'_>,
-    import_roots: Vec<String>,
-    own_directory: String,
-) -> PyResult<
-    Vec<(
-        u64,
-        String,
-        &'static str,
-        Vec<(String, String)>,
-        Vec<(String, String, u32)>,
-    )>,
-> {
-    let options = EngineOptions {
-        import_roots,
-        own_directory,
-        keep_thread_state: false,
-    };
-    let snapshot = match direct::snapshot_once(py, &options) {
-        Ok(snapshot) => snapshot,
-        Err(_) => GilEngine::new(py, options)?.snapshot_once(py),
+pub(crate) fn dump_threads(py: Python<'_>) -> PyResult<(Vec<DumpedThread>, String)> {
+    let options = process_without_thread();
+    let (snapshot, tasks) = match direct::look_once(py, &options) {
+        Ok(seen) => seen,
+        Err(_) => {
+            let snapshot = GilEngine::new(py, options)?.snapshot_once(py);
+            (snapshot, Tasks::default())
+        }
     };
     let threads = snapshot.threads.iter().map(|thread| {
         let frames = thread.stack.frames.iter().filter_map(|frame| {
@@ -360,19 +399,14 @@ pub(crate) fn dump_threads(
             state,
             labels.collect(),
             frames.collect(),
+            line(&snapshot, thread),
         )
     });
-    Ok(threads.collect())
+    Ok((threads.collect(), rest(&snapshot, &tasks)))
 }
 
 /// The kernel's id of the main thread, whatever it is called; `None` where it is unknown.
 #[pyfunction]
 pub(crate) fn main_thread_id() -> Option<u64> {
     crate::clock::cpu::main_thread_id()
-}
-
-/// Makes the sampler panic, so that a test can see what a fault of rprof's own does.
-#[pyfunction]
-pub(crate) fn inject_panic(py: Python<'_>) {
-    py.detach(|| session().inject_panic());
 }

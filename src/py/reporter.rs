@@ -7,10 +7,9 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -18,12 +17,15 @@ use super::gil::attach::{Attachment, Handover};
 use super::gil::call::call;
 use super::gil::names;
 use super::gil::symbols::Symbols;
+use super::handed_in::process;
 use crate::capture::Missed;
 use crate::clock::cpu::thread_id;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::session::fork::session;
-use crate::session::native_thread::{Kind, NativeThread};
-use crate::session::watcher::{Event, Place};
+use crate::session::native_thread::{Kind, Refused};
+use crate::session::posts::{Occupant, Post, UNDER_GIL_PATIENCE};
+use crate::session::watch::{Event, Place};
+use crate::session::worker::{Handle, Work, Worker};
 
 /// With nothing to tell, the thread looks this often whether there is.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,30 +36,11 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 /// next time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A fork that keeps the GIL waits so long for a thread that mostly sleeps.
-const UNDER_GIL_PATIENCE: Duration = Duration::from_millis(2);
-
-static REPORTER: Mutex<Phase> = Mutex::new(Phase::None);
-/// The process in which it was started; a fork may have been without Python's hooks.
-static OWNER: AtomicU32 = AtomicU32::new(0);
 /// Whether something waits in Python that has no event of its own.
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
-enum Phase {
-    None,
-    Running(Running),
-    /// Its thread ended for a fork, or could not be had.
-    Parked(Box<Reporter>),
-}
-
-struct Running {
-    thread: NativeThread<Box<Reporter>>,
-    quit: Arc<AtomicBool>,
-    handover: Arc<Handover>,
-}
-
 /// What the thread works with; it outlives the thread.
-struct Reporter {
+pub(crate) struct Reporter {
     attachment: Attachment,
     symbols: Symbols,
     /// Takes a list of events.
@@ -65,8 +48,21 @@ struct Reporter {
     quit: Arc<AtomicBool>,
 }
 
-impl Reporter {
-    fn run(mut self: Box<Self>) -> Box<Self> {
+impl Work for Reporter {
+    type Handle = ReporterHandle;
+
+    const NAME: &'static str = names::REPORTER;
+    const KIND: Kind = Kind::Python;
+
+    fn prepare(&mut self) -> ReporterHandle {
+        self.quit.store(false, Ordering::Release);
+        ReporterHandle {
+            quit: self.quit.clone(),
+            handover: self.attachment.handover(),
+        }
+    }
+
+    fn run(&mut self) {
         names::introduce_reporter(self.symbols.own_ident(), thread_id());
         let watch = session().watch();
         loop {
@@ -89,9 +85,34 @@ impl Reporter {
         }
         self.attachment.park();
         names::introduce_reporter(0, 0);
-        self
+    }
+}
+
+impl Occupant for Reporter {
+    const POST: Post = Post::Reporter;
+    const WITHOUT_GIL: Duration = END_PATIENCE;
+    /// Whoever has it is forking too, and will go on as well.
+    const AGAIN: Duration = UNDER_GIL_PATIENCE;
+}
+
+/// How the reporter's thread is reached.
+pub(crate) struct ReporterHandle {
+    quit: Arc<AtomicBool>,
+    handover: Arc<Handover>,
+}
+
+impl Handle for ReporterHandle {
+    fn stop(&self) {
+        self.quit.store(true, Ordering::Release);
+        session().watch().tell(Event::Wake);
     }
 
+    fn take_back(&self) {
+        self.quit.store(false, Ordering::Release);
+    }
+}
+
+impl Reporter {
     /// Has Python tell these events; false if there is no Python any more, or no time.
     fn tell(&mut self, events: Vec<Event>) -> bool {
         let mut pause = FIRST_PAUSE;
@@ -151,50 +172,6 @@ fn report(
     call(symbols, report.bind(py), &(told,).into_pyobject(py)?)
 }
 
-/// Starts the thread of a reporter that is parked; without a thread it stays so, and the next wish
-/// for a report tries again.
-fn begin(phase: &mut Phase) -> Result<()> {
-    let reporter = match std::mem::replace(phase, Phase::None) {
-        Phase::Parked(reporter) => reporter,
-        other => {
-            *phase = other;
-            return Ok(());
-        }
-    };
-    reporter.quit.store(false, Ordering::Release);
-    let (quit, handover) = (reporter.quit.clone(), reporter.attachment.handover());
-    let spawned = NativeThread::spawn(Kind::Python, names::REPORTER, reporter, |reporter| {
-        reporter.run()
-    });
-    match spawned {
-        Ok(thread) => {
-            *phase = Phase::Running(Running {
-                thread,
-                quit,
-                handover,
-            });
-            Ok(())
-        }
-        Err(refused) => {
-            *phase = Phase::Parked(refused.state);
-            Err(refused.error)
-        }
-    }
-}
-
-/// Tries to start the thread of a reporter that is parked. That it fails is noted.
-fn try_to_begin(phase: &mut Phase) {
-    if let Err(error) = begin(phase) {
-        session().refuse(&error);
-    }
-}
-
-/// Begins if its thread could not be had before; waits for nobody. False if somebody is in the way.
-pub(crate) fn try_again() -> bool {
-    let phase = REPORTER.try_lock();
-    phase.map(|mut phase| try_to_begin(&mut phase)).is_some()
-}
-
 /// Begins to report what is seen, by calling `report` with lists of events.
 #[pyfunction]
 pub(crate) fn start_reports(
@@ -208,42 +185,39 @@ pub(crate) fn start_reports(
         )))
     })?;
     let reporter = Box::new(Reporter {
-        attachment: Attachment::new(py, symbols, keep_thread_state),
+        attachment: Attachment::new(
+            py,
+            symbols,
+            keep_thread_state || process().keep_thread_state,
+        ),
         symbols,
         report,
         quit: Arc::default(),
     });
-    py.detach(|| {
-        let process_id = std::process::id();
-        if OWNER.swap(process_id, Ordering::AcqRel) != process_id {
-            forget_parent();
-        }
-        end_within(END_PATIENCE);
-        *REPORTER.lock() = Phase::Parked(reporter);
+    let started = py.detach(|| {
+        let slot = session().slot::<Reporter>();
+        slot.end(END_PATIENCE);
+        slot.start(reporter)
     });
-    let begun = begin(&mut REPORTER.lock());
-    if begun.is_err() {
-        let failed = std::mem::replace(&mut *REPORTER.lock(), Phase::None);
-        if let Phase::Parked(mut reporter) = failed {
-            reporter.attachment.release(py);
-        }
+    if let Err(Refused { mut state, error }) = started {
+        state.attachment.release(py);
+        return Err(error.into());
     }
-    begun?;
     Ok(())
 }
 
 /// Ends the thread that reports; whether it has ended. If not, it is stuck in a log handler.
 #[pyfunction]
 pub(crate) fn stop_reports(py: Python<'_>) -> bool {
-    py.detach(|| end_within(END_PATIENCE))
+    py.detach(|| session().slot::<Reporter>().end(END_PATIENCE))
 }
 
 /// Ends the thread ahead of a fork; what goes on afterwards is kept.
 #[pyfunction]
 pub(crate) fn pause_reports(py: Python<'_>) {
-    if !park_within(UNDER_GIL_PATIENCE) {
-        py.detach(|| park_within(END_PATIENCE));
-    }
+    session()
+        .slot::<Reporter>()
+        .park_ahead(&|wait| py.detach(wait));
 }
 
 /// Has the thread look into what waits in Python. It may need something that a thread with the GIL
@@ -252,84 +226,16 @@ pub(crate) fn pause_reports(py: Python<'_>) {
 pub(crate) fn wake_event(py: Python<'_>) {
     IS_ASKED.store(true, Ordering::Release);
     session().watch().tell(Event::Wake);
+    let slot = session().slot::<Reporter>();
     // Not waited for: whoever has it may wait for the GIL.
-    let Some(mut phase) = REPORTER.try_lock() else {
+    let Some(mut worker) = slot.try_lock() else {
         return;
     };
-    match &*phase {
-        Phase::Running(running) => {
-            running.handover.make(py);
-            running.thread.unpark();
-        }
-        Phase::Parked(_) => try_to_begin(&mut phase),
-        Phase::None => {}
-    }
-}
-
-/// Ends the thread and keeps its state; false if it did not end within `patience`.
-fn park_within(patience: Duration) -> bool {
-    let Some(mut phase) = REPORTER.try_lock_for(patience) else {
-        return false;
-    };
-    let running = match std::mem::replace(&mut *phase, Phase::None) {
-        Phase::Running(running) => running,
-        other => {
-            *phase = other;
-            return true;
-        }
-    };
-    running.quit.store(true, Ordering::Release);
-    session().watch().tell(Event::Wake);
-    running.thread.unpark();
-    *phase = match running.thread.join(patience) {
-        Ok(Some(reporter)) => Phase::Parked(reporter),
-        // After a panic there is nothing left to go on with.
-        Ok(_) => Phase::None,
-        Err(thread) => {
-            *phase = Phase::Running(Running { thread, ..running });
-            return false;
-        }
-    };
-    true
-}
-
-/// Ends the thread for good. One that is stuck in a log handler is left to itself: it has been told
-/// to end, and does when it can.
-fn end_within(patience: Duration) -> bool {
-    let has_ended = park_within(patience);
-    if let Some(mut phase) = REPORTER.try_lock_for(patience) {
-        *phase = Phase::None;
-    }
-    has_ended
-}
-
-/// Goes on in the parent.
-pub(crate) fn after_fork_in_parent() {
-    // Whoever has it is forking too, and will go on as well.
-    let Some(mut phase) = REPORTER.try_lock_for(UNDER_GIL_PATIENCE) else {
-        return;
-    };
-    *phase = match std::mem::replace(&mut *phase, Phase::None) {
-        // It did not end in time, or has done so since.
-        Phase::Running(running) => {
-            running.quit.store(false, Ordering::Release);
-            match running.thread.join(Duration::ZERO) {
-                Ok(Some(reporter)) => Phase::Parked(reporter),
-                Ok(_) => Phase::None,
-                Err(thread) => Phase::Running(Running { thread, ..running }),
-            }
-        }
-        other => other,
-    };
-    try_to_begin(&mut phase);
-}
-
-/// Forgets the parent's reporter in a forked child.
-pub(crate) fn forget_parent() {
-    names::introduce_reporter(0, 0);
-    // What is forgotten is not dropped: its thread and its thread state are the parent's.
-    if let Some(mut phase) = REPORTER.try_lock() {
-        std::mem::forget(std::mem::replace(&mut *phase, Phase::None));
+    if let Worker::Running(running) = &*worker {
+        running.handle.handover.make(py);
+        running.wake();
+    } else if let Err(error) = worker.begin() {
+        session().refuse(&error);
     }
 }
 
@@ -343,6 +249,8 @@ fn fields(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyDict>> {
             elapsed_ns,
             look,
             places,
+            tasks,
+            waits_in,
             is_seen,
         } => {
             fields.set_item("kind", "slow")?;
@@ -352,6 +260,8 @@ fn fields(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyDict>> {
             fields.set_item("look", look)?;
             let places: Vec<_> = places.into_iter().map(plain).collect();
             fields.set_item("places", places)?;
+            fields.set_item("tasks", tasks)?;
+            fields.set_item("waits_in", waits_in)?;
             fields.set_item("is_seen", is_seen)?;
         }
         Event::Stall {
@@ -377,9 +287,14 @@ fn fields(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyDict>> {
             fields.set_item("name", name)?;
             fields.set_item("elapsed_ns", elapsed_ns)?;
         }
-        Event::Deadlock { elapsed_ns, text } => {
+        Event::Deadlock {
+            elapsed_ns,
+            is_of_all,
+            text,
+        } => {
             fields.set_item("kind", "deadlock")?;
             fields.set_item("elapsed_ns", elapsed_ns)?;
+            fields.set_item("is_of_all", is_of_all)?;
             fields.set_item("text", text)?;
         }
         Event::Step { kind, from, to } => {

@@ -19,7 +19,6 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::dump;
 use super::gil::symbols::Symbols;
 use crate::clock::cpu::{monotonic_ns, own_cpu_ns};
 use crate::session::fork::session;
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many pending calls are made at each chance (`NPENDINGCALLS`, `Include/internal`, 3.10-3.15).
 const CALLS_AT_ONCE: u32 = 32;
 
-/// A function of ours, which runs no code of Python; what it is called with, by keyword; and the name
+/// A function of ours, which runs no code of Python; what it is called with; and the name
 /// of another call without whose success it is of no use.
 type Call<'py> = (
     Bound<'py, PyAny>,
@@ -169,7 +168,7 @@ pub(crate) fn resume_now(py: Python<'_>) {
     let waiting = WAITING.lock().take();
     // What a process without hooks has inherited is its parent's.
     if let Some(waiting) = waiting.filter(|waiting| waiting.process_id == std::process::id()) {
-        dump::after_fork();
+        session.go_on();
         make(py, &waiting.calls, &waiting.results);
     }
     IS_WAITING.store(false, Ordering::Release);
@@ -189,9 +188,7 @@ fn make(py: Python<'_>, calls: &Py<PyDict>, results: &Py<PyDict>) {
                         .is_some_and(|known| known.is_instance_of::<PyException>()),
                     None => true,
                 };
-                is_of_use
-                    .then(|| function.call((), Some(&options)))
-                    .transpose()
+                is_of_use.then(|| function.call1((&options,))).transpose()
             })
             .or_else(|error| {
                 let error = error.into_value(py).into_bound(py);

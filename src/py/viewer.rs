@@ -25,6 +25,7 @@ const ASSETS: &[(&str, &str)] = assets![
     "flame.js",
     "flame_view.js",
     "format.js",
+    "memory_view.js",
     "names.js",
     "page.css",
     "page.html",
@@ -36,6 +37,7 @@ const ASSETS: &[(&str, &str)] = assets![
     "table_view.js",
     "threads_view.js",
     "tree.js",
+    "waits_view.js",
     "wire.js",
 ];
 

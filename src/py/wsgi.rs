@@ -13,11 +13,10 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple, PyType};
 
 use super::requests::{KEY, Request};
 
-/// An application, each of whose requests is an `rprof.request` with the limits of `model`.
-#[pyclass(frozen, module = "rprof._native")]
-pub(crate) struct WsgiServer {
-    application: Py<PyAny>,
-    model: Py<Request>,
+/// What a [`WsgiServer`] calls, and how it finds routes.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct WsgiCalls {
     /// The route to begin with, or else a function of environ and path, or else one of the path.
     known_route: Option<Py<PyString>>,
     choose_route: Option<Py<PyAny>>,
@@ -28,6 +27,14 @@ pub(crate) struct WsgiServer {
     /// Called with an answer and its request; has the request end when the server closes the answer
     /// and returns true, or returns false where that cannot be had.
     end_at_close: Py<PyAny>,
+}
+
+/// An application, each of whose requests is an `rprof.request` with the limits of `model`.
+#[pyclass(frozen, module = "rprof._native")]
+pub(crate) struct WsgiServer {
+    application: Py<PyAny>,
+    model: Py<Request>,
+    calls: WsgiCalls,
     /// `_io._IOBase`, of which every file object is.
     file: Py<PyType>,
 }
@@ -35,33 +42,17 @@ pub(crate) struct WsgiServer {
 #[pymethods]
 impl WsgiServer {
     #[new]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the door passes plain values, by keyword"
-    )]
-    #[pyo3(signature = (
-        application, model, make_route, end_at_close, known_route=None, choose_route=None,
-        answer_instead=None
-    ))]
     fn new(
         py: Python<'_>,
         application: Py<PyAny>,
         model: Py<Request>,
-        make_route: Py<PyAny>,
-        end_at_close: Py<PyAny>,
-        known_route: Option<Py<PyString>>,
-        choose_route: Option<Py<PyAny>>,
-        answer_instead: Option<Py<PyAny>>,
+        calls: WsgiCalls,
     ) -> PyResult<Self> {
         let file = py.import("_io")?.getattr("_IOBase")?;
         Ok(Self {
             application,
             model,
-            known_route,
-            choose_route,
-            make_route,
-            answer_instead,
-            end_at_close,
+            calls,
             file: file.cast_into::<PyType>()?.unbind(),
         })
     }
@@ -75,19 +66,19 @@ impl WsgiServer {
         let py = environ.py();
         let root = text_of(environ, intern!(py, "SCRIPT_NAME"))?;
         let path = text_of(environ, intern!(py, "PATH_INFO"))?;
-        let route = match (&self.known_route, &self.choose_route) {
+        let route = match (&self.calls.known_route, &self.calls.choose_route) {
             (Some(route), _) => route.clone_ref(py),
             (_, Some(choose_route)) => {
                 let arguments = (environ, root.add(&path)?);
                 text_from(choose_route.bind(py).call1(arguments)?)?
             }
-            _ => text_from(self.make_route.bind(py).call1((root.add(&path)?,))?)?,
+            _ => text_from(self.calls.make_route.bind(py).call1((root.add(&path)?,))?)?,
         };
         let method = text_of(environ, intern!(py, "REQUEST_METHOD"))?;
         let (method, root, path) = (method.unbind(), root.unbind(), path.unbind());
         let begun = Bound::new(py, self.model.get()._of(method, root, path, route))?;
         environ.set_item(intern!(py, KEY), &begun)?;
-        if let Some(answer_instead) = &self.answer_instead {
+        if let Some(answer_instead) = &self.calls.answer_instead {
             let answer = answer_instead
                 .bind(py)
                 .call1((&begun, environ, start_response))?;
@@ -113,7 +104,7 @@ impl WsgiServer {
         if self.is_file(&answer, environ)? {
             // Perhaps by another thread, and while this one goes on to other requests.
             begun.get().pause(py)?;
-            let end_at_close = self.end_at_close.bind(py);
+            let end_at_close = self.calls.end_at_close.bind(py);
             if !end_at_close.call1((&answer, &begun))?.is_truthy()? {
                 Request::end(&begun, None)?;
             }
@@ -124,10 +115,10 @@ impl WsgiServer {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.application)?;
-        visit.call(&self.choose_route)?;
-        visit.call(&self.make_route)?;
-        visit.call(&self.end_at_close)?;
-        visit.call(&self.answer_instead)
+        visit.call(&self.calls.choose_route)?;
+        visit.call(&self.calls.make_route)?;
+        visit.call(&self.calls.end_at_close)?;
+        visit.call(&self.calls.answer_instead)
     }
 }
 

@@ -46,7 +46,7 @@ pub fn calls(
     samples_column: Option<usize>,
 ) -> Result<Vec<Called>> {
     for column in [Some(column), samples_column].into_iter().flatten() {
-        let kind = &profile.sample_types[column].name;
+        let kind = profile.columns[column].name();
         refuse_difference(profile, column, kind, "the format of pstats")?;
     }
     let functions = &profile.symbols.functions;

@@ -1,13 +1,13 @@
 //! Two profiles side by side.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Grouping;
 use super::sums::sums;
 use crate::fold::profile::Profile;
 use crate::model::function::Function;
+use crate::model::hashing::KeyedMap;
 
 /// A function, or a line of one, in both profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub fn diff(
 ) -> Vec<DiffRow> {
     let mut table = Table {
         grouping,
-        index: HashMap::new(),
+        index: KeyedMap::default(),
         rows: Vec::new(),
     };
     // The later first: its names are the ones to show.
@@ -58,7 +58,7 @@ pub fn diff(
 
 struct Table {
     grouping: Grouping,
-    index: HashMap<Key, u32>,
+    index: KeyedMap<Key, u32>,
     rows: Vec<DiffRow>,
 }
 

@@ -43,7 +43,7 @@ pub struct Divide {
 /// # Errors
 /// When a value is below 0: of a difference there is no such limit.
 pub fn divide(profile: &Profile, column: usize, part: f64) -> Result<Divide> {
-    let kind = &profile.sample_types[column].name;
+    let kind = profile.columns[column].name();
     refuse_difference(profile, column, kind, "a limit between hot and cold")?;
     let totals = profile.total_values(column);
     let mut children: Vec<Vec<NodeId>> = vec![Vec::new(); profile.tree.len()];
@@ -105,11 +105,11 @@ mod tests {
     use crate::fold::window::{Limits, Window};
     use crate::model::function::Function;
     use crate::model::label::thread_labels;
-    use crate::model::sample_type::{SAMPLES, WALL, sampled};
+    use crate::model::measure::{MeasureId, MeasureSet};
 
     #[test]
     fn the_limit_is_where_the_stacks_part() -> crate::error::Result<()> {
-        let mut window = Window::new(Limits::default(), false);
+        let mut window = Window::new(Limits::default(), MeasureSet::of(&[MeasureId::Wall]));
         for (path, wall) in [
             (&["main", "serve", "view", "query"][..], 60),
             (&["main", "serve", "view", "render"], 35),
@@ -123,20 +123,17 @@ mod tests {
                     ..Function::pseudo("app.py")
                 })
                 .collect();
-            let mut values = vec![0; sampled(false).len()];
-            values[SAMPLES] = 1;
-            values[WALL] = wall;
             let frames = functions.iter().map(|function| (function, 1));
-            window.add_path(frames, &thread_labels(1, "x"), &values);
+            window.add_path(frames, &thread_labels(1, "x"), &[wall]);
         }
         let profile = window.finish(ProfileMeta::default());
-        let found = divide(&profile, WALL, 0.9)?;
+        let found = divide(&profile, 0, 0.9)?;
         let common: Vec<&str> = found.common.iter().map(|frame| &*frame.function).collect();
         assert_eq!(common, ["main", "serve", "view"]);
         assert_eq!(found.value, 98);
         let below: Vec<(&str, i64)> = found.below.iter().map(|(n, v)| (&**n, *v)).collect();
         assert_eq!(below, [("query", 60), ("render", 35), ("", 3)]);
-        let strict = divide(&profile, WALL, 0.99).map(|found| found.common.len());
+        let strict = divide(&profile, 0, 0.99).map(|found| found.common.len());
         assert!(matches!(strict, Ok(1)));
         Ok(())
     }

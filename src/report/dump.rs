@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use super::{held_up, tasks};
 use crate::clock::cpu::is_main_thread;
 use crate::model::label::{ActiveLabels, LabelValue, MAIN_THREAD_NAME, thread_title};
 use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
+use crate::model::task::Tasks;
 
 /// What a thread does, in words; empty if unknown.
 #[must_use]
@@ -22,9 +24,25 @@ pub fn doing(state: ThreadState) -> &'static str {
     }
 }
 
-/// Every thread by itself, the innermost call first.
+/// Every thread by itself, the innermost call first, then the tasks, then who waits for each other.
 #[must_use]
-pub fn threads(snapshot: &Snapshot) -> String {
+pub fn by_thread(snapshot: &Snapshot, tasks: &Tasks) -> String {
+    threads(snapshot) + &rest(snapshot, tasks)
+}
+
+/// The same, with threads that stand at the same place as one entry.
+#[must_use]
+pub fn by_place(snapshot: &Snapshot, tasks: &Tasks) -> String {
+    places(snapshot) + &rest(snapshot, tasks)
+}
+
+/// What is told after the threads.
+#[must_use]
+pub fn rest(snapshot: &Snapshot, tasks: &Tasks) -> String {
+    tasks::text(tasks, snapshot) + &held_up::deadlocks(snapshot, tasks)
+}
+
+fn threads(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     for thread in &snapshot.threads {
         // Writing to a String cannot fail.
@@ -40,8 +58,7 @@ pub fn threads(snapshot: &Snapshot) -> String {
 }
 
 /// Threads that stand at the same place are one entry, with their number, the largest first.
-#[must_use]
-pub fn places(snapshot: &Snapshot) -> String {
+fn places(snapshot: &Snapshot) -> String {
     let mut places: Vec<(String, Vec<&ThreadSample>)> = Vec::new();
     for thread in &snapshot.threads {
         let stack = stack(snapshot, thread);
@@ -70,7 +87,7 @@ pub fn places(snapshot: &Snapshot) -> String {
 
 /// The same as data: a list of threads, frames innermost first.
 #[must_use]
-pub fn to_json(snapshot: &Snapshot) -> Value {
+pub fn to_json(snapshot: &Snapshot, tasks: &Tasks) -> Value {
     let threads: Vec<Value> = snapshot
         .threads
         .iter()
@@ -87,6 +104,7 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
                 "state": doing(thread.state),
                 "cpu_ns": thread.cpu_ns,
                 "standing_seconds": standing(snapshot, thread),
+                "lock": held_up::to_json(snapshot, thread),
                 "labels": thread.labels.as_ref().map_or_else(Map::new, |labels| {
                     texts(labels)
                         .map(|(key, value)| (key.to_owned(), Value::from(value)))
@@ -98,7 +116,11 @@ pub fn to_json(snapshot: &Snapshot) -> Value {
             })
         })
         .collect();
-    json!({ "threads": threads })
+    json!({
+        "threads": threads,
+        "tasks": tasks::to_json(tasks, snapshot),
+        "deadlocks": held_up::deadlocks_to_json(snapshot, tasks),
+    })
 }
 
 /// Seconds since it was last seen to compute, if that is long enough to be known.
@@ -150,6 +172,7 @@ fn stack(snapshot: &Snapshot, thread: &ThreadSample) -> String {
     for (function, file, line) in frames(snapshot, thread) {
         let _ = writeln!(text, "  File \"{file}\", line {line}, in {function}");
     }
+    text.push_str(&held_up::line(snapshot, thread));
     text
 }
 

@@ -6,15 +6,23 @@ pub mod collapsed;
 pub mod diff;
 pub mod divide;
 pub mod dump;
+pub mod growth;
+pub mod held_up;
+pub mod leaks;
 mod library;
+pub mod page_facts;
+pub mod roots;
 pub mod speedscope;
 mod sums;
+pub mod tasks;
 pub mod text;
 pub mod threads;
 pub mod top;
 pub mod tree;
+pub mod waits;
 mod walk;
 
+use self::text::inert;
 use crate::error::{Error, Result};
 use crate::fold::profile::Profile;
 
@@ -53,19 +61,60 @@ fn refuse_difference(profile: &Profile, column: usize, kind: &str, format: &str)
     )))
 }
 
-/// A value with its unit, short: `1.25 s`, `12.3 ms`, `870 us`, `42`.
+/// From which size on, how many digits behind the point, the name.
+type Step = (f64, usize, &'static str);
+const TIMES: [Step; 4] = [
+    (1e9, 2, "s"),
+    (1e6, 1, "ms"),
+    (1e3, 0, "us"),
+    (1.0, 0, "ns"),
+];
+const SPACE: [Step; 4] = [
+    ((1_u64 << 30) as f64, 2, "GiB"),
+    ((1_u64 << 20) as f64, 1, "MiB"),
+    ((1_u64 << 10) as f64, 1, "KiB"),
+    (1.0, 0, "B"),
+];
+
+/// A value with its unit, short: `1.25 s`, `12.3 ms`, `4.0 MiB`, `1,234`.
+///
+/// `tests/fixtures/values.tsv` has cases, which the report page is held against as well.
 #[must_use]
 pub fn format_value(value: i64, unit: &str) -> String {
-    if unit != "nanoseconds" {
-        return value.to_string();
+    format_wide(value.into(), unit)
+}
+
+/// The same for a value that was computed from several.
+#[must_use]
+pub fn format_wide(value: i128, unit: &str) -> String {
+    let (one, steps) = match unit {
+        "nanoseconds" => (1.0, TIMES),
+        "microseconds" => (1e3, TIMES),
+        "milliseconds" => (1e6, TIMES),
+        "seconds" => (1e9, TIMES),
+        "bytes" => (1.0, SPACE),
+        "count" | "" => return grouped(value),
+        _ => return format!("{} {}", grouped(value), inert(unit)),
+    };
+    let value = value as f64 * one;
+    let step = steps.iter().find(|(size, ..)| value.abs() >= *size);
+    match step {
+        Some((size, digits, name)) => format!("{:.digits$} {name}", value / size),
+        None => format!("0 {}", if unit == "bytes" { "B" } else { "s" }),
     }
-    let nanoseconds = value as f64;
-    match value.unsigned_abs() {
-        1_000_000_000.. => format!("{:.2} s", nanoseconds / 1e9),
-        1_000_000.. => format!("{:.1} ms", nanoseconds / 1e6),
-        1_000.. => format!("{:.0} us", nanoseconds / 1e3),
-        _ => format!("{value} ns"),
+}
+
+/// `-1,234,567`.
+fn grouped(value: i128) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::from(if value < 0 { "-" } else { "" });
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
     }
+    text
 }
 
 /// `part` of `whole` in percent; 0 of nothing.
@@ -84,16 +133,17 @@ mod tests {
 
     #[test]
     fn values_are_short() {
-        for (value, text) in [
-            (1_250_000_000, "1.25 s"),
-            (12_340_000, "12.3 ms"),
-            (870_400, "870 us"),
-            (42, "42 ns"),
-            (-2_000_000, "-2.0 ms"),
-        ] {
-            assert_eq!(format_value(value, "nanoseconds"), text);
+        let cases = include_str!("../../tests/fixtures/values.tsv").lines();
+        let cases: Vec<Vec<&str>> = cases
+            .skip(1)
+            .map(|line| line.split('\t').collect())
+            .collect();
+        assert!(cases.len() > 20);
+        for case in cases {
+            let value = case[0].parse().ok();
+            let shown = value.map(|value| format_value(value, case[1]));
+            assert_eq!(shown.as_deref(), Some(case[2]), "{case:?}");
         }
-        assert_eq!(format_value(42, "count"), "42");
         assert!(percent(1, 0).abs() < f64::EPSILON);
     }
 }

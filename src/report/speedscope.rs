@@ -18,6 +18,7 @@ use crate::fold::call_tree::NodeId;
 use crate::fold::profile::Profile;
 use crate::model::label::{thread_of, thread_title};
 use crate::model::location::FunctionId;
+use crate::model::measure::Column;
 
 /// The profile as JSON.
 ///
@@ -28,8 +29,8 @@ use crate::model::location::FunctionId;
 /// When a value is below 0, which the format does not know, or the text would be larger than anybody
 /// has use for.
 pub fn speedscope(profile: &Profile) -> Result<String> {
-    for (column, kind) in profile.sample_types.iter().enumerate() {
-        refuse_difference(profile, column, &kind.name, "speedscope's format")?;
+    for (at, column) in profile.columns.iter().enumerate() {
+        refuse_difference(profile, at, column.name(), "speedscope's format")?;
     }
     let mut writer = Writer {
         profile,
@@ -84,16 +85,16 @@ impl Writer<'_> {
             let Some(rows) = by_thread.get(&(id, Cow::Borrowed(name.as_str()))) else {
                 continue;
             };
-            for (column, kind) in profile.sample_types.iter().enumerate() {
+            for (at, column) in profile.columns.iter().enumerate() {
                 let weights: Vec<(NodeId, i64)> = rows
                     .iter()
-                    .map(|(node, values)| (*node, values[column]))
+                    .map(|(node, values)| (*node, values[at]))
                     .filter(|(_, value)| *value > 0)
                     .collect();
                 if weights.is_empty() {
                     continue;
                 }
-                if column == default && active.is_none() {
+                if at == default && active.is_none() {
                     active = Some(count);
                 }
                 separate(&mut json, count);
@@ -105,14 +106,14 @@ impl Writer<'_> {
                     }
                     (name, id) => format!("{name} ({id}): "),
                 };
-                self.push_profile(&mut json, &thread, &kind.name, &kind.unit, &weights)?;
+                self.push_profile(&mut json, &thread, column, &weights)?;
                 count += 1;
             }
         }
         if count == 0 {
             // The viewer wants one profile at least.
-            let kind = &profile.default_sample_type;
-            self.push_profile(&mut json, "", kind, "none", &[])?;
+            let column = Column::new(&profile.default_sample_type, "");
+            self.push_profile(&mut json, "", &column, &[])?;
         }
         Ok((json, active.unwrap_or(0)))
     }
@@ -121,14 +122,13 @@ impl Writer<'_> {
         &mut self,
         json: &mut String,
         thread: &str,
-        kind: &str,
-        unit: &str,
+        column: &Column,
         weights: &[(NodeId, i64)],
     ) -> Result<()> {
         json.push_str("{\"type\":\"sampled\",\"name\":");
-        push_text(json, &format!("{thread}{kind}"));
+        push_text(json, &format!("{thread}{}", column.name()));
         json.push_str(",\"unit\":");
-        push_text(json, speedscope_unit(unit));
+        push_text(json, speedscope_unit(column.unit()));
         let total = weights
             .iter()
             .fold(0_i64, |sum, (_, value)| sum.saturating_add(*value));

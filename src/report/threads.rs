@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::fold::profile::{Profile, add};
 use crate::model::label::thread_of;
 
-/// Thread id, thread name, and the sum of each sample type.
+/// Thread id, thread name, and the sum of each column.
 pub type ThreadTotals = (i64, String, Vec<i64>);
 
 /// One row for each thread, heaviest in the default sample type first; of a difference, what
@@ -20,7 +20,7 @@ pub fn thread_totals(profile: &Profile) -> Vec<ThreadTotals> {
     for (sample, values) in profile.rows() {
         let (id, name) = thread_of(&profile.label_sets[sample.labels.0 as usize]);
         let row = *index.entry((id, name.clone())).or_insert_with(|| {
-            rows.push((id, name.into_owned(), vec![0; profile.sample_types.len()]));
+            rows.push((id, name.into_owned(), vec![0; profile.columns.len()]));
             rows.len() - 1
         });
         add(&mut rows[row].2, values);

@@ -58,26 +58,26 @@ struct Branch {
 #[must_use]
 pub fn tree(profile: &Profile, column: usize, options: &TreeOptions) -> String {
     let branches = branches(profile, column, options.fold_library);
-    let kind = &profile.sample_types[column];
+    let measured = &profile.columns[column];
     let total = branches[0].total;
     let mut text = String::new();
     let duration = format_value(profile.meta.duration_ns, "nanoseconds");
-    let sum = format_value(total, &kind.unit);
+    let sum = format_value(total, measured.unit());
     let whole = profile.magnitudes()[column];
     // Writing to a String cannot fail.
-    let _ = write!(text, "{}: {sum} in {duration}", kind.name);
+    let _ = write!(text, "{}: {sum} in {duration}", measured.name());
     if profile.is_difference(column) {
-        let changes = format_value(whole, &kind.unit);
+        let changes = format_value(whole, measured.unit());
         let _ = write!(text, ", a difference: shares are of {changes}");
     }
     text.push('\n');
-    for gap in unmeasured(&profile.meta.comments).filter(|gap| *gap.name == *kind.name) {
+    for gap in unmeasured(&profile.meta.comments).filter(|gap| *gap.name == *measured.name()) {
         let _ = writeln!(text, "{}", inert(&gap.to_string()));
     }
     let mut printer = Printer {
         profile,
         branches: &branches,
-        unit: &kind.unit,
+        unit: measured.unit(),
         whole,
         threshold: (whole as f64 * options.min_fraction.clamp(0.0, 1.0)) as i64,
         color: options.color,

@@ -58,13 +58,4 @@ impl Gate {
             .lock()
             .retain(|other| !Arc::ptr_eq(other, guest));
     }
-
-    /// Whether a connection still has its place.
-    #[must_use]
-    pub fn has(&self, guest: &Arc<Guest>) -> bool {
-        self.guests
-            .lock()
-            .iter()
-            .any(|other| Arc::ptr_eq(other, guest))
-    }
 }

@@ -2,7 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod admit;
+mod answers;
+pub mod context;
 pub mod gate;
+mod heap;
 pub mod query;
 pub mod routes;
 pub mod server;

@@ -3,23 +3,28 @@
 
 use std::convert::Infallible;
 use std::future::Future as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::address::{Address, SocketFile};
+use super::context::Context;
 use super::gate::{Gate, Guest};
-use super::routes::{self, Context};
+use super::routes;
 use crate::error::{Error, Result};
+use crate::model::hashing;
 use crate::session::fork::session;
-use crate::session::native_thread::{Kind, NativeThread};
+use crate::session::native_thread::Kind;
+use crate::session::posts::{Occupant, Post};
+use crate::session::worker::{Handle, Work, Worker};
 
 /// How long the head of a request may take.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,111 +34,136 @@ const READ_PATIENCE: Duration = Duration::from_secs(60);
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
 /// How long the end of the thread is waited for.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+pub const END_PATIENCE: Duration = Duration::from_secs(3);
 /// How long its beginning is waited for.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running endpoint, or one that is parked for a fork.
-#[derive(Debug)]
+/// The endpoint; its thread listens and answers.
 pub struct Server {
     context: Arc<Context>,
-    address: Address,
-    running: Option<NativeThread<()>>,
-    /// Dropped to end the thread.
-    quit: Option<Sender<()>>,
+    wanted: Address,
+    /// Where it listens, with its port; there again after a fork.
+    bound: Arc<OnceLock<Address>>,
+    /// Disconnected to end the thread.
+    quitting: Receiver<()>,
+    tell: Sender<Result<()>>,
 }
 
 impl Server {
-    /// Listens and answers from a thread of its own.
+    /// An endpoint that is going to listen there.
+    #[must_use]
+    pub fn new(wanted: Address, context: Context) -> Self {
+        Self {
+            context: Arc::new(context),
+            wanted,
+            bound: Arc::default(),
+            quitting: never(),
+            tell: bounded(1).0,
+        }
+    }
+
+    /// Has an endpoint begin to listen; it is known then where.
     ///
     /// # Errors
     /// When the address is not to be had, or the system has no room for a thread.
-    pub fn start(address: Address, context: Context) -> Result<Self> {
-        let mut server = Self {
-            context: Arc::new(context),
-            address,
-            running: None,
-            quit: None,
+    pub fn start(self) -> Result<Worker<Self>> {
+        let mut worker = Worker::start(Box::new(self)).map_err(|refused| refused.error)?;
+        let begun = match &worker {
+            Worker::Running(running) => running.handle.await_begin(),
+            _ => Ok(()),
         };
-        server.unpark()?;
-        Ok(server)
+        if begun.is_err() {
+            worker.end(END_PATIENCE);
+        }
+        begun.map(|()| worker)
     }
 
-    /// Where it listens.
+    /// Where an endpoint listens, or will again.
     #[must_use]
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// Ends the thread and closes the port; false if it did not end in time.
-    pub fn park(&mut self, patience: Duration) -> bool {
-        self.quit = None;
-        let Some(thread) = self.running.take() else {
-            return true;
-        };
-        match thread.join(patience) {
-            Ok(_) => true,
-            Err(thread) => {
-                self.running = Some(thread);
-                false
-            }
+    pub fn address(worker: &Worker<Self>) -> Option<&Address> {
+        match worker {
+            Worker::Running(running) => running.handle.bound.get(),
+            Worker::Parked(server) => server.bound.get(),
+            Worker::None | Worker::Changing => None,
         }
     }
+}
 
-    /// Has the thread end, without waiting for it.
-    pub fn tell_to_stop(&mut self) {
-        self.quit = None;
-    }
-
-    /// Ends the thread and closes the port.
-    pub fn stop(&mut self) {
-        self.park(END_PATIENCE);
-    }
-
-    /// Listens again at the same address, after [`Self::park`].
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn unpark(&mut self) -> Result<()> {
-        if let Some(told) = self.begin()? {
-            // The sender goes with the thread.
-            self.address = told
-                .recv_timeout(BEGIN_PATIENCE)
-                .unwrap_or_else(|_| Err(Error::state("the endpoint's thread does not begin")))
-                .inspect_err(|_| {
-                    self.park(END_PATIENCE);
-                })?;
+impl Server {
+    fn serve(&self) -> Result<()> {
+        // Else the library would read a descriptor, see `model::hashing`.
+        if hashing::random().is_none() {
+            return Err(Error::state(
+                "cannot start the endpoint: this process may not ask for random numbers (getrandom)",
+            ));
         }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| Error::os("cannot start the endpoint", &error))?;
+        let entered = runtime.enter();
+        let (listener, bound, _file) = listen(self.bound.get().unwrap_or(&self.wanted))?;
+        self.bound.get_or_init(|| bound);
+        // One message fits in, and perhaps nobody waits for it.
+        drop(self.tell.try_send(Ok(())));
+        drop(entered);
+        runtime.block_on(accept(&listener, &self.context, self.quitting.clone()));
+        drop(listener);
+        // Ends connections.
+        runtime.shutdown_timeout(Duration::ZERO);
+        self.context.workers.end(END_PATIENCE);
         Ok(())
     }
+}
 
-    /// The same, but nobody waits: if it cannot listen, that is among the newest errors.
-    ///
-    /// # Errors
-    /// When the system has no room for a thread.
-    pub fn try_again(&mut self) -> Result<()> {
-        self.begin().map(drop)
-    }
+impl Work for Server {
+    type Handle = ServerHandle;
 
-    /// Starts the thread, if there is none; it then tells where it listens.
-    fn begin(&mut self) -> Result<Option<Receiver<Result<Address>>>> {
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|thread| !thread.has_ended())
-        {
-            return Ok(None);
-        }
+    const NAME: &'static str = "rprof-serve";
+    const KIND: Kind = Kind::Own;
+
+    fn prepare(&mut self) -> ServerHandle {
         let (quit, quitting) = bounded(0);
         let (tell, told) = bounded(1);
-        let given = (self.address.clone(), self.context.clone());
-        let thread = NativeThread::spawn(Kind::Own, "rprof-serve", given, move |given| {
-            run(&given.0, &given.1, quitting, &tell);
-        })
-        .map_err(|refused| refused.error)?;
-        self.running = Some(thread);
-        self.quit = Some(quit);
-        Ok(Some(told))
+        self.quitting = quitting;
+        self.tell = tell;
+        ServerHandle {
+            bound: self.bound.clone(),
+            quit: Mutex::new(Some(quit)),
+            told,
+        }
+    }
+
+    fn run(&mut self) {
+        if let Err(error) = self.serve() {
+            session().health().set_error(error.to_string());
+            drop(self.tell.try_send(Err(error)));
+        }
+    }
+}
+
+impl Occupant for Server {
+    const POST: Post = Post::Server;
+    /// Answers may be under way.
+    const WITHOUT_GIL: Duration = Duration::from_secs(5);
+}
+
+/// How the endpoint's thread is reached.
+pub struct ServerHandle {
+    bound: Arc<OnceLock<Address>>,
+    quit: Mutex<Option<Sender<()>>>,
+    told: Receiver<Result<()>>,
+}
+
+impl Handle for ServerHandle {
+    fn stop(&self) {
+        drop(self.quit.lock().take());
+    }
+
+    fn await_begin(&self) -> Result<()> {
+        let told = self.told.recv_timeout(BEGIN_PATIENCE);
+        told.unwrap_or_else(|_| Err(Error::state("the endpoint's thread does not begin")))
     }
 }
 
@@ -166,48 +196,6 @@ fn listen(address: &Address) -> Result<(Listener, Address, Option<SocketFile>)> 
             Ok((Listener::Unix(listener), address.clone(), Some(file)))
         }
     }
-}
-
-fn run(
-    address: &Address,
-    context: &Arc<Context>,
-    quitting: Receiver<()>,
-    tell: &Sender<Result<Address>>,
-) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            fail(tell, Error::os("cannot start the endpoint", &error));
-            return;
-        }
-    };
-    let entered = runtime.enter();
-    let (listener, _file) = match listen(address) {
-        Ok((listener, bound, file)) => {
-            // One message fits in, and perhaps nobody waits for it.
-            drop(tell.try_send(Ok(bound)));
-            (listener, file)
-        }
-        Err(error) => {
-            fail(tell, error);
-            return;
-        }
-    };
-    drop(entered);
-    runtime.block_on(accept(&listener, context, quitting));
-    drop(listener);
-    // Ends connections.
-    runtime.shutdown_timeout(Duration::ZERO);
-    context.workers.end(END_PATIENCE);
-}
-
-fn fail(tell: &Sender<Result<Address>>, error: Error) {
-    session().health().set_error(error.to_string());
-    drop(tell.try_send(Err(error)));
 }
 
 async fn accept(listener: &Listener, context: &Arc<Context>, quitting: Receiver<()>) {

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Map, Value, json};
 
+use crate::heap::account::Account;
+use crate::session::engine::EngineNote;
 use crate::session::fork::session;
-use crate::session::manager::EngineNote;
-use crate::session::requests::RouteFigures;
+use crate::session::requests::figures::RouteFigures;
 
 /// Counters that only grow, as Prometheus wants to know of each.
 const GAUGES: [&str; 5] = [
@@ -20,7 +21,7 @@ const GAUGES: [&str; 5] = [
 ];
 
 /// Routes, and what they are for.
-const ROUTES: [(&str, &str); 9] = [
+const ROUTES: [(&str, &str); 12] = [
     (
         "profile?seconds=5",
         "CPU profile of the next seconds (pprof)",
@@ -34,6 +35,15 @@ const ROUTES: [(&str, &str); 9] = [
     ("threads?debug=1", "where all threads stand, by place"),
     ("threads?debug=2", "every thread's stack and what it does"),
     ("threads?format=json", "the same as JSON"),
+    (
+        "task_steps",
+        "how long the steps of asyncio's tasks took, by coroutine",
+    ),
+    (
+        "heap",
+        "what is in use of what was allocated (pprof); ?gc=1 collects garbage first; ?seconds=5 tells the difference",
+    ),
+    ("allocs", "the same, opened on what was allocated"),
     ("status", "how the profiler does (JSON)"),
     ("metrics", "the same for Prometheus"),
 ];
@@ -116,6 +126,16 @@ pub fn metrics(counters: &[(&'static str, u64)]) -> String {
             text,
             "# TYPE rprof_{base}{suffix} {kind}\nrprof_{base}{suffix} {number}"
         );
+    }
+    text
+}
+
+/// Who has the memory of the process, where the heap is being sampled.
+#[must_use]
+pub fn memory_metrics(account: &Account) -> String {
+    let mut text = String::from("# TYPE rprof_memory_bytes gauge\n");
+    for (part, bytes) in account.parts() {
+        let _ = writeln!(text, "rprof_memory_bytes{{part=\"{part}\"}} {bytes}");
     }
     text
 }

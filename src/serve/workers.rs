@@ -44,12 +44,12 @@ impl Workers {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let place = self.free.clone().acquire_owned().await.ok()?;
+        let permit = self.free.clone().acquire_owned().await.ok()?;
         let (tell, told) = oneshot::channel();
         let started = self.start(work, move |work| {
             // The client may have gone; what it has begun then ends.
             drop(tell.send(work()));
-            drop(place);
+            drop(permit);
         });
         match started {
             Ok(()) => told.await.ok(),

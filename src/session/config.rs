@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::flight::Ring;
+use crate::account::RequestFilter;
 use crate::clock::cpu::is_main_thread;
 use crate::fold::window::Limits;
-use crate::model::label::{ActiveLabels, thread_title};
+use crate::model::label::thread_title;
 
 /// Which threads a recording takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,31 +81,31 @@ pub struct RecordingConfig {
     pub threads: ThreadFilter,
     /// Time between two rotations in ns; `None` never rotates.
     pub window_ns: Option<u64>,
+    /// Whether it tells which locks threads wait for.
+    pub locks: bool,
     /// What runs, for the profile's mapping.
     pub program: String,
     /// Which requests.
-    pub requests: Requests,
+    pub requests: RequestFilter,
     /// Where finished windows are kept instead of being written.
     pub ring: Option<Arc<Ring>>,
 }
 
-/// Which requests a recording takes, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Only samples of requests with one of these bits in [`ActiveLabels::captures`]; 0: all
-    /// samples, whether of a request or not.
-    ///
-    /// [`ActiveLabels::captures`]: crate::model::label::ActiveLabels::captures
-    pub captures: u64,
-    /// Whether samples of different requests are kept apart.
-    pub keep_apart: bool,
-}
-
-impl Requests {
-    /// Whether a sample under these labels is taken.
+impl RecordingConfig {
+    /// Everything that all threads do, whatever it costs, in one window.
     #[must_use]
-    pub fn accept(self, labels: Option<&ActiveLabels>) -> bool {
-        self.captures == 0 || labels.is_some_and(|labels| labels.captures & self.captures != 0)
+    pub fn of_all(program: &str, period_ns: u64) -> Self {
+        Self {
+            period_ns,
+            max_overhead: 0.0,
+            limits: Limits::default(),
+            threads: ThreadFilter::All,
+            window_ns: None,
+            locks: true,
+            program: program.to_owned(),
+            requests: RequestFilter::default(),
+            ring: None,
+        }
     }
 }
 

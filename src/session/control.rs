@@ -36,6 +36,4 @@ pub enum Control {
     Resume(RecordingId),
     /// Tell how long threads have been where they are.
     Standing(Sender<Vec<Standing>>),
-    /// Panic, so that a test can see what a fault of our own does.
-    Panic,
 }

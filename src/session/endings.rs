@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::control::RecordingId;
 use super::health::Health;
-use super::manager::{Finished, Session};
 use super::native_thread::{Kind, NativeThread};
+use super::{Finished, Session};
 use crate::error::Result;
 
 /// What is being ended by nobody in particular.
@@ -80,9 +80,9 @@ fn said(outcome: Result<Option<Finished>>) -> Option<String> {
     let what = match outcome {
         Ok(None) => return None,
         Ok(Some(Finished {
-            written: Some(Ok(path)),
+            written: Some(Ok(receipt)),
             ..
-        })) => format!("what it had recorded is in {}", path.display()),
+        })) => format!("what it had recorded is in {receipt}"),
         Ok(Some(_)) => "what it had recorded is lost".to_owned(),
         Err(error) => error.to_string(),
     };
@@ -98,8 +98,7 @@ mod tests {
 
     use super::*;
     use crate::capture::scripted::Scripted;
-    use crate::fold::window::Limits;
-    use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
+    use crate::session::config::RecordingConfig;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -108,16 +107,7 @@ mod tests {
     }
 
     fn begin(session: &Session) -> RecordingId {
-        let config = RecordingConfig {
-            period_ns: 10_000_000,
-            max_overhead: 0.0,
-            limits: Limits::default(),
-            threads: ThreadFilter::All,
-            window_ns: None,
-            program: "script".to_owned(),
-            requests: Requests::default(),
-            ring: None,
-        };
+        let config = RecordingConfig::of_all("script", 10_000_000);
         let is_first = session.needs_engine(None).unwrap();
         let engine = is_first.then(|| (Box::new(Scripted::new([])) as _, String::new()));
         session.start(config, None, engine).unwrap()

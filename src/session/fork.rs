@@ -10,8 +10,9 @@
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use super::manager::Session;
-use crate::unwind::label_log;
+use super::Session;
+use crate::account::steps::STEPS;
+use crate::unwind::{greenlet_table, label_log};
 
 static CURRENT: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -68,10 +69,16 @@ pub fn forget_parent() {
 fn replace(old: *mut Session) -> &'static Session {
     if !old.is_null() {
         label_log::forget_parent();
+        greenlet_table::forget_parent();
+        STEPS.start_over();
     }
     let new: *mut Session = Box::leak(Box::new(Session::new()));
     let winner = match CURRENT.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
+            if !old.is_null() {
+                // SAFETY: a session is never freed, and both come from Box::leak.
+                unsafe { (*new).inherit_from(&*old) };
+            }
             FORKED.store(false, Ordering::Release);
             let mark = MARK.load(Ordering::Acquire);
             if !mark.is_null() {

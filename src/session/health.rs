@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::recording::WindowCounters;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of one session, written by its threads and read by anyone.
@@ -63,6 +65,8 @@ counters! {
     incomplete,
     /// Stacks folded into `<overflow>`.
     overflow,
+    /// Locks at one look each of which was not asked who holds them, for there was too much to ask.
+    unasked_locks,
     /// Present time between two ticks in ns.
     period_ns,
     /// Time the GIL was held by any thread in ns, as seen at the ticks; 0 where it cannot be seen.
@@ -99,6 +103,22 @@ impl Health {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Relaxed);
+    }
+
+    /// Adds what has been counted for the open windows.
+    pub fn count(&self, counters: &WindowCounters) {
+        let counted = [
+            (&self.late, counters.late),
+            (&self.incomplete, counters.incomplete),
+            (&self.skipped, counters.skipped),
+            (&self.gaps, u64::from(counters.gap_ns > 0)),
+            (&self.gap_ns, counters.gap_ns),
+            (&self.starved_ns, counters.starved_ns),
+            (&self.unattended_ns, counters.unattended_ns),
+        ];
+        for (counter, amount) in counted.into_iter().filter(|(_, amount)| *amount > 0) {
+            Self::add(counter, amount);
+        }
     }
 
     /// Sets a gauge.

@@ -5,14 +5,14 @@
 //! ticks late; the more often that is, the longer it takes to come to this again.
 #![forbid(unsafe_code)]
 
-/// A program is at rest once nothing has happened in it for this long,
+/// A program counts as idle once nothing has happened in it for this long.
 const LEAST_PATIENCE_NS: u64 = 500_000_000;
-/// and for twice as long after each rest that was ended by something happening, up to this. It never
-/// becomes less again.
+/// Each time that something happens in an idle program, the time that it takes to count as idle again
+/// doubles, up to this. It never becomes less.
 const MOST_PATIENCE_NS: u64 = 32_000_000_000;
-/// Of the ticks of a rest, every such one is served,
-const TICKS_AT_REST: u64 = 4;
-/// if that is not further from the one before than this.
+/// While a program is idle, one of this many ticks is served.
+const TICKS_PER_IDLE_LOOK: u64 = 4;
+/// While a program is idle, two ticks that are served are not further apart than this.
 const MAX_STEP_NS: u64 = 100_000_000;
 
 /// Decides it by what the looks have found.
@@ -21,7 +21,7 @@ pub struct IdleBackoff {
     patience_ns: u64,
     /// When something happened last, or there was nobody to see it.
     happened_ns: u64,
-    is_at_rest: bool,
+    is_idle: bool,
 }
 
 impl Default for IdleBackoff {
@@ -29,7 +29,7 @@ impl Default for IdleBackoff {
         Self {
             patience_ns: LEAST_PATIENCE_NS,
             happened_ns: 0,
-            is_at_rest: false,
+            is_idle: false,
         }
     }
 }
@@ -38,22 +38,23 @@ impl IdleBackoff {
     /// Whatever was before `now_ns` tells nothing about what follows.
     pub fn begin(&mut self, now_ns: u64) {
         self.happened_ns = now_ns;
-        self.is_at_rest = false;
+        self.is_idle = false;
     }
 
-    /// How many ticks may pass unserved after a look at `now_ns`; they come every `period_ns`.
+    /// How many ticks may be left out after a snapshot at `now_ns`; they come every `period_ns`.
     /// `has_happened`: whether this look has found anything changed.
     pub fn ticks_to_leave(&mut self, now_ns: u64, has_happened: bool, period_ns: u64) -> u64 {
         if has_happened {
             self.happened_ns = now_ns;
-            if std::mem::take(&mut self.is_at_rest) {
+            if std::mem::take(&mut self.is_idle) {
                 self.patience_ns = (2 * self.patience_ns).min(MOST_PATIENCE_NS);
             }
         }
         let still_ns = now_ns.saturating_sub(self.happened_ns);
-        self.is_at_rest = still_ns >= self.patience_ns && TICKS_AT_REST * period_ns <= MAX_STEP_NS;
-        if self.is_at_rest {
-            TICKS_AT_REST - 1
+        self.is_idle =
+            still_ns >= self.patience_ns && TICKS_PER_IDLE_LOOK * period_ns <= MAX_STEP_NS;
+        if self.is_idle {
+            TICKS_PER_IDLE_LOOK - 1
         } else {
             0
         }
@@ -68,7 +69,7 @@ mod tests {
     const PERIOD: u64 = 10 * MS;
 
     #[test]
-    fn a_rest_begins_when_nothing_has_happened_for_long() {
+    fn ticks_are_left_out_when_nothing_has_happened_for_long() {
         let mut idle = IdleBackoff::default();
         idle.begin(1_000 * MS);
         assert_eq!(idle.ticks_to_leave(1_499 * MS, false, PERIOD), 0);

@@ -240,10 +240,10 @@ fn is_there(_path: &str) -> bool {
 /// refused, nothing changes. Where a filter might kill the process for it, it is not asked for:
 /// systemd's group `@resources` is often forbidden.
 ///
-/// Not for threads that wake more often than every [`LEAST_SLEEP_NS`]: where short turns meet usual
-/// ones among control groups, Linux makes other groups' threads wait too long for their next turn
-/// (`update_entity_lag` of `kernel/sched/fair.c`; seen with 6.18, mended in later versions by
-/// "sched/fair: Fix lag clamp"), the more often the oftener it happens.
+/// Threads that wake more often than every [`LEAST_SLEEP_NS`] must not call this: where short turns
+/// meet usual ones among control groups, Linux makes other groups' threads wait too long for their
+/// next turn (`update_entity_lag` of `kernel/sched/fair.c`; seen with 6.18, mended in later versions
+/// by "sched/fair: Fix lag clamp"). The more often they wake, the more often that happens.
 #[cfg(target_os = "linux")]
 pub fn run_soon(is_wanted: bool) {
     /// The least that the kernel accepts.
@@ -271,7 +271,7 @@ pub fn run_soon(is_wanted: bool) {
 #[cfg(not(target_os = "linux"))]
 pub fn run_soon(_is_wanted: bool) {}
 
-/// Who sleeps for less than this at a time is not to use [`run_soon`].
+/// Threads that sleep for less than this at a time must not call [`run_soon`].
 pub const LEAST_SLEEP_NS: u64 = 1_000_000;
 
 #[cfg(unix)]

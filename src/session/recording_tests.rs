@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{Recording, Unserved};
+use super::Recording;
+use crate::account::{Tick, TicksLeftOut};
 use crate::capture::Engine;
 use crate::capture::scripted::{Scripted, ScriptedThread, ScriptedTick};
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
-use crate::model::label::ActiveLabels;
+use crate::model::label::{ActiveLabels, LabelSetId};
+use crate::model::measure::{MeasureId, MeasureSet};
 use crate::model::snapshot::{CpuSpan, Snapshot, SpanEnd, ThreadState};
 use crate::report::collapsed::collapsed;
-use crate::session::config::{RecordingConfig, Requests, ThreadFilter};
+use crate::session::config::RecordingConfig;
 use crate::session::control::RecordingId;
+use crate::session::tests::MS;
 
-const MS: u64 = 1_000_000;
 const STATES: [ThreadState; 6] = [
     ThreadState::Unknown,
     ThreadState::Running,
@@ -74,13 +76,8 @@ fn script(events: &[Event]) -> Vec<ScriptedTick> {
     let mut threads: Vec<(bool, ScriptedThread)> = (0..4)
         .map(|id| {
             let thread = ScriptedThread {
-                id,
-                name: "named",
-                cpu_ns: 0,
                 state: ThreadState::Blocked,
-                on_cpu: true,
-                early_cpu_ns: 0,
-                stack: vec!["main"],
+                ..ScriptedThread::new(id, "named", &["main"])
             };
             (id < 2, thread)
         })
@@ -111,18 +108,29 @@ fn script(events: &[Event]) -> Vec<ScriptedTick> {
     ticks
 }
 
-fn recording() -> Recording {
-    let config = RecordingConfig {
-        period_ns: 10 * MS,
-        max_overhead: 0.0,
-        limits: Limits::default(),
-        threads: ThreadFilter::All,
-        window_ns: None,
-        program: "script".to_owned(),
-        requests: Requests::default(),
-        ring: None,
-    };
-    Recording::new(RecordingId(1), config, true, 0, 0)
+fn config() -> RecordingConfig {
+    RecordingConfig::of_all("script", 10 * MS)
+}
+
+fn recording(config: RecordingConfig) -> Recording {
+    Recording::new(RecordingId(1), config, MeasureSet::WITH_GIL, 0, 0)
+}
+
+fn tick(snapshot: &Snapshot) -> Tick {
+    Tick {
+        at_ns: snapshot.at_ns,
+        wall_ns: snapshot.at_ns,
+        count: 1,
+        ..Tick::default()
+    }
+}
+
+fn settled(snapshot: &Snapshot, wall_ns: u64) -> Tick {
+    Tick {
+        at_ns: snapshot.at_ns,
+        wall_ns,
+        ..Tick::default()
+    }
 }
 
 /// One thread that is found in `stack` at each tick, and has told of spans before it.
@@ -159,22 +167,27 @@ fn looked_at(config: RecordingConfig, ticks: &[LabelledTick], on_cpu: bool) -> V
         .enumerate()
         .map(|(at, (cpu_ms, state, function, ..))| {
             let thread = ScriptedThread {
-                id: 1,
-                name: "worker",
                 cpu_ns: cpu_ms * MS,
                 state: *state,
                 on_cpu,
-                early_cpu_ns: 0,
-                stack: vec![*function],
+                ..ScriptedThread::new(1, "worker", &[*function])
             };
-            ((at as u64 + 1) * 10 * MS, vec![thread])
+            let is_born = !function.is_empty();
+            (
+                (at as u64 + 1) * 10 * MS,
+                Vec::from_iter(is_born.then_some(thread)),
+            )
         });
     let mut engine = Scripted::new(script);
-    let mut snapshot = Snapshot::default();
-    let mut recording = Recording::new(RecordingId(1), config, true, 0, 0);
+    let mut recording = recording(config);
     let mut done_ms = 0;
     for (.., request, spans) in ticks {
-        assert!(engine.snapshot(&mut snapshot).is_ok());
+        assert!(engine.look().is_ok());
+        let snapshot = engine.snapshot_mut();
+        if snapshot.threads.is_empty() {
+            recording.observe(snapshot, &tick(snapshot));
+            continue;
+        }
         let labels = request.map(route);
         let is_known = spans
             .last()
@@ -200,11 +213,11 @@ fn looked_at(config: RecordingConfig, ticks: &[LabelledTick], on_cpu: bool) -> V
             snapshot.spans.push(span);
         }
         snapshot.find_requests(0);
-        recording.note(&snapshot);
+        recording.note(snapshot);
+        recording.observe(snapshot, &tick(snapshot));
         snapshot.spans.clear();
-        recording.observe(&snapshot, snapshot.at_ns, Unserved::default());
     }
-    let (profile, _) = recording.take_window(snapshot.at_ns, 0, "scripted");
+    let (profile, _) = recording.take_window(engine.snapshot().at_ns, 0, "scripted");
     let mut found = Vec::new();
     for (sample, values) in profile.rows().filter(|(_, values)| values[2] != 0) {
         let labels = &profile.label_sets[sample.labels.0 as usize];
@@ -227,7 +240,7 @@ fn looked_at(config: RecordingConfig, ticks: &[LabelledTick], on_cpu: bool) -> V
 }
 
 fn text(profile: &Profile) -> Vec<String> {
-    let types = 0..profile.sample_types.len();
+    let types = 0..profile.columns.len();
     types
         .map(|at| collapsed(profile, at, true).unwrap())
         .collect()
@@ -239,28 +252,28 @@ proptest! {
     #[test]
     fn what_is_left_out_is_credited_all_the_same(events in events()) {
         let mut engine = Scripted::new(script(&events));
-        let mut snapshot = Snapshot::default();
-        let (mut lazy, mut eager, mut idle) = (recording(), recording(), recording());
-        let (none, mut left_out) = (Unserved::default(), 0);
+        let [mut lazy, mut eager, mut idle] = [config(), config(), config()].map(recording);
+        let mut left_out = 0;
         for (at, event) in events.iter().enumerate() {
-            prop_assert!(engine.snapshot(&mut snapshot).is_ok());
+            prop_assert!(engine.look().is_ok());
+            let snapshot = engine.snapshot();
             let now_ns = snapshot.at_ns;
             let mut folded = Vec::new();
             if let (Event::Nothing, Some(Event::Nothing)) = (event, events.get(at + 1))
-                && idle.last_observed_ns.is_some()
+                && idle.ledgers.has_observed()
                 && left_out < 3
             {
                 left_out += 1;
             } else {
-                let unserved = Unserved { ticks: std::mem::take(&mut left_out), is_idle: true };
+                let before = TicksLeftOut { ticks: std::mem::take(&mut left_out), is_idle: true };
                 match event {
                     Event::PausesForATick => {
-                        idle.settle(&snapshot, now_ns, none);
+                        idle.settle(snapshot, &settled(snapshot, now_ns));
                         idle.pause();
                         idle.resume(now_ns);
                     }
-                    Event::SettlesAndEndsWindow => idle.settle(&snapshot, now_ns, none),
-                    _ => idle.observe(&snapshot, now_ns, unserved),
+                    Event::SettlesAndEndsWindow => idle.settle(snapshot, &settled(snapshot, now_ns)),
+                    _ => idle.observe(snapshot, &Tick { left_out: before, ..tick(snapshot) }),
                 }
                 if matches!(event, Event::WindowEnds | Event::SettlesAndEndsWindow) {
                     folded.push(text(&idle.take_window(now_ns, 0, "scripted").0));
@@ -268,32 +281,33 @@ proptest! {
             }
             for (recording, is_eager) in [(&mut lazy, false), (&mut eager, true)] {
                 if is_eager {
-                    recording.threads_version = None;
+                    recording.ledgers.look_at_all();
                 }
                 let mut take = |recording: &mut Recording| {
                     folded.push(text(&recording.take_window(now_ns, 0, "scripted").0));
                 };
                 match event {
                     Event::PausesForATick => {
-                        recording.settle(&snapshot, now_ns, none);
+                        recording.settle(snapshot, &settled(snapshot, now_ns));
                         recording.pause();
                         recording.resume(now_ns);
                     }
                     Event::SettlesAndEndsWindow => {
-                        recording.settle(&snapshot, now_ns, none);
+                        recording.settle(snapshot, &settled(snapshot, now_ns));
                         take(recording);
                     }
                     Event::WindowEnds => {
-                        recording.observe(&snapshot, now_ns, none);
+                        recording.observe(snapshot, &tick(snapshot));
                         take(recording);
                     }
-                    _ => recording.observe(&snapshot, now_ns, none),
+                    _ => recording.observe(snapshot, &tick(snapshot)),
                 }
             }
             prop_assert!(folded.windows(2).all(|two| two[0] == two[1]), "{:?}", folded);
         }
+        let snapshot = engine.snapshot();
         for recording in [&mut lazy, &mut eager, &mut idle] {
-            recording.settle(&snapshot, snapshot.at_ns + MS, none);
+            recording.settle(snapshot, &settled(snapshot, snapshot.at_ns + MS));
         }
         let (lazy, _) = lazy.take_window(snapshot.at_ns + MS, 0, "scripted");
         let (eager, _) = eager.take_window(snapshot.at_ns + MS, 0, "scripted");
@@ -328,15 +342,47 @@ fn bursts_that_no_look_has_found_go_to_where_the_others_were_found() {
         None,
         vec![(Some(7), 1, Exact), (None, 0, Open)],
     ));
-    assert_eq!(labelled(recording().config, &ticks), ["burn /x 21"]);
+    assert_eq!(labelled(config(), &ticks), ["burn /x 21"]);
     // And if none is found, to their labels: the sleep has not spent it.
     let none = &ticks[..7];
-    assert_eq!(labelled(recording().config, none), ["<not sampled> /x 18"]);
+    assert_eq!(labelled(config(), none), ["<not sampled> /x 18"]);
+}
+
+#[test]
+fn what_is_spent_without_labels_is_not_theirs_where_a_thread_is_first_seen_under_them() {
+    let ticks: Vec<LabelledTick> = vec![
+        (
+            0,
+            HoldsGil,
+            "burn",
+            Some(1),
+            vec![(None, 0, Exact), (Some(1), 0, Open)],
+        ),
+        (
+            5,
+            Blocked,
+            "sleep",
+            None,
+            vec![(Some(1), 2, Exact), (None, 3, Open)],
+        ),
+    ];
+    assert_eq!(
+        labelled(config(), &ticks),
+        ["<not sampled> /x 2", "sleep 3"]
+    );
+}
+
+#[test]
+fn a_thread_that_lives_for_one_request_has_spent_the_rest_of_its_life_without_it() {
+    let life = vec![(None, 3, Exact), (Some(1), 4, Open)];
+    let unborn = (0, HoldsGil, "", None, Vec::new());
+    let ticks = [unborn, (7, HoldsGil, "burn", Some(1), life)];
+    assert_eq!(labelled(config(), &ticks), ["<not sampled> 3", "burn /x 4"]);
 }
 
 #[test]
 fn requests_that_are_kept_apart_keep_their_sums() {
-    let mut config = recording().config;
+    let mut config = config();
     config.requests.keep_apart = true;
     let ticks: Vec<LabelledTick> = vec![
         (0, Blocked, "sleep", None, vec![(None, 0, Open)]),
@@ -382,7 +428,7 @@ fn a_stretch_that_turns_out_to_be_mixed_is_told_apart_by_looks() {
         (6, HoldsGil, "other", None, vec![(Some(1), 4, Mixed)]),
         (9, HoldsGil, "other", None, vec![(Some(1), 3, Mixed)]),
     ];
-    let found = labelled(recording().config, &ticks);
+    let found = labelled(config(), &ticks);
     let sum: f64 = found
         .iter()
         .filter_map(|row| row.rsplit(' ').next()?.parse::<f64>().ok())
@@ -415,7 +461,7 @@ fn whom_the_sampler_pushes_aside_under_labels_was_computing_there() {
             begins(vec![(Some(1), 10, Open)]),
             ends(end),
         ];
-        let found = looked_at(recording().config, &ticks, false);
+        let found = looked_at(config(), &ticks, false);
         assert_eq!(found, ["burn /x 22"], "{end:?}");
     }
     // Its labels were others meanwhile: it was found computing all the same.
@@ -435,7 +481,7 @@ fn whom_the_sampler_pushes_aside_under_labels_was_computing_there() {
         ]),
         ends(Mixed),
     ];
-    let found = looked_at(recording().config, &ticks, false);
+    let found = looked_at(config(), &ticks, false);
     assert!(
         found.iter().all(|row| row.starts_with("burn /x ")),
         "{found:?}"
@@ -444,8 +490,11 @@ fn whom_the_sampler_pushes_aside_under_labels_was_computing_there() {
 
 #[test]
 fn a_thread_without_python_frames_has_a_sample_that_says_so() {
-    let mut window = crate::fold::window::Window::new(Limits::default(), true);
-    let node = window.node_of(&crate::model::stack::Stack::default(), &Snapshot::default());
-    window.add(node, crate::model::label::LabelSetId(0), &[1, 0, 0, 0, 0]);
+    let mut window = crate::fold::window::Window::new(Limits::default(), MeasureSet::TIMES);
+    let node = window.node_of(
+        &crate::model::stack::Stack::default(),
+        &Snapshot::default().functions,
+    );
+    window.add(node, LabelSetId(0), &[(MeasureId::Samples, 1)]);
     assert_ne!(node, crate::fold::call_tree::NodeId::ROOT);
 }

@@ -6,228 +6,40 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::manager::Session;
+use super::Session;
+use super::native_thread::Kind;
+use super::posts::{Occupant, Post};
+use super::watch::{Event, Heartbeat, Place, Watch};
+use super::worker::{Handle, Work};
 use crate::capture::direct::DirectEngine;
 use crate::clock::cpu::{monotonic_ns, process_cpu_ns};
 use crate::clock::resident::resident_bytes;
 use crate::model::label::{OWN_THREADS, thread_title};
 use crate::model::snapshot::{Snapshot, ThreadSample, ThreadState};
-use crate::report::dump;
+use crate::model::task::{TaskState, Tasks};
+use crate::report::{dump, held_up, tasks};
 
-/// Events that wait to be told; more are dropped and counted.
-const MAX_EVENTS: usize = 256;
-/// Event loops watched at a time.
-const MAX_HEARTS: usize = 64;
 /// Time between two looks at what changes slowly.
 const STEP_INTERVAL_NS: u64 = 1_000_000_000;
 /// With nothing to do, the watcher looks this often whether there is.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of each kind of trouble there is one event in this time.
+/// At most one event of a kind per interval.
 const RATE_LIMIT_NS: u64 = 60_000_000_000;
 /// Growth is measured against the least of this time.
 const STEP_WINDOW: usize = 60;
 
-/// Where a thread was.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The kernel's id.
-    pub thread_id: u64,
-    /// Its name.
-    pub thread: String,
-    /// What it was doing, in words.
-    pub doing: &'static str,
-    /// Function, file and line, innermost first.
-    pub frames: Vec<(String, String, u32)>,
-}
-
-/// Something that somebody should be told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Whoever waits for events is to look around.
-    Wake,
-    /// A request is slow and under way.
-    Slow {
-        /// Its number.
-        number: u64,
-        /// Its route.
-        route: String,
-        /// Time since its begin in ns.
-        elapsed_ns: u64,
-        /// Which look this is, from 1.
-        look: u32,
-        /// Where its threads are; empty if it is on none at the moment.
-        places: Vec<Place>,
-        /// Whether it could be looked at.
-        is_seen: bool,
-    },
-    /// An event loop has not turned for too long.
-    Stall {
-        /// Its number among all that were watched.
-        number: u64,
-        /// What it was called.
-        name: String,
-        /// So long, in ns.
-        elapsed_ns: u64,
-        /// What it is doing instead.
-        place: Option<Place>,
-    },
-    /// It turns again.
-    StallEnd {
-        /// Its number among all that were watched.
-        number: u64,
-        /// What it was called.
-        name: String,
-        /// So long it did not, in ns.
-        elapsed_ns: u64,
-    },
-    /// All threads wait for locks.
-    Deadlock {
-        /// For so long, in ns.
-        elapsed_ns: u64,
-        /// Every thread's stack.
-        text: String,
-    },
-    /// The process uses more CPU or memory than it did.
-    Step {
-        /// `cpu` (cores) or `rss` (bytes).
-        kind: &'static str,
-        /// What it was.
-        from: f64,
-        /// What it is.
-        to: f64,
-    },
-}
-
-/// An event loop that tells when it turns.
-#[derive(Debug)]
-pub struct Heart {
-    /// Its number among all that were watched.
-    pub number: u64,
-    name: String,
-    thread_id: u64,
-    limit_ns: u64,
-    beat_ns: AtomicU64,
-    is_over: AtomicBool,
-}
-
-impl Heart {
-    /// The loop turns.
-    pub fn beat(&self) {
-        self.beat_ns.store(monotonic_ns(), Relaxed);
-    }
-
-    /// The loop is not watched any more.
-    pub fn end(&self) {
-        self.is_over.store(true, Relaxed);
-    }
-}
-
-/// What is watched besides requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// All threads wait for locks for so long, in ns.
-    pub deadlock_ns: Option<u64>,
-    /// Cores in use for ten seconds.
-    pub cpu_cores: Option<f64>,
-    /// Bytes of memory more than the least of the last minute.
-    pub rss_bytes: Option<u64>,
-}
-
-/// What is watched in one process, and the events of it.
-#[derive(Debug)]
-pub struct Watch {
-    hearts: Mutex<Vec<Arc<Heart>>>,
-    limits: Mutex<Limits>,
-    sender: Sender<Event>,
-    receiver: Receiver<Event>,
-    /// Events that nobody took in time.
-    pub dropped: AtomicU64,
-    quit: AtomicBool,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        let (sender, receiver) = bounded(MAX_EVENTS);
-        Self {
-            hearts: Mutex::default(),
-            limits: Mutex::default(),
-            sender,
-            receiver,
-            dropped: AtomicU64::new(0),
-            quit: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Watch {
-    /// Watches an event loop that runs on this thread; `None` if there are too many.
-    #[must_use]
-    pub fn heart(&self, name: String, thread_id: u64, limit_ns: u64) -> Option<Arc<Heart>> {
-        let mut hearts = self.hearts.lock();
-        hearts.retain(|heart| !heart.is_over.load(Relaxed));
-        if hearts.len() >= MAX_HEARTS {
-            return None;
-        }
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let heart = Arc::new(Heart {
-            number: NEXT.fetch_add(1, Relaxed),
-            name,
-            thread_id,
-            limit_ns,
-            beat_ns: AtomicU64::new(monotonic_ns()),
-            is_over: AtomicBool::new(false),
-        });
-        hearts.push(heart.clone());
-        Some(heart)
-    }
-
-    /// Sets what else is watched.
-    pub fn set_limits(&self, limits: Limits) {
-        *self.limits.lock() = limits;
-    }
-
-    /// What else is watched.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
-        *self.limits.lock()
-    }
-
-    /// The next event; `None` after so long without one.
-    #[must_use]
-    pub fn next_event(&self, patience: Duration) -> Option<Event> {
-        self.receiver.recv_timeout(patience).ok()
-    }
-
-    /// Hands an event over.
-    pub fn tell(&self, event: Event) {
-        if self.sender.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
-        }
-    }
-}
-
-/// Ends the watcher's loop, or permits it again.
-pub fn set_quit(session: &Session, quit: bool) {
-    session.watch().quit.store(quit, Relaxed);
-    if quit {
-        session.requests().quit();
-    } else {
-        session.requests().resume();
-    }
-}
-
 /// What the watcher's thread works with; it outlives the thread.
 pub struct Watcher {
+    session: &'static Session,
+    quit: Arc<AtomicBool>,
     engine: Option<DirectEngine>,
-    /// Loops that stand still: heart and when it stopped.
-    stalled: Vec<(Arc<Heart>, u64)>,
+    /// Loops that stand still: heartbeat and when it stopped.
+    stalled: Vec<(Arc<Heartbeat>, u64)>,
     /// Each waiting thread's CPU clock.
     waiting: FxHashMap<u64, Option<u64>>,
     waiting_since_ns: u64,
@@ -249,8 +61,10 @@ impl std::fmt::Debug for Watcher {
 impl Watcher {
     /// A watcher that looks by this engine, if there is one.
     #[must_use]
-    pub fn new(engine: Option<DirectEngine>) -> Self {
+    pub fn new(session: &'static Session, engine: Option<DirectEngine>) -> Self {
         Self {
+            session,
+            quit: Arc::default(),
             engine,
             stalled: Vec::new(),
             waiting: FxHashMap::default(),
@@ -265,11 +79,12 @@ impl Watcher {
     }
 
     /// Watches until told to quit.
-    pub fn run(&mut self, session: &Session) {
+    fn watch(&mut self) {
+        let session = self.session;
         let watch = session.watch();
-        while !watch.quit.load(Relaxed) {
+        while !self.quit.load(Relaxed) {
             let due = session.requests().wait_for_due(self.patience(watch));
-            if watch.quit.load(Relaxed) {
+            if self.quit.load(Relaxed) {
                 return;
             }
             let mut snapshot = None;
@@ -281,19 +96,24 @@ impl Watcher {
                         .as_ref()
                         .is_some_and(|labels| labels.request == request.number)
                 };
+                let places = seen.map_or_else(Vec::new, |snapshot| {
+                    let its = snapshot.threads.iter().filter(is_its);
+                    its.map(|thread| place(snapshot, thread)).collect()
+                });
+                let is_seen = seen.is_some();
+                let (tasks, waits_in) = self.look_at_tasks(request.number, &mut snapshot);
                 watch.tell(Event::Slow {
                     number: request.number,
                     route: request.route.to_string(),
                     elapsed_ns: request.elapsed_ns,
                     look: request.look,
-                    places: seen.map_or_else(Vec::new, |snapshot| {
-                        let its = snapshot.threads.iter().filter(is_its);
-                        its.map(|thread| place(snapshot, thread)).collect()
-                    }),
-                    is_seen: seen.is_some(),
+                    places,
+                    tasks,
+                    waits_in,
+                    is_seen,
                 });
             }
-            self.check_hearts(session, &mut snapshot);
+            self.check_heartbeats(session, &mut snapshot);
             self.check_deadlock(session, &mut snapshot);
             self.check_steps(watch);
         }
@@ -301,10 +121,13 @@ impl Watcher {
 
     /// How long nothing but a request needs to be looked at.
     fn patience(&self, watch: &Watch) -> Duration {
-        let hearts = watch.hearts.lock();
-        let shortest = hearts.iter().map(|heart| heart.limit_ns / 4).min();
-        drop(hearts);
-        let limits = watch.limits();
+        let heartbeats = watch.heartbeats.lock();
+        let shortest = heartbeats
+            .iter()
+            .map(|heartbeat| heartbeat.limit_ns / 4)
+            .min();
+        drop(heartbeats);
+        let limits = watch.thresholds();
         let mut patience = PATIENCE;
         if let Some(limit_ns) = shortest {
             patience = patience.min(Duration::from_nanos(limit_ns.max(1_000_000)));
@@ -325,12 +148,24 @@ impl Watcher {
         snapshot: &'snapshot mut Option<Snapshot>,
     ) -> Option<&'snapshot Snapshot> {
         if snapshot.is_none() {
-            let mut taken = Snapshot::default();
-            self.engine.as_mut()?.look_once(&mut taken).ok()?;
-            session.note_standing(&mut taken);
-            *snapshot = Some(taken);
+            let mut newest = self.engine.as_mut()?.look_once().ok()?;
+            session.note_standing(&mut newest);
+            *snapshot = Some(newest);
         }
         snapshot.as_ref()
+    }
+
+    /// Where the tasks of a request wait, and the innermost lines of that; empty if none does.
+    fn look_at_tasks(&mut self, request: u64, snapshot: &mut Option<Snapshot>) -> (String, String) {
+        let (Some(engine), Some(snapshot)) = (&mut self.engine, snapshot) else {
+            return Default::default();
+        };
+        let seen = engine.look_at_tasks(snapshot, Some(&[request]));
+        if seen.tasks.iter().all(|task| task.state == TaskState::Runs) {
+            // The stack of its thread has told.
+            return Default::default();
+        }
+        (tasks::text(&seen, snapshot), tasks::places(&seen, snapshot))
     }
 
     /// Whether an event of this kind may be told now.
@@ -343,61 +178,61 @@ impl Watcher {
         true
     }
 
-    fn check_hearts(&mut self, session: &Session, snapshot: &mut Option<Snapshot>) {
+    fn check_heartbeats(&mut self, session: &Session, snapshot: &mut Option<Snapshot>) {
         let watch = session.watch();
         let now_ns = monotonic_ns();
-        let hearts: Vec<Arc<Heart>> = watch.hearts.lock().clone();
+        let heartbeats: Vec<Arc<Heartbeat>> = watch.heartbeats.lock().clone();
         let stalled = std::mem::take(&mut self.stalled);
-        for (heart, stopped_ns) in stalled {
-            let beat_ns = heart.beat_ns.load(Relaxed);
-            if heart.is_over.load(Relaxed) {
+        for (heartbeat, stopped_ns) in stalled {
+            let beat_ns = heartbeat.beat_ns.load(Relaxed);
+            if heartbeat.is_over.load(Relaxed) {
                 continue;
             }
             if beat_ns == stopped_ns {
-                self.stalled.push((heart, stopped_ns));
+                self.stalled.push((heartbeat, stopped_ns));
             } else {
                 watch.tell(Event::StallEnd {
-                    number: heart.number,
-                    name: heart.name.clone(),
+                    number: heartbeat.number,
+                    name: heartbeat.name.clone(),
                     elapsed_ns: beat_ns - stopped_ns,
                 });
             }
         }
-        for heart in hearts {
-            let beat_ns = heart.beat_ns.load(Relaxed);
+        for heartbeat in heartbeats {
+            let beat_ns = heartbeat.beat_ns.load(Relaxed);
             let is_known = self
                 .stalled
                 .iter()
-                .any(|(known, _)| Arc::ptr_eq(known, &heart));
+                .any(|(known, _)| Arc::ptr_eq(known, &heartbeat));
             if is_known
-                || heart.is_over.load(Relaxed)
-                || now_ns.saturating_sub(beat_ns) < heart.limit_ns
+                || heartbeat.is_over.load(Relaxed)
+                || now_ns.saturating_sub(beat_ns) < heartbeat.limit_ns
             {
                 continue;
             }
             let seen = self.look(session, snapshot);
             // It may have turned while it was looked at.
-            if heart.beat_ns.load(Relaxed) != beat_ns {
+            if heartbeat.beat_ns.load(Relaxed) != beat_ns {
                 continue;
             }
             let place = seen.and_then(|snapshot| {
                 let mut threads = snapshot.threads.iter();
-                let thread = threads.find(|thread| thread.thread_id == heart.thread_id)?;
+                let thread = threads.find(|thread| thread.thread_id == heartbeat.thread_id)?;
                 Some(place(snapshot, thread))
             });
             watch.tell(Event::Stall {
-                number: heart.number,
-                name: heart.name.clone(),
+                number: heartbeat.number,
+                name: heartbeat.name.clone(),
                 elapsed_ns: now_ns - beat_ns,
                 place,
             });
-            self.stalled.push((heart, beat_ns));
+            self.stalled.push((heartbeat, beat_ns));
         }
     }
 
     fn check_deadlock(&mut self, session: &Session, snapshot: &mut Option<Snapshot>) {
         let watch = session.watch();
-        let Some(limit_ns) = watch.limits().deadlock_ns else {
+        let Some(limit_ns) = watch.thresholds().deadlock_ns else {
             return;
         };
         let now_ns = monotonic_ns();
@@ -417,16 +252,17 @@ impl Watcher {
             && threads
                 .iter()
                 .all(|thread| thread.state == ThreadState::WaitsForLock);
-        let waiting: FxHashMap<u64, Option<u64>> = threads
+        let stuck = if all_wait {
+            threads
+        } else {
+            held_up::circles(seen).concat()
+        };
+        let waiting: FxHashMap<u64, Option<u64>> = stuck
             .iter()
             .map(|thread| (thread.thread_id, thread.cpu_ns))
             .collect();
-        if !all_wait || waiting != self.waiting {
-            self.waiting = if all_wait {
-                waiting
-            } else {
-                FxHashMap::default()
-            };
+        if stuck.is_empty() || waiting != self.waiting {
+            self.waiting = waiting;
             self.waiting_since_ns = now_ns;
             self.is_deadlocked = false;
             return;
@@ -436,15 +272,19 @@ impl Watcher {
             return;
         }
         self.is_deadlocked = true;
-        let text = dump::threads(seen);
+        let text = dump::by_thread(seen, &Tasks::default());
         if self.may_tell("deadlock", now_ns) {
-            watch.tell(Event::Deadlock { elapsed_ns, text });
+            watch.tell(Event::Deadlock {
+                elapsed_ns,
+                is_of_all: all_wait,
+                text,
+            });
         }
     }
 
     fn check_steps(&mut self, watch: &Watch) {
         const CPU_SECONDS: usize = 10;
-        let limits = watch.limits();
+        let limits = watch.thresholds();
         let now_ns = monotonic_ns();
         if limits.cpu_cores.is_none() && limits.rss_bytes.is_none()
             || now_ns - self.stepped_ns < STEP_INTERVAL_NS
@@ -501,6 +341,48 @@ impl Watcher {
     }
 }
 
+impl Work for Watcher {
+    type Handle = WatcherHandle;
+
+    const NAME: &'static str = "rprof-watch";
+    const KIND: Kind = Kind::Own;
+
+    fn prepare(&mut self) -> WatcherHandle {
+        self.quit.store(false, Relaxed);
+        WatcherHandle {
+            session: self.session,
+            quit: self.quit.clone(),
+        }
+    }
+
+    fn run(&mut self) {
+        self.watch();
+    }
+}
+
+impl Occupant for Watcher {
+    const POST: Post = Post::Watcher;
+    /// It may be looking.
+    const WITHOUT_GIL: Duration = Duration::from_secs(5);
+}
+
+/// How the watcher's thread is reached.
+pub struct WatcherHandle {
+    session: &'static Session,
+    quit: Arc<AtomicBool>,
+}
+
+impl Handle for WatcherHandle {
+    fn stop(&self) {
+        self.quit.store(true, Relaxed);
+        self.session.requests().wake();
+    }
+
+    fn take_back(&self) {
+        self.quit.store(false, Relaxed);
+    }
+}
+
 /// Where a thread is.
 fn place(snapshot: &Snapshot, thread: &ThreadSample) -> Place {
     Place {
@@ -510,5 +392,79 @@ fn place(snapshot: &Snapshot, thread: &ThreadSample) -> Place {
         frames: dump::frames(snapshot, thread)
             .map(|(function, file, line)| (function.to_owned(), file.to_owned(), line))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::requests::SlowLimit;
+    use crate::session::worker::Worker;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const AT_ONCE: SlowLimit = SlowLimit {
+        after_ns: 0,
+        repeat_ns: 0,
+    };
+
+    /// A session with a watcher that has no engine.
+    fn watched() -> &'static Session {
+        let session: &'static Session = Box::leak(Box::new(Session::new()));
+        let watcher = Box::new(Watcher::new(session, None));
+        assert!(session.slot::<Watcher>().start(watcher).is_ok());
+        session
+    }
+
+    fn slow_route(session: &Session) -> Option<String> {
+        match session.watch().next_event(LONG) {
+            Some(Event::Slow { route, is_seen, .. }) => {
+                assert!(!is_seen, "nobody could look");
+                Some(route)
+            }
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_watcher_that_sleeps_is_woken_by_requests_forks_and_its_end() {
+        let session = watched();
+        session.requests().begin("/first", Some(AT_ONCE), 0);
+        assert_eq!(slow_route(session).as_deref(), Some("/first"));
+        // It has nothing to do for a minute.
+        session.park_for_fork(&|wait| wait());
+        let slot = session.slot::<Watcher>();
+        assert!(matches!(*slot.lock(), Worker::Parked(_)));
+        session.requests().begin("/second", Some(AT_ONCE), 0);
+        assert_eq!(session.watch().next_event(Duration::ZERO), None);
+        session.go_on_after_fork();
+        assert_eq!(slow_route(session).as_deref(), Some("/second"));
+        assert!(slot.end(LONG) && slot.lock().is_none());
+    }
+
+    #[test]
+    fn a_loop_that_stands_still_is_told_once_and_that_it_turns_again() {
+        let session = watched();
+        let heartbeat = session.watch().heartbeat("main".to_owned(), 1, 1_000_000);
+        session.requests().wake();
+        let event = session.watch().next_event(LONG);
+        assert!(
+            matches!(&event, Some(Event::Stall { name, place: None, .. }) if name == "main"),
+            "{event:?}"
+        );
+        // It is looked at again, and there is nothing new to tell.
+        session.requests().begin("/between", Some(AT_ONCE), 0);
+        assert_eq!(slow_route(session).as_deref(), Some("/between"));
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.beat();
+        }
+        let event = session.watch().next_event(LONG);
+        assert!(
+            matches!(&event, Some(Event::StallEnd { name, .. }) if name == "main"),
+            "{event:?}"
+        );
+        assert!(session.slot::<Watcher>().end(LONG));
     }
 }

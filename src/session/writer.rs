@@ -1,9 +1,10 @@
-//! The writer thread: encodes finished windows and hands the bytes to sinks.
+//! The writer thread: hands finished windows to sinks.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -14,14 +15,15 @@ use super::control::RecordingId;
 use super::fork::session;
 use super::health::Health;
 use super::last_call::LastCall;
+use super::native_thread::Kind;
+use super::worker::{Handle, Work};
 use crate::clock::cpu::own_cpu_ns;
 use crate::error::{Error, Result};
 use crate::fold::merge::Merge;
 use crate::fold::profile::Profile;
 use crate::fold::window::Limits;
 use crate::memory::reserve::Provision;
-use crate::pprof::encode::encode;
-use crate::sink::Sink;
+use crate::sink::{Receipt, Sink};
 
 /// Windows that may wait for the writer; when more are due they go on growing instead.
 pub const QUEUE_LENGTH: usize = 4;
@@ -42,14 +44,14 @@ pub enum Job {
         /// Bounds of merged windows.
         limits: Limits,
     },
-    /// Encode and store a finished window.
+    /// Deliver a finished window.
     Write {
         /// The recording it belongs to.
         recording: RecordingId,
         /// The window.
         profile: Arc<Profile>,
         /// Who waits for the outcome; `None` there means that the recording has no sink.
-        reply: Option<Sender<Result<Option<PathBuf>>>>,
+        reply: Option<Sender<Result<Option<Receipt>>>>,
     },
     /// The recording has ended; forget its sink, then drop the sender.
     Close(RecordingId, Sender<()>),
@@ -71,36 +73,146 @@ struct Outlet {
 
 /// The state of the writer; like the sampler's it outlives the thread.
 pub struct Writer {
+    sender: Sender<Job>,
     jobs: Receiver<Job>,
     outlets: FxHashMap<RecordingId, Outlet>,
     health: Arc<Health>,
     quit: Arc<AtomicBool>,
-    kept: Arc<Mutex<Vec<PathBuf>>>,
+    kept: Arc<Mutex<Vec<Receipt>>>,
     cpu_mark_ns: u64,
 }
 
 impl Writer {
-    /// A writer without sinks. It ends soon after `quit` is set; `kept` lists the files in place.
+    /// A writer without sinks; `kept` lists what is in place.
     #[must_use]
     pub fn new(
+        sender: Sender<Job>,
         jobs: Receiver<Job>,
         health: Arc<Health>,
-        quit: Arc<AtomicBool>,
-        kept: Arc<Mutex<Vec<PathBuf>>>,
+        kept: Arc<Mutex<Vec<Receipt>>>,
     ) -> Self {
         Self {
+            sender,
             jobs,
             outlets: FxHashMap::default(),
             health,
-            quit,
+            quit: Arc::default(),
             kept,
             cpu_mark_ns: 0,
         }
     }
 
-    /// Serves jobs until told to quit, and hands the state back with the rest of the queue.
-    #[must_use]
-    pub fn run(mut self: Box<Self>) -> Box<Self> {
+    /// Serves the jobs that wait, on the thread of somebody who needs that, where the writer has none.
+    pub fn serve_waiting(&mut self) {
+        while let Ok(job) = self.jobs.try_recv() {
+            self.serve(job);
+        }
+    }
+
+    /// A panic costs the job at which it happens: whoever waits for that is told at once, and the
+    /// others go on.
+    fn serve(&mut self, job: Job) {
+        let is_window = matches!(job, Job::Write { .. });
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve_one(job)));
+        if served.is_err() && is_window {
+            Health::add(&self.health.lost_windows, 1);
+        }
+    }
+
+    fn serve_one(&mut self, job: Job) {
+        match job {
+            Job::Open {
+                recording,
+                sink,
+                limits,
+            } => {
+                let outlet = Outlet {
+                    sink,
+                    limits,
+                    pending: None,
+                };
+                self.outlets.insert(recording, outlet);
+            }
+            Job::Write {
+                recording,
+                mut profile,
+                reply,
+            } => {
+                // Whoever waits for the outcome has had the window before, and has done this.
+                if reply.is_none()
+                    && let Some(window) = Arc::get_mut(&mut profile)
+                {
+                    let comments = session().strain().comments(recording);
+                    window.meta.comments.extend(comments);
+                }
+                let outcome = self.write(recording, profile);
+                if let Some(reply) = reply {
+                    // Whoever asked may have given up waiting; the file is in place anyway.
+                    drop(reply.send(outcome));
+                }
+            }
+            Job::Close(recording, _closed) => {
+                self.outlets.remove(&recording);
+            }
+            Job::Answer(call, number) => call.answer(number),
+            // Its thread has ended already, or looks for itself.
+            Job::Wake | Job::End => {}
+        }
+    }
+
+    fn write(&mut self, recording: RecordingId, profile: Arc<Profile>) -> Result<Option<Receipt>> {
+        let Some(outlet) = self.outlets.get_mut(&recording) else {
+            return Ok(None);
+        };
+        let profile = match outlet.pending.take() {
+            None => profile,
+            Some(earlier) => match merged(outlet.limits, &earlier, &profile) {
+                Ok(merged) => merged,
+                Err(error) => {
+                    outlet.pending = Some(earlier);
+                    Health::add(&self.health.lost_windows, 1);
+                    self.health.set_error(error.to_string());
+                    return Err(error);
+                }
+            },
+        };
+        match outlet.sink.deliver(&profile) {
+            Ok(delivery) => {
+                Health::add(&self.health.windows, 1);
+                Health::add(&self.health.written_bytes, delivery.bytes);
+                *self.kept.lock() = outlet.sink.kept();
+                if outlet.sink.replaces() {
+                    outlet.pending = Some(profile);
+                }
+                Ok(Some(delivery.receipt))
+            }
+            Err(error) => {
+                Health::add(&self.health.write_errors, 1);
+                Health::add(&self.health.merged_windows, 1);
+                self.health.set_error(error.to_string());
+                outlet.pending = Some(profile);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Work for Writer {
+    type Handle = WriterHandle;
+
+    const NAME: &'static str = "rprof-writer";
+    const KIND: Kind = Kind::Own;
+
+    fn prepare(&mut self) -> WriterHandle {
+        self.quit.store(false, Release);
+        WriterHandle {
+            quit: self.quit.clone(),
+            jobs: self.sender.clone(),
+        }
+    }
+
+    /// Serves jobs until told to quit; the rest of the queue waits.
+    fn run(&mut self) {
         self.cpu_mark_ns = own_cpu_ns();
         while !self.quit.load(Acquire) {
             let refusals = session().refusals();
@@ -118,88 +230,24 @@ impl Writer {
             self.cpu_mark_ns = cpu_ns;
             Health::add(&self.health.writer_cpu_ns, cost_ns);
         }
-        self
+    }
+}
+
+/// How the writer's thread is reached.
+pub struct WriterHandle {
+    quit: Arc<AtomicBool>,
+    jobs: Sender<Job>,
+}
+
+impl Handle for WriterHandle {
+    fn stop(&self) {
+        self.quit.store(true, Release);
+        // A full queue wakes the writer as well.
+        drop(self.jobs.try_send(Job::Wake));
     }
 
-    /// Serves the jobs that wait, on the thread of somebody who needs that, where the writer has none.
-    pub fn serve_waiting(&mut self) {
-        while let Ok(job) = self.jobs.try_recv() {
-            self.serve(job);
-        }
-    }
-
-    fn serve(&mut self, job: Job) {
-        match job {
-            Job::Open {
-                recording,
-                sink,
-                limits,
-            } => {
-                let outlet = Outlet {
-                    sink,
-                    limits,
-                    pending: None,
-                };
-                self.outlets.insert(recording, outlet);
-            }
-            Job::Write {
-                recording,
-                profile,
-                reply,
-            } => {
-                let outcome = self.write(recording, profile);
-                if let Some(reply) = reply {
-                    // Whoever asked may have given up waiting; the file is in place anyway.
-                    drop(reply.send(outcome));
-                }
-            }
-            Job::Close(recording, _closed) => {
-                self.outlets.remove(&recording);
-            }
-            Job::Answer(call, number) => call.answer(number),
-            // Its thread has ended already, or looks for itself.
-            Job::Wake | Job::End => {}
-        }
-    }
-
-    fn write(&mut self, recording: RecordingId, profile: Arc<Profile>) -> Result<Option<PathBuf>> {
-        let Some(outlet) = self.outlets.get_mut(&recording) else {
-            return Ok(None);
-        };
-        let profile = match outlet.pending.take() {
-            None => profile,
-            Some(earlier) => match merged(outlet.limits, &earlier, &profile) {
-                Ok(merged) => merged,
-                Err(error) => {
-                    outlet.pending = Some(earlier);
-                    Health::add(&self.health.lost_windows, 1);
-                    self.health.set_error(error.to_string());
-                    return Err(error);
-                }
-            },
-        };
-        let written = encode(&profile).and_then(|bytes| {
-            let path = outlet.sink.write(&bytes)?;
-            Ok((path, bytes.len() as u64))
-        });
-        match written {
-            Ok((path, bytes)) => {
-                Health::add(&self.health.windows, 1);
-                Health::add(&self.health.written_bytes, bytes);
-                *self.kept.lock() = outlet.sink.kept();
-                if outlet.sink.replaces() {
-                    outlet.pending = Some(profile);
-                }
-                Ok(Some(path))
-            }
-            Err(error) => {
-                Health::add(&self.health.write_errors, 1);
-                Health::add(&self.health.merged_windows, 1);
-                self.health.set_error(error.to_string());
-                outlet.pending = Some(profile);
-                Err(error)
-            }
-        }
+    fn take_back(&self) {
+        self.quit.store(false, Release);
     }
 }
 

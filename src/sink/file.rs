@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::Sink;
 use super::file_name::{self, Fields, SUFFIX, WINDOW_PATTERN, expand, names_several, numbered};
+use super::{Delivery, Receipt, Sink};
 use crate::error::{Error, Result};
+use crate::fold::profile::Profile;
+use crate::pprof::encode::encode;
 
 #[cfg(unix)]
 use super::directory::{Directory, Listed};
@@ -34,6 +36,8 @@ pub struct FileConfig {
     pub keep_bytes: u64,
     /// Start of the recording, in ns since the Unix epoch.
     pub start_unix_ns: i64,
+    /// The ending of names in a directory: of windows, or of heaps.
+    pub suffix: &'static str,
     /// Length of a window in ns; 0 if there is one file alone.
     pub window_ns: u64,
 }
@@ -208,7 +212,10 @@ impl FileSink {
         let output = config.output.to_string_lossy().into_owned();
         let is_shared = !output.ends_with(SUFFIX);
         let (path, pattern) = if is_shared {
-            (config.output.clone(), WINDOW_PATTERN.to_owned())
+            (
+                config.output.clone(),
+                format!("{WINDOW_PATTERN}{}", config.suffix),
+            )
         } else {
             split(&config.output)?
         };
@@ -312,7 +319,9 @@ impl FileSink {
     fn silent_recordings<'names>(&self, listed: &'names [Listed]) -> FxHashMap<&'names str, bool> {
         let mut last: FxHashMap<&str, (i64, i64)> = FxHashMap::default();
         for (name, written, _) in listed {
-            if let Some(recording) = file_name::recording_of_window(name, &self.config.program) {
+            if let Some(recording) =
+                file_name::recording_of_window(name, &self.config.program, self.config.suffix)
+            {
                 let known = last.entry(recording).or_insert(*written);
                 *known = (*known).max(*written);
             }
@@ -334,13 +343,13 @@ impl FileSink {
             .filter_map(|(rank, path)| Some((path.file_name()?.to_str()?, rank)))
             .collect();
         let rank = |entry: &Listed| ranks.get(entry.0.as_str()).copied();
-        let places: Vec<usize> = (0..listed.len())
-            .filter(|place| rank(&listed[*place]).is_some())
+        let indexes: Vec<usize> = (0..listed.len())
+            .filter(|index| rank(&listed[*index]).is_some())
             .collect();
-        let mut own: Vec<Listed> = places.iter().map(|place| listed[*place].clone()).collect();
+        let mut own: Vec<Listed> = indexes.iter().map(|index| listed[*index].clone()).collect();
         own.sort_by_key(rank);
-        for (place, entry) in places.into_iter().zip(own) {
-            listed[place] = entry;
+        for (index, entry) in indexes.into_iter().zip(own) {
+            listed[index] = entry;
         }
     }
 
@@ -359,10 +368,13 @@ impl FileSink {
             self.remember(&self.path.join(newest), Some(&listed));
             let silent = self.silent_recordings(&listed);
             for (name, _, bytes) in &listed {
-                let Some(pid) = file_name::pid_of_window(name, &self.config.program) else {
+                let Some(pid) =
+                    file_name::pid_of_window(name, &self.config.program, self.config.suffix)
+                else {
                     continue;
                 };
-                let recording = file_name::recording_of_window(name, &self.config.program);
+                let recording =
+                    file_name::recording_of_window(name, &self.config.program, self.config.suffix);
                 let is_silent =
                     recording.and_then(|recording| silent.get(recording)) == Some(&true);
                 let writer = if pid == self.config.pid && self.is_written_here(name) {
@@ -413,8 +425,12 @@ impl FileSink {
     }
 }
 
-impl Sink for FileSink {
-    fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
+impl FileSink {
+    /// Stores one complete file and says where.
+    ///
+    /// # Errors
+    /// When the directory refuses.
+    pub fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
         // Opened for each file: a descriptor that is kept would stand in the way of a program that
         // counts or closes them, and a directory that was deleted or replaced is found anew.
         let directory = Directory::create(&self.path)?;
@@ -427,53 +443,16 @@ impl Sink for FileSink {
         self.prune(&directory, &name);
         Ok(path)
     }
-
-    fn kept(&self) -> Vec<PathBuf> {
-        self.written.clone()
-    }
 }
 
-/// One file that is always there as a whole, and is written again with all that came since.
-pub struct GrowingFile {
-    path: PathBuf,
-    /// Whether it may take the place of what was there before.
-    is_to_replace: bool,
-    is_written: bool,
-}
-
-impl GrowingFile {
-    /// A file at `path`, which has no fields; its directory exists. If it is not `is_to_replace` and
-    /// there is one of that name, it gets a number.
-    #[must_use]
-    pub fn new(path: PathBuf, is_to_replace: bool) -> Self {
-        Self {
-            path,
-            is_to_replace,
-            is_written: false,
-        }
-    }
-}
-
-impl Sink for GrowingFile {
-    fn write(&mut self, encoded: &[u8]) -> Result<PathBuf> {
-        if self.is_written || self.is_to_replace {
-            write_file(&self.path, encoded)?;
-        } else {
-            self.path = write_new_file(&self.path, encoded)?;
-        }
-        self.is_written = true;
-        Ok(self.path.clone())
+impl Sink for FileSink {
+    fn deliver(&mut self, profile: &Profile) -> Result<Delivery> {
+        let encoded = encode(profile)?;
+        Ok(Delivery::file(self.write(&encoded)?, &encoded))
     }
 
-    fn replaces(&self) -> bool {
-        true
-    }
-
-    fn kept(&self) -> Vec<PathBuf> {
-        self.is_written
-            .then(|| self.path.clone())
-            .into_iter()
-            .collect()
+    fn kept(&self) -> Vec<Receipt> {
+        self.written.iter().cloned().map(Receipt::File).collect()
     }
 }
 

@@ -5,8 +5,10 @@ use crate::error::{Error, Result};
 
 /// The ending of every profile.
 pub const SUFFIX: &str = ".pb.gz";
-/// The name of a window's file in a directory.
-pub const WINDOW_PATTERN: &str = "{program}-{pid}-{time}-{seq}.pb.gz";
+/// The ending of a heap profile that stands beside a window.
+pub const HEAP_SUFFIX: &str = ".heap.pb.gz";
+/// The name of a window's file in a directory, but for its ending.
+pub const WINDOW_PATTERN: &str = "{program}-{pid}-{time}-{seq}";
 /// Temporaries begin with this and end with [`TEMPORARY_SUFFIX`].
 pub const TEMPORARY_PREFIX: &str = ".rprof-";
 /// See [`TEMPORARY_PREFIX`].
@@ -103,18 +105,22 @@ pub fn numbered(name: &str, number: u64) -> String {
 
 /// What the names of one recording's windows have in common; `None` for any other name.
 #[must_use]
-pub fn recording_of_window<'name>(name: &'name str, program: &str) -> Option<&'name str> {
-    pid_of_window(name, program)?;
+pub fn recording_of_window<'name>(
+    name: &'name str,
+    program: &str,
+    suffix: &str,
+) -> Option<&'name str> {
+    pid_of_window(name, program, suffix)?;
     name.rsplit_once('-').map(|(recording, _)| recording)
 }
 
-/// The process id in the name of a window of `program`; `None` for any other name.
+/// The process id in the name of a window of `program` with this ending; `None` for any other name.
 #[must_use]
-pub fn pid_of_window(name: &str, program: &str) -> Option<u32> {
+pub fn pid_of_window(name: &str, program: &str, suffix: &str) -> Option<u32> {
     let rest = name
         .strip_prefix(&safe_program(program))?
         .strip_prefix('-')?;
-    let mut parts = rest.strip_suffix(SUFFIX)?.split('-');
+    let mut parts = rest.strip_suffix(suffix)?.split('-');
     let pid = parts.next()?;
     let time = parts.next()?;
     let seq = parts.next()?;
@@ -152,7 +158,9 @@ fn utc(unix_ns: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fields, WINDOW_PATTERN, expand, pid_of_window, safe_program, utc};
+    use super::{
+        Fields, HEAP_SUFFIX, SUFFIX, WINDOW_PATTERN, expand, pid_of_window, safe_program, utc,
+    };
 
     const FIELDS: Fields<'_> = Fields {
         program: "my app",
@@ -163,12 +171,17 @@ mod tests {
 
     #[test]
     fn patterns() -> crate::error::Result<()> {
-        let name = expand(WINDOW_PATTERN, &FIELDS)?;
+        let name = expand(WINDOW_PATTERN, &FIELDS)? + SUFFIX;
         assert_eq!(name, "my_app-42-20261121T012345Z-000007.pb.gz");
-        assert_eq!(pid_of_window(&name, "my app"), Some(42));
-        assert_eq!(pid_of_window(&name, "my"), None);
+        assert_eq!(pid_of_window(&name, "my app", SUFFIX), Some(42));
+        assert_eq!(pid_of_window(&name, "my app", HEAP_SUFFIX), None);
+        let heap = expand(WINDOW_PATTERN, &FIELDS)? + HEAP_SUFFIX;
+        assert_eq!(heap, "my_app-42-20261121T012345Z-000007.heap.pb.gz");
+        assert_eq!(pid_of_window(&heap, "my app", HEAP_SUFFIX), Some(42));
+        assert_eq!(pid_of_window(&heap, "my app", SUFFIX), None);
+        assert_eq!(pid_of_window(&name, "my", SUFFIX), None);
         assert_eq!(
-            pid_of_window("my_app-x-20261121T012345Z-000007.pb.gz", "my app"),
+            pid_of_window("my_app-x-20261121T012345Z-000007.pb.gz", "my app", SUFFIX),
             None
         );
         assert_eq!(expand("plain.pb.gz", &FIELDS)?, "plain.pb.gz");

@@ -1,7 +1,7 @@
 //! Locks on files, which end with whoever holds them.
 //!
 //! By `fcntl`, which every interpreter calls: `flock` may be forbidden where a filter of system calls
-//! is in force (`docs/system-calls.md`).
+//! is in force (`docs/reference/system-calls.md`).
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustc_hash::FxHashMap;
 
-use super::frames::RawFrame;
+use super::frames::{Pseudo, RawFrame};
 use super::linetable::LineTable;
 use super::text::read_strings;
 use crate::layout::{Instruction, Layout};
 use crate::memory::{Range, ReadMemory, int32, read, reserve, word};
-use crate::model::function::{Function, MAX_FILE_BYTES, MAX_NAME_BYTES};
+use crate::model::function::{Function, GATHER, MAX_FILE_BYTES, MAX_NAME_BYTES, SHIELD};
 use crate::model::module_name::ImportRoots;
-use crate::model::snapshot::{Frame, FunctionSerial};
+use crate::model::stack::{Frame, FunctionSerial, FunctionTable};
 
 /// Code objects remembered before all are forgotten and learnt anew.
 const MAX_ENTRIES: usize = 16_384;
@@ -51,8 +51,8 @@ impl FreedCodes {
     /// Reports a death; to be called before the memory is given back. Neither waits nor fails.
     pub fn push(&self, address: usize) {
         let number = self.count.fetch_add(1, Ordering::AcqRel);
-        let (place, round) = Self::place(number);
-        self.addresses[place].store(address & !(ROUNDS as usize - 1) | round, Ordering::Release);
+        let (slot, round) = Self::slot(number);
+        self.addresses[slot].store(address & !(ROUNDS as usize - 1) | round, Ordering::Release);
     }
 
     /// How many have died.
@@ -71,15 +71,15 @@ impl FreedCodes {
             return false;
         }
         (from..to).all(|number| {
-            let (place, round) = Self::place(number);
-            let entry = self.addresses[place].load(Ordering::Acquire);
+            let (slot, round) = Self::slot(number);
+            let entry = self.addresses[slot].load(Ordering::Acquire);
             tell(entry & !(ROUNDS as usize - 1));
             entry & (ROUNDS as usize - 1) == round
         })
     }
 
-    fn place(number: u64) -> (usize, usize) {
-        // A place that was never written to is of no round that comes soon.
+    fn slot(number: u64) -> (usize, usize) {
+        // A slot that was never written to is of no round that comes soon.
         let round = (number / RING as u64 + 1) % ROUNDS;
         ((number % RING as u64) as usize, round as usize)
     }
@@ -98,17 +98,25 @@ struct Entry {
     is_hidden: bool,
 }
 
+/// Loops of gevent: a program that loads it anew again and again has many.
+const MAX_HUBS: usize = 16;
+/// Where gevent has its loop.
+const HUB_FILE: &str = "gevent/hub.py";
+
 /// The cache.
 #[derive(Debug)]
 pub struct CodeCache {
     entries: FxHashMap<usize, Entry>,
     table_bytes: usize,
     seen_freed: u64,
-    next_serial: u64,
+    /// Grows whenever something is forgotten.
+    generation: u64,
     roots: ImportRoots,
     own_directory: String,
     /// Address of `PyCode_Type`.
     code_type: usize,
+    /// The functions that gevent waits in for something to happen.
+    hubs: Vec<FunctionSerial>,
 }
 
 /// A stack names a code object that cannot be one.
@@ -123,27 +131,25 @@ impl CodeCache {
             entries: FxHashMap::default(),
             table_bytes: 0,
             seen_freed: FREED.count(),
-            next_serial: 0,
+            generation: 1,
             roots,
             own_directory,
             code_type,
+            hubs: Vec::new(),
         }
     }
 
     /// Forgets the code objects that have died, and everything if the cache is full. Returns
     /// whether everything was forgotten: stacks that name old serials must then be read anew.
     #[inline]
-    pub fn forget(&mut self, functions: &mut FxHashMap<FunctionSerial, Arc<Function>>) -> bool {
+    pub fn forget(&mut self, functions: &mut FunctionTable) -> bool {
         let is_full = self.entries.len() >= MAX_ENTRIES || self.table_bytes >= MAX_TABLE_BYTES;
         (is_full || FREED.count() != self.seen_freed) && self.forget_dead(is_full, functions)
     }
 
     #[cold]
-    fn forget_dead(
-        &mut self,
-        is_full: bool,
-        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
-    ) -> bool {
+    fn forget_dead(&mut self, is_full: bool, functions: &mut FunctionTable) -> bool {
+        self.generation += 1;
         let count = FREED.count();
         let (entries, table_bytes) = (&mut self.entries, &mut self.table_bytes);
         let are_known = !is_full
@@ -162,8 +168,16 @@ impl CodeCache {
         !are_known
     }
 
+    /// Grows whenever something is forgotten: as long as it is the same, an instruction of a code object
+    /// has the name that it had.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Forgets everything, and gives the memory back.
     pub fn forget_all(&mut self) {
+        self.generation += 1;
         self.entries = FxHashMap::default();
         self.table_bytes = 0;
     }
@@ -188,10 +202,14 @@ impl CodeCache {
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         raw: &[RawFrame],
-        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+        functions: &mut FunctionTable,
         frames: &mut Vec<Frame>,
     ) -> Result<(), NoCode> {
         for frame in raw {
+            if let Some(pseudo) = frame.as_pseudo() {
+                frames.push(pseudo_frame(pseudo, functions));
+                continue;
+            }
             if !self.entries.contains_key(&frame.code) {
                 // Nothing is learnt while there is no memory for it.
                 if reserve::is_short() {
@@ -217,6 +235,29 @@ impl CodeCache {
         Ok(())
     }
 
+    /// Whether this is the function in which gevent waits for something to happen.
+    #[must_use]
+    #[inline]
+    pub fn is_hub(&self, function: FunctionSerial) -> bool {
+        self.hubs.contains(&function)
+    }
+
+    /// How many of these frames have a name; none of them is a leaf.
+    #[must_use]
+    pub fn count_named(&self, raw: &[RawFrame]) -> usize {
+        let is_hidden = |frame: &&RawFrame| {
+            let entry = self.entries.get(&frame.code);
+            entry.is_some_and(|entry| entry.is_hidden)
+        };
+        raw.len() - raw.iter().filter(is_hidden).count()
+    }
+
+    /// The function of a code object that was named.
+    #[must_use]
+    pub fn function(&self, code: usize) -> Option<FunctionSerial> {
+        self.entries.get(&code).map(|entry| entry.serial)
+    }
+
     /// An estimate of the memory held, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -228,7 +269,7 @@ impl CodeCache {
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         address: usize,
-        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+        functions: &mut FunctionTable,
     ) -> Option<Entry> {
         let code = &layout.code;
         let bytes = read(memory, address, code.size)?;
@@ -248,9 +289,12 @@ impl CodeCache {
         let [file, name] = read_strings(memory, &layout.text, strings)?;
         let lines = read_table(memory, layout, table, first_line)?;
         let function = Function::new(&self.roots.qualify(&file, &name), &file, first_line);
-        let serial = FunctionSerial(self.next_serial);
-        self.next_serial += 1;
+        let serial = FunctionSerial::fresh();
         functions.insert(serial, Arc::new(function));
+        if file.ends_with(HUB_FILE) && matches!(&*name, "Hub.run" | "run") {
+            self.hubs.truncate(MAX_HUBS - 1);
+            self.hubs.push(serial);
+        }
         Some(Entry {
             serial,
             first_line,
@@ -262,6 +306,21 @@ impl CodeCache {
             // makes an instance without C. No one wrote it, and no traceback shows it.
             is_hidden: first_line == 0 && &*name == "__init__" && &*file == "__init__",
         })
+    }
+}
+
+/// A frame for what has none.
+fn pseudo_frame(pseudo: Pseudo, functions: &mut FunctionTable) -> Frame {
+    let (serial, name) = match pseudo {
+        Pseudo::Gather => (FunctionSerial::GATHER, GATHER),
+        Pseudo::Shield => (FunctionSerial::SHIELD, SHIELD),
+    };
+    functions
+        .entry(serial)
+        .or_insert_with(|| Arc::new(Function::pseudo(name)));
+    Frame {
+        function: serial,
+        line: 0,
     }
 }
 

@@ -26,13 +26,19 @@ fn labels(request: u64) -> Arc<ActiveLabels> {
 
 fn sample() -> ThreadSample {
     ThreadSample {
+        task: None,
         key: ThreadKey(1),
         thread_id: 1,
         name: Arc::from("worker"),
         cpu_ns: Some(own_cpu_ns()),
         state: ThreadState::Unknown,
         on_cpu: true,
+        gil: 0,
         labels: None,
+        off: None,
+        lock: None,
+        cpu_wait_ns: None,
+        ready: 0,
         since_ns: 0,
         stack: Stack::default(),
         stack_version: 1,

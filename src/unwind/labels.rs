@@ -126,7 +126,7 @@ impl ContextSeen {
     }
 }
 
-/// How often labels were set, by thread; a few threads may share a place.
+/// How often labels were set, by thread; a few threads may share a number.
 static SETS: [AtomicU32; 1_024] = [const { AtomicU32::new(0) }; 1_024];
 
 fn sets_of(ident: usize) -> &'static AtomicU32 {
@@ -195,10 +195,20 @@ impl LabelReader {
         place: &LabelPlace,
         seen: ContextSeen,
     ) -> Option<Arc<ActiveLabels>> {
-        if seen.variables == 0 {
+        self.labels_among(memory, place, seen.variables)
+    }
+
+    /// The labels among a context's variables.
+    pub fn labels_among(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        place: &LabelPlace,
+        variables: usize,
+    ) -> Option<Arc<ActiveLabels>> {
+        if variables == 0 {
             return None;
         }
-        let object = self.find(memory, place, seen.variables)?;
+        let object = self.find(memory, place, variables)?;
         self.content(memory, place, object)
     }
 

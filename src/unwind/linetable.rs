@@ -15,10 +15,9 @@ impl LineTable {
     #[must_use]
     pub fn decode(format: LineFormat, first_line: u32, bytes: &[u8]) -> Self {
         let mut table = Self::default();
-        match format {
-            LineFormat::Deltas => table.decode_deltas(first_line, bytes),
-            LineFormat::Locations => table.decode_locations(first_line, bytes),
-        }
+        visit(format, first_line, bytes, |start, line| {
+            table.begin(start, line)
+        });
         table.stretches.shrink_to_fit();
         table
     }
@@ -52,54 +51,74 @@ impl LineTable {
             _ => self.stretches.push((start, line)),
         }
     }
+}
 
-    /// `Objects/lnotab_notes.txt` of CPython 3.10: pairs of an unsigned step in bytes and a signed
-    /// step in lines, which holds for the bytes stepped over; -128 means no line.
-    fn decode_deltas(&mut self, first_line: u32, bytes: &[u8]) {
-        let mut line = i64::from(first_line);
-        let mut start = 0_u32;
-        for pair in bytes.chunks_exact(2) {
-            let delta = pair[1].cast_signed();
-            if delta != i8::MIN {
-                line += i64::from(delta);
-            }
-            if pair[0] > 0 {
-                self.begin(start, if delta == i8::MIN { 0 } else { line });
-                start = start.saturating_add(u32::from(pair[0]));
-            }
+/// The line of the instruction at `offset` bytes, 0 if it has none; asks for no memory.
+#[must_use]
+pub fn line_in(format: LineFormat, first_line: u32, bytes: &[u8], offset: u32) -> u32 {
+    let mut found = 0;
+    visit(format, first_line, bytes, |start, line| {
+        if start <= offset {
+            found = line;
+        }
+    });
+    u32::try_from(found).unwrap_or(0)
+}
+
+/// Tells the begin of each stretch, in bytes, and its line; 0 for none. Ascending.
+fn visit(format: LineFormat, first_line: u32, bytes: &[u8], tell: impl FnMut(u32, i64)) {
+    match format {
+        LineFormat::Deltas => visit_deltas(first_line, bytes, tell),
+        LineFormat::Locations => visit_locations(first_line, bytes, tell),
+    }
+}
+
+/// `Objects/lnotab_notes.txt` of CPython 3.10: pairs of an unsigned step in bytes and a signed
+/// step in lines, which holds for the bytes stepped over; -128 means no line.
+fn visit_deltas(first_line: u32, bytes: &[u8], mut tell: impl FnMut(u32, i64)) {
+    let mut line = i64::from(first_line);
+    let mut start = 0_u32;
+    for pair in bytes.chunks_exact(2) {
+        let delta = pair[1].cast_signed();
+        if delta != i8::MIN {
+            line += i64::from(delta);
+        }
+        if pair[0] > 0 {
+            tell(start, if delta == i8::MIN { 0 } else { line });
+            start = start.saturating_add(u32::from(pair[0]));
         }
     }
+}
 
-    /// `Objects/locations.md` of CPython 3.11-3.15: each entry's first byte has its top bit set,
-    /// four bits of kind and three of length; columns are skipped.
-    fn decode_locations(&mut self, first_line: u32, bytes: &[u8]) {
-        const WITHOUT_COLUMNS: u8 = 13;
-        const LONG: u8 = 14;
-        const NONE: u8 = 15;
-        let mut line = i64::from(first_line);
-        let mut start = 0_u32;
-        let mut rest = bytes.iter().copied();
-        while let Some(first) = rest.next() {
-            let units = u32::from(first & 7) + 1;
-            let kind = first >> 3 & 15;
-            match kind {
-                0..=9 => drop(rest.next()),
-                10..=12 => {
-                    line = line.saturating_add(i64::from(kind - 10));
-                    rest.nth(1);
-                }
-                WITHOUT_COLUMNS => line = line.saturating_add(signed(&mut rest)),
-                LONG => {
-                    line = line.saturating_add(signed(&mut rest));
-                    for _ in 0..3 {
-                        unsigned(&mut rest);
-                    }
-                }
-                _ => {}
+/// `Objects/locations.md` of CPython 3.11-3.15: each entry's first byte has its top bit set,
+/// four bits of kind and three of length; columns are skipped.
+fn visit_locations(first_line: u32, bytes: &[u8], mut tell: impl FnMut(u32, i64)) {
+    const WITHOUT_COLUMNS: u8 = 13;
+    const LONG: u8 = 14;
+    const NONE: u8 = 15;
+    let mut line = i64::from(first_line);
+    let mut start = 0_u32;
+    let mut rest = bytes.iter().copied();
+    while let Some(first) = rest.next() {
+        let units = u32::from(first & 7) + 1;
+        let kind = first >> 3 & 15;
+        match kind {
+            0..=9 => drop(rest.next()),
+            10..=12 => {
+                line = line.saturating_add(i64::from(kind - 10));
+                rest.nth(1);
             }
-            self.begin(start, if kind == NONE { 0 } else { line });
-            start = start.saturating_add(2 * units);
+            WITHOUT_COLUMNS => line = line.saturating_add(signed(&mut rest)),
+            LONG => {
+                line = line.saturating_add(signed(&mut rest));
+                for _ in 0..3 {
+                    unsigned(&mut rest);
+                }
+            }
+            _ => {}
         }
+        tell(start, if kind == NONE { 0 } else { line });
+        start = start.saturating_add(2 * units);
     }
 }
 
@@ -134,13 +153,17 @@ fn signed(bytes: &mut impl Iterator<Item = u8>) -> i64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::LineTable;
+    use super::{LineTable, line_in};
     use crate::layout::LineFormat;
 
     #[test]
     fn deltas_of_3_10() {
         // x = 1 / y = 2 at first line 5, then a stretch without a line.
         let table = LineTable::decode(LineFormat::Deltas, 5, &[4, 0, 6, 1, 2, 0x80, 2, 3]);
+        for offset in 0..20 {
+            let line = line_in(LineFormat::Deltas, 5, &[4, 0, 6, 1, 2, 0x80, 2, 3], offset);
+            assert_eq!(line, table.line(offset));
+        }
         let lines: Vec<u32> = [0, 2, 4, 8, 10, 12, 100].map(|at| table.line(at)).into();
         assert_eq!(lines, [5, 5, 6, 6, 0, 9, 9]);
     }

@@ -26,7 +26,7 @@ pub struct Interpreter {
 pub struct ListedThread {
     /// Its address.
     pub address: usize,
-    /// Its interpreter's place in [`Census::interpreters`].
+    /// The index of its interpreter in [`ThreadListing::interpreters`].
     pub interpreter: usize,
     /// `threading.get_ident()`.
     pub ident: usize,
@@ -36,7 +36,7 @@ pub struct ListedThread {
 
 /// All threads at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct ThreadListing {
     /// The first interpreter's address.
     pub head: usize,
     /// All interpreters.
@@ -66,7 +66,7 @@ pub enum Change {
 }
 
 impl Heads {
-    /// Looks whether the heads of all lists are as they were in `census`; `lasting` is memory that
+    /// Looks whether the heads of all lists are as they were in `listing`; `lasting` is memory that
     /// need not be copied by the kernel.
     #[inline]
     pub fn check(
@@ -75,10 +75,10 @@ impl Heads {
         layout: &Layout,
         runtime: usize,
         lasting: Lasting,
-        census: &Census,
+        listing: &ThreadListing,
     ) -> Change {
-        self.check_lasting(layout, runtime, lasting, census)
-            .unwrap_or_else(|| self.check_copy(memory, layout, runtime, census))
+        self.check_lasting(layout, runtime, lasting, listing)
+            .unwrap_or_else(|| self.check_copy(memory, layout, runtime, listing))
     }
 
     /// As [`Self::check`], wherever the heads are.
@@ -88,7 +88,7 @@ impl Heads {
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         runtime: usize,
-        census: &Census,
+        listing: &ThreadListing,
     ) -> Change {
         const WORD: usize = size_of::<usize>();
         self.ranges.clear();
@@ -96,7 +96,7 @@ impl Heads {
         self.ranges
             .extend(heads.map(|offset| Range::new(runtime + offset, WORD)));
         self.ranges
-            .extend(census.interpreters.iter().map(|interpreter| {
+            .extend(listing.interpreters.iter().map(|interpreter| {
                 Range::new(interpreter.address + layout.interpreter.threads_head, WORD)
             }));
         match memory.read_batch(&self.ranges) {
@@ -123,7 +123,7 @@ impl Heads {
         layout: &Layout,
         runtime: usize,
         lasting: Lasting,
-        census: &Census,
+        listing: &ThreadListing,
     ) -> Option<Change> {
         if lasting.word(runtime + layout.runtime.finalizing)? != 0 {
             return Some(Change::Finalizing);
@@ -131,7 +131,7 @@ impl Heads {
         let mut known = self.words.iter().copied();
         let head = lasting.word(runtime + layout.runtime.interpreters_head)?;
         let mut is_same = known.next() == Some(head);
-        for interpreter in &census.interpreters {
+        for interpreter in &listing.interpreters {
             let head = lasting.word(interpreter.address + layout.interpreter.threads_head)?;
             is_same &= known.next() == Some(head);
         }
@@ -142,32 +142,32 @@ impl Heads {
         })
     }
 
-    /// Takes the heads that `census` began with for those to compare with: a thread that was added
+    /// Takes the heads that `listing` began with for those to compare with: a thread that was added
     /// while the lists were read shows as a change.
-    pub fn remember(&mut self, census: &Census) {
+    pub fn remember(&mut self, listing: &ThreadListing) {
         self.words.clear();
-        self.words.push(census.head);
-        let heads = census.interpreters.iter().map(|known| known.threads_head);
+        self.words.push(listing.head);
+        let heads = listing.interpreters.iter().map(|known| known.threads_head);
         self.words.extend(heads);
     }
 }
 
-/// Lists all threads. A list that changes under way ends early; the next census sees the rest.
+/// Lists all threads. A list that changes under way ends early; the next listing has the others.
 /// Returns whether every list was read to its end.
 pub fn enumerate(
     memory: &mut (dyn ReadMemory + '_),
     layout: &Layout,
     runtime: usize,
-    census: &mut Census,
+    listing: &mut ThreadListing,
 ) -> bool {
     let mut is_whole = true;
-    census.interpreters.clear();
-    census.threads.clear();
-    census.head = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
-    let mut next = census.head;
-    while next != 0 && census.interpreters.len() < MAX_INTERPRETERS {
+    listing.interpreters.clear();
+    listing.threads.clear();
+    listing.head = read_word(memory, runtime + layout.runtime.interpreters_head).unwrap_or(0);
+    let mut next = listing.head;
+    while next != 0 && listing.interpreters.len() < MAX_INTERPRETERS {
         let address = next;
-        if census
+        if listing
             .interpreters
             .iter()
             .any(|known| known.address == address)
@@ -180,34 +180,34 @@ pub fn enumerate(
             return false;
         };
         let gil = layout.gil.address(memory, runtime, address).unwrap_or(0);
-        let interpreter = census.interpreters.len();
-        census.interpreters.push(Interpreter {
+        let interpreter = listing.interpreters.len();
+        listing.interpreters.push(Interpreter {
             address,
             threads_head,
             gil,
         });
-        is_whole &= list_threads(memory, layout, interpreter, census);
-        let place = address.wrapping_add(layout.interpreter.next);
-        let Some(following) = read_word(memory, place) else {
+        is_whole &= list_threads(memory, layout, interpreter, listing);
+        let link = address.wrapping_add(layout.interpreter.next);
+        let Some(following) = read_word(memory, link) else {
             return false;
         };
         next = following;
     }
-    is_whole && !census.interpreters.is_empty()
+    is_whole && !listing.interpreters.is_empty()
 }
 
 fn list_threads(
     memory: &mut (dyn ReadMemory + '_),
     layout: &Layout,
     interpreter: usize,
-    census: &mut Census,
+    listing: &mut ThreadListing,
 ) -> bool {
-    let owner = census.interpreters[interpreter];
+    let owner = listing.interpreters[interpreter];
     let thread = &layout.thread;
     let mut next = owner.threads_head;
-    let first = census.threads.len();
+    let first = listing.threads.len();
     let mut steps = 0;
-    while next != 0 && census.threads.len() < MAX_THREADS && steps < MAX_THREADS {
+    while next != 0 && listing.threads.len() < MAX_THREADS && steps < MAX_THREADS {
         steps += 1;
         let address = next;
         let Some(bytes) = read(memory, address, thread.size) else {
@@ -219,7 +219,7 @@ fn list_threads(
         next = word(bytes, thread.next);
         let ident = word(bytes, thread.ident);
         let native_id = thread.native_id.map_or(0, |at| word(bytes, at) as u64);
-        census.threads.push(ListedThread {
+        listing.threads.push(ListedThread {
             address,
             interpreter,
             ident,
@@ -227,7 +227,7 @@ fn list_threads(
         });
         // A list that leads back to its begin would never end.
         if next == owner.threads_head {
-            census.threads.truncate(first);
+            listing.threads.truncate(first);
             return false;
         }
     }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use rprof::fold::merge::{Merge, merge};
 use rprof::fold::profile::{Profile, ProfileMeta};
@@ -5,18 +7,18 @@ use rprof::fold::window::{Limits, Window};
 use rprof::model::facts::main_thread;
 use rprof::model::function::{Function, MAX_NAME_BYTES, OTHER, OVERFLOW};
 use rprof::model::label::{thread_labels, thread_of};
-use rprof::model::sample_type::SampleType;
+use rprof::model::measure::{Column, MeasureSet};
 use rprof::model::stack::elide;
 use rprof::report::collapsed::collapsed;
 
-use crate::support::{any_rows, build, function, meaning, profile, row, sampled_columns};
+use crate::support::{any_rows, build, function, meaning, profile, row};
 
 proptest! {
     #[test]
     fn nothing_is_lost_whatever_the_limits(rows in any_rows(), max_nodes in 1..60_usize) {
         let limits = Limits { max_nodes, max_depth: 4 };
         let folded = build(&rows, limits).finish(ProfileMeta::default());
-        let mut expected = vec![0_i64; sampled_columns()];
+        let mut expected = vec![0_i64; MeasureSet::TIMES.iter().count()];
         for (_, _, values) in &rows {
             for (sum, value) in expected.iter_mut().zip(values) {
                 *sum += value;
@@ -92,11 +94,11 @@ fn generated_names_are_cut_at_a_character() {
 fn measured(types: &[(&str, &str, i64)], seconds: i64) -> Profile {
     let kinds: Vec<_> = types
         .iter()
-        .map(|(name, unit, _)| SampleType::new(name, unit))
+        .map(|(name, unit, _)| Column::new(name, unit))
         .collect();
     let values: Vec<i64> = types.iter().map(|(_, _, value)| *value).collect();
-    let default = kinds[0].name.clone();
-    let mut window = Window::with_types(Limits::default(), kinds, default);
+    let default = Arc::from(kinds[0].name());
+    let mut window = Window::with_columns(Limits::default(), kinds, default);
     let main = function("main");
     window.add_path([(&main, 1)].into_iter(), &thread_labels(1, "t"), &values);
     window.finish(ProfileMeta {
@@ -107,8 +109,7 @@ fn measured(types: &[(&str, &str, i64)], seconds: i64) -> Profile {
 }
 
 fn names(profile: &Profile) -> Vec<&str> {
-    let kinds = profile.sample_types.iter();
-    kinds.map(|kind| &*kind.name).collect()
+    profile.columns.iter().map(Column::name).collect()
 }
 
 const GIL: [(&str, &str, i64); 3] = [
@@ -162,6 +163,49 @@ fn different_sample_types_merge_as_their_union() {
     // Nothing is missing where all measured the same.
     let same = merge(&[&direct, &direct], Limits::default()).unwrap();
     assert_eq!(same.meta.comments, ["rprof 0", "main thread: 60"]);
+}
+
+/// What is in use at the end of each window of a process, and what was allocated in it.
+#[test]
+fn of_a_level_the_last_window_of_each_process_counts() {
+    let at = |seconds: i64, main: u64, alloc: i64, inuse: i64| {
+        let mut window = measured(
+            &[
+                ("alloc_space", "bytes", alloc),
+                ("inuse_space", "bytes", inuse),
+            ],
+            10,
+        );
+        window.meta.time_ns = seconds * 1_000_000_000;
+        window.meta.comments = vec![main_thread(main)];
+        window
+    };
+    let totals = |windows: &[Profile]| {
+        let windows: Vec<&Profile> = windows.iter().collect();
+        merge(&windows, Limits::default()).unwrap().totals()
+    };
+    let windows = [at(100, 1, 5, 70), at(110, 1, 6, 30), at(120, 1, 7, 50)];
+    assert_eq!(totals(&windows), [18, 50]);
+    // In whatever order, and in steps.
+    let turned = [&windows[2], &windows[0], &windows[1]].map(Clone::clone);
+    assert_eq!(totals(&turned), [18, 50]);
+    let early = merge(&[&windows[0], &windows[1]], Limits::default()).unwrap();
+    assert_eq!(totals(&[early, windows[2].clone()]), [18, 50]);
+    // Another process has memory of its own, and so has one of equal number in another container.
+    assert_eq!(totals(&[windows[2].clone(), at(120, 2, 1, 4)]), [8, 54]);
+    let other = [at(103, 1, 1, 8), at(113, 1, 1, 4)];
+    let both = [&windows[0], &other[0], &windows[1], &other[1], &windows[2]].map(Clone::clone);
+    assert_eq!(totals(&both), [20, 54]);
+    // A window that does not measure it changes nothing, and one without any of it all.
+    let without = measured(&GIL, 10);
+    assert_eq!(totals(&[windows[2].clone(), without]), [1, 10, 5, 7, 50]);
+    assert_eq!(totals(&[windows[2].clone(), at(130, 1, 0, 0)]), [7, 0]);
+    // Windows that are known to follow each other need no clock.
+    let mut sequence = Merge::bounded(Limits::default());
+    for window in &turned {
+        sequence.add(window).unwrap();
+    }
+    assert_eq!(sequence.finish().unwrap().totals(), [18, 30]);
 }
 
 #[test]

@@ -11,15 +11,17 @@ use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rprof::layout::Layout;
+use rprof::memory::Range;
 use rprof::memory::image::Image;
 use rprof::memory::own::Lasting;
-use rprof::memory::{Range, ReadMemory};
 use rprof::model::function::Function;
 use rprof::model::module_name::ImportRoots;
 use rprof::unwind::code::CodeCache;
-use rprof::unwind::frames::{Hints, MAX_FRAMES, RawFrame, Target, Walked, Walker};
-use rprof::unwind::threads::{Census, enumerate};
+use rprof::unwind::frames::{Hints, MAX_FRAMES, RawFrame, Target, WalkResult, Walker};
+use rprof::unwind::threads::{ThreadListing, enumerate};
 use rustc_hash::FxHashMap;
+
+use crate::support::Watched;
 
 const VERSIONS: [&str; 6] = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"];
 /// The threads that `tests/fixtures/program.py` has.
@@ -44,29 +46,29 @@ const LEAST_FRAMES: usize = 480;
 const WILD: usize = 0x5a5a_5a5a_5a5a_5a58;
 
 #[derive(Debug)]
-struct RecordedThread {
-    interpreter: usize,
-    state: usize,
-    ident: usize,
-    native_id: u64,
-    label: String,
-    frames: Vec<RecordedFrame>,
+pub(crate) struct RecordedThread {
+    pub(crate) interpreter: usize,
+    pub(crate) state: usize,
+    pub(crate) ident: usize,
+    pub(crate) native_id: u64,
+    pub(crate) label: String,
+    pub(crate) frames: Vec<RecordedFrame>,
 }
 
 #[derive(Debug)]
-struct RecordedFrame {
-    code: usize,
-    line: u32,
-    file: String,
-    name: String,
+pub(crate) struct RecordedFrame {
+    pub(crate) code: usize,
+    pub(crate) line: u32,
+    pub(crate) file: String,
+    pub(crate) name: String,
 }
 
 #[derive(Debug)]
-struct Recording {
-    origin: PathBuf,
-    image: Image,
-    interpreters: Vec<usize>,
-    threads: Vec<RecordedThread>,
+pub(crate) struct Recording {
+    pub(crate) origin: PathBuf,
+    pub(crate) image: Image,
+    pub(crate) interpreters: Vec<usize>,
+    pub(crate) threads: Vec<RecordedThread>,
 }
 
 impl Recording {
@@ -113,23 +115,23 @@ impl Recording {
         }
     }
 
-    fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         let (runtime, version) = (self.image.runtime, self.image.version_hex);
         Layout::detect(&mut self.image.clone(), runtime, version).unwrap()
     }
 
     /// 3.10 keeps frames on the heap and tells no kernel ids.
-    fn has_heap_frames(&self) -> bool {
-        self.layout().thread.chunk.is_none()
+    pub(crate) fn has_heap_frames(&self) -> bool {
+        self.layout().has_heap_frames()
     }
 
-    fn thread(&self, label: &str) -> &RecordedThread {
+    pub(crate) fn thread(&self, label: &str) -> &RecordedThread {
         let mut found = self.threads.iter().filter(|thread| thread.label == label);
         found.next().expect(label)
     }
 }
 
-static RECORDINGS: LazyLock<Vec<Recording>> = LazyLock::new(|| {
+pub(crate) static RECORDINGS: LazyLock<Vec<Recording>> = LazyLock::new(|| {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut files = VERSIONS
         .map(|version| fixtures.join(format!("memory-{version}.gz")))
@@ -141,46 +143,9 @@ static RECORDINGS: LazyLock<Vec<Recording>> = LazyLock::new(|| {
     files.iter().map(|file| Recording::load(file)).collect()
 });
 
-/// Memory that remembers what was asked of it.
-struct Watched {
-    image: Image,
-    asked: Vec<Range>,
-    batches: usize,
-}
-
-impl Watched {
-    fn new(image: Image) -> Self {
-        Self {
-            image,
-            asked: Vec::new(),
-            batches: 0,
-        }
-    }
-}
-
-impl ReadMemory for Watched {
-    fn read_batch(&mut self, ranges: &[Range]) -> usize {
-        self.batches += 1;
-        self.asked.extend(ranges);
-        self.image.read_batch(ranges)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.image.bytes()
-    }
-
-    fn capacity(&self) -> usize {
-        self.image.capacity()
-    }
-
-    fn name(&self) -> &'static str {
-        "watched"
-    }
-}
-
 /// A stack as it was found.
 struct Found {
-    walked: Walked,
+    walked: WalkResult,
     raw: Vec<RawFrame>,
     /// Function and line of each frame; `None` if one of them has no code object.
     named: Option<Vec<(Arc<Function>, u32)>>,
@@ -213,9 +178,9 @@ fn look(memory: &mut Watched, layout: &Layout, target: &Target) -> Option<Found>
     })
 }
 
-fn targets(census: &Census) -> impl Iterator<Item = Target> {
-    census.threads.iter().map(|thread| {
-        let home = &census.interpreters[thread.interpreter];
+fn targets(listing: &ThreadListing) -> impl Iterator<Item = Target> {
+    listing.threads.iter().map(|thread| {
+        let home = &listing.interpreters[thread.interpreter];
         Target {
             address: thread.address,
             interpreter: home.address,
@@ -302,17 +267,17 @@ fn recordings_hold_what_is_hard_to_read() {
 fn all_threads_of_all_interpreters_are_listed() {
     for recording in RECORDINGS.iter() {
         let (mut image, layout) = (recording.image.clone(), recording.layout());
-        let mut census = Census::default();
+        let mut listing = ThreadListing::default();
         assert!(enumerate(
             &mut image,
             &layout,
             recording.image.runtime,
-            &mut census
+            &mut listing
         ));
-        let interpreters = census.interpreters.iter().map(|known| known.address);
+        let interpreters = listing.interpreters.iter().map(|known| known.address);
         assert!(interpreters.eq(recording.interpreters.iter().copied()));
-        let found: Vec<_> = targets(&census)
-            .zip(&census.threads)
+        let found: Vec<_> = targets(&listing)
+            .zip(&listing.threads)
             .map(|(target, thread)| {
                 (
                     target.interpreter,
@@ -345,9 +310,9 @@ fn every_stack_is_what_the_program_said() {
     for recording in RECORDINGS.iter() {
         let layout = recording.layout();
         let mut memory = Watched::new(recording.image.clone());
-        let mut census = Census::default();
-        enumerate(&mut memory, &layout, recording.image.runtime, &mut census);
-        for (target, thread) in targets(&census).zip(&recording.threads) {
+        let mut listing = ThreadListing::default();
+        enumerate(&mut memory, &layout, recording.image.runtime, &mut listing);
+        for (target, thread) in targets(&listing).zip(&recording.threads) {
             let place = format!("{}: {}", recording.origin.display(), thread.label);
             let found = look(&mut memory, &layout, &target).expect(&place);
             assert!(is_leaf_side(thread, &found), "{place}");
@@ -370,7 +335,7 @@ fn every_stack_is_what_the_program_said() {
     }
 }
 
-/// What is read of a recording: by the census and for names, and by the walks alone.
+/// What is read of a recording: by the listing and for names, and by the walks alone.
 struct Reads {
     all: Vec<Range>,
     walks: Vec<Range>,
@@ -380,10 +345,10 @@ static READS: LazyLock<Vec<Reads>> = LazyLock::new(|| {
     let reads_of = |recording: &Recording| {
         let layout = recording.layout();
         let mut memory = Watched::new(recording.image.clone());
-        let mut census = Census::default();
-        enumerate(&mut memory, &layout, recording.image.runtime, &mut census);
+        let mut listing = ThreadListing::default();
+        enumerate(&mut memory, &layout, recording.image.runtime, &mut listing);
         let mut walks = Vec::new();
-        for target in targets(&census) {
+        for target in targets(&listing) {
             let before = memory.asked.len();
             let (mut hints, mut raw) = (Hints::default(), Vec::new());
             Walker::default()
@@ -436,10 +401,10 @@ proptest! {
         };
         prop_assert_eq!(layout, recording.layout());
         let mut memory = Watched::new(image);
-        let mut census = Census::default();
-        let is_whole = enumerate(&mut memory, &layout, recording.image.runtime, &mut census);
-        prop_assert!(!is_whole || census.threads.len() == recording.threads.len());
-        for target in targets(&census) {
+        let mut listing = ThreadListing::default();
+        let is_whole = enumerate(&mut memory, &layout, recording.image.runtime, &mut listing);
+        prop_assert!(!is_whole || listing.threads.len() == recording.threads.len());
+        for target in targets(&listing) {
             let mut known = recording.threads.iter();
             let thread = known.find(|thread| thread.state == target.address).unwrap();
             prop_assert_eq!(
@@ -522,9 +487,9 @@ proptest! {
             return Ok(());
         };
         let mut memory = Watched::new(image);
-        let mut census = Census::default();
-        enumerate(&mut memory, &layout, recording.image.runtime, &mut census);
-        for target in targets(&census).take(MAX_LOOKS) {
+        let mut listing = ThreadListing::default();
+        enumerate(&mut memory, &layout, recording.image.runtime, &mut listing);
+        for target in targets(&listing).take(MAX_LOOKS) {
             look(&mut memory, &layout, &target);
         }
     }

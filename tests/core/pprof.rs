@@ -5,7 +5,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use rprof::fold::profile::Profile;
-use rprof::model::sample_type::SampleType;
+use rprof::model::measure::Column;
 use rprof::pprof::decode::decode;
 use rprof::pprof::encode::{encode, encode_message};
 
@@ -21,11 +21,11 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn the_names_of_before_are_read_as_those_of_now() {
     let mut old = profile(&[row("main", 1, [1, 10, 5])]);
-    old.sample_types[2] = SampleType::new("gil-wait", "nanoseconds");
+    old.columns[2] = Column::new("gil-wait", "nanoseconds");
     old.default_sample_type = Arc::from("gil-wait");
     let names = |profile: &Profile| -> Vec<String> {
         let read = decode(&encode(profile).unwrap(), "x").unwrap();
-        let kinds = read.sample_types.iter().map(|kind| kind.name.to_string());
+        let kinds = read.columns.iter().map(|column| column.name().to_owned());
         kinds
             .chain([read.default_sample_type.to_string()])
             .collect()
@@ -48,7 +48,7 @@ proptest! {
         let read = decode(&encode(&written).unwrap(), "x").unwrap();
         prop_assert_eq!(meaning(&read), meaning(&written));
         prop_assert_eq!(read.meta, written.meta.clone());
-        prop_assert_eq!(read.sample_types, written.sample_types.clone());
+        prop_assert_eq!(read.columns, written.columns.clone());
         prop_assert_eq!(read.default_sample_type, written.default_sample_type);
     }
 
@@ -107,8 +107,25 @@ fn any_message() -> impl Strategy<Value = rprof::pprof::proto::Profile> {
     let text = -1..6_i64;
     let id = 0..5_u64;
     let line =
-        (id.clone(), -2..5_i64).prop_map(|(function_id, line)| proto::Line { function_id, line });
-    let location = (any::<u64>(), prop::collection::vec(line, 0..3));
+        (id.clone(), -2..5_i64, -1..2_i64).prop_map(|(function_id, line, column)| proto::Line {
+            function_id,
+            line,
+            column,
+        });
+    let address = prop_oneof![0..3_u64, any::<u64>()];
+    let location = (
+        (address.clone(), 0..4_u64, any::<bool>()),
+        prop::collection::vec(line, 0..3),
+    );
+    let mapping = (address.clone(), address, text.clone(), text.clone()).prop_map(
+        |(memory_start, memory_limit, filename, build_id)| proto::Mapping {
+            memory_start,
+            memory_limit,
+            filename,
+            build_id,
+            ..proto::Mapping::default()
+        },
+    );
     let label = (text.clone(), text.clone(), any::<i64>(), text.clone()).prop_map(
         |(key, str, num, num_unit)| proto::Label {
             key,
@@ -130,51 +147,63 @@ fn any_message() -> impl Strategy<Value = rprof::pprof::proto::Profile> {
         });
     (
         prop::collection::vec(sample, 0..8),
-        prop::collection::vec(location, 4..5),
+        (
+            prop::collection::vec(location, 4..5),
+            prop::collection::vec(mapping, 0..3),
+        ),
         prop::collection::vec((text.clone(), text.clone(), text.clone(), -2..9_i64), 4..5),
         prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 4..6),
         (text.clone(), text, any::<i64>(), any::<i64>()),
     )
-        .prop_map(|(sample, locations, functions, strings, numbers)| {
-            let (default_sample_type, comment, time_nanos, duration_nanos) = numbers;
-            let string_table = std::iter::once(Vec::new()).chain(strings).collect();
-            proto::Profile {
-                sample_type: (1..3)
-                    .map(|text| proto::ValueType {
-                        r#type: text,
-                        unit: 3 - text,
-                    })
-                    .collect(),
-                sample,
-                location: (0..)
-                    .zip(locations)
-                    .map(|(id, (address, line))| proto::Location {
-                        id,
-                        address,
-                        line,
-                        ..proto::Location::default()
-                    })
-                    .collect(),
-                function: (0..)
-                    .zip(functions)
-                    .map(
-                        |(id, (name, system_name, filename, start_line))| proto::Function {
-                            id,
-                            name,
-                            system_name,
-                            filename,
-                            start_line,
-                        },
-                    )
-                    .collect(),
-                string_table,
-                time_nanos,
-                duration_nanos,
-                comment: vec![comment],
-                default_sample_type,
-                ..proto::Profile::default()
-            }
-        })
+        .prop_map(
+            |(sample, (locations, mappings), functions, strings, numbers)| {
+                let (default_sample_type, comment, time_nanos, duration_nanos) = numbers;
+                let string_table = std::iter::once(Vec::new()).chain(strings).collect();
+                proto::Profile {
+                    sample_type: (1..3)
+                        .map(|text| proto::ValueType {
+                            r#type: text,
+                            unit: 3 - text,
+                        })
+                        .collect(),
+                    sample,
+                    location: (0..)
+                        .zip(locations)
+                        .map(
+                            |(id, ((address, mapping_id, is_folded), line))| proto::Location {
+                                id,
+                                mapping_id,
+                                address,
+                                line,
+                                is_folded,
+                            },
+                        )
+                        .collect(),
+                    mapping: (1..)
+                        .zip(mappings)
+                        .map(|(id, mapping)| proto::Mapping { id, ..mapping })
+                        .collect(),
+                    function: (0..)
+                        .zip(functions)
+                        .map(
+                            |(id, (name, system_name, filename, start_line))| proto::Function {
+                                id,
+                                name,
+                                system_name,
+                                filename,
+                                start_line,
+                            },
+                        )
+                        .collect(),
+                    string_table,
+                    time_nanos,
+                    duration_nanos,
+                    comment: vec![comment],
+                    default_sample_type,
+                    ..proto::Profile::default()
+                }
+            },
+        )
 }
 
 fn complaint(bytes: &[u8]) -> String {
@@ -394,10 +423,12 @@ fn foreign_locations_are_read() {
                     proto::Line {
                         function_id: 1,
                         line: 3,
+                        ..proto::Line::default()
                     },
                     proto::Line {
                         function_id: 2,
                         line: 9,
+                        ..proto::Line::default()
                     },
                 ],
                 ..proto::Location::default()
@@ -434,6 +465,300 @@ fn foreign_locations_are_read() {
     assert_eq!(&*read.default_sample_type, "cpu");
 }
 
+/// A profile of native code that has everything that one can have: two mappings, a location of
+/// inlined functions, an outer one of them by itself, addresses without a function, columns.
+fn native() -> rprof::pprof::proto::Profile {
+    use rprof::pprof::proto;
+
+    let strings = [
+        "",
+        "inuse_space",
+        "bytes",
+        "main",
+        "inner",
+        "outer",
+        "_Zinner",
+        "a.c",
+        "/bin/app",
+        "/lib/libfoo.so",
+        "deadbeef",
+        "space",
+        "drop",
+        "keep",
+        "https://example.org",
+        "size",
+        "kilobytes",
+        "events",
+        "widgets",
+    ];
+    let at = |text: &str| {
+        let at = strings.iter().position(|known| *known == text);
+        i64::try_from(at.unwrap()).unwrap()
+    };
+    let value_type = |kind: &str, unit: &str| proto::ValueType {
+        r#type: at(kind),
+        unit: at(unit),
+    };
+    let function = |id: u64, name: &str, system_name: &str| proto::Function {
+        id,
+        name: at(name),
+        system_name: at(system_name),
+        filename: at("a.c"),
+        start_line: 10,
+    };
+    let line = |function_id: u64, line: i64, column: i64| proto::Line {
+        function_id,
+        line,
+        column,
+    };
+    let location =
+        |id: u64, mapping_id: u64, address: u64, line: Vec<proto::Line>| proto::Location {
+            id,
+            mapping_id,
+            address,
+            line,
+            is_folded: id == 4,
+        };
+    let sample = |location_id: &[u64], value: [i64; 2]| proto::Sample {
+        location_id: location_id.to_vec(),
+        value: value.to_vec(),
+        label: vec![proto::Label {
+            key: at("size"),
+            num: 4,
+            num_unit: at("kilobytes"),
+            ..proto::Label::default()
+        }],
+    };
+    proto::Profile {
+        sample_type: vec![
+            value_type("inuse_space", "bytes"),
+            value_type("events", "widgets"),
+        ],
+        sample: vec![
+            sample(&[1, 2], [5, 1]),
+            sample(&[3, 2], [6, 0]),
+            sample(&[4, 1, 2], [7, 0]),
+            sample(&[5, 2], [8, 2]),
+            sample(&[6], [0, 3]),
+        ],
+        mapping: vec![
+            proto::Mapping {
+                id: 3,
+                memory_start: 0x40_0000,
+                memory_limit: 0x50_0000,
+                filename: at("/bin/app"),
+                has_functions: true,
+                has_inline_frames: true,
+                ..proto::Mapping::default()
+            },
+            proto::Mapping {
+                id: 1,
+                memory_start: 0x7fff_0000_0000,
+                memory_limit: 0x7fff_0001_0000,
+                file_offset: 0x1000,
+                filename: at("/lib/libfoo.so"),
+                build_id: at("deadbeef"),
+                ..proto::Mapping::default()
+            },
+        ],
+        location: vec![
+            location(1, 3, 0x40_1000, vec![line(2, 12, 3), line(3, 30, 7)]),
+            location(2, 3, 0x40_2000, vec![line(1, 99, 0)]),
+            // The same function at the same line, by itself.
+            location(3, 3, 0x40_1000, vec![line(3, 30, 7)]),
+            location(4, 1, 0x7fff_0000_0234, Vec::new()),
+            location(5, 1, 0x7fff_0000_0234, Vec::new()),
+            location(6, 0, 0xffff_ffff_8100_0000, Vec::new()),
+        ],
+        function: vec![
+            function(1, "main", "main"),
+            function(2, "inner", "_Zinner"),
+            function(3, "outer", ""),
+        ],
+        string_table: strings.map(|text| text.as_bytes().to_vec()).to_vec(),
+        drop_frames: at("drop"),
+        keep_frames: at("keep"),
+        time_nanos: 1_700_000_000_000_000_000,
+        period_type: Some(value_type("space", "bytes")),
+        period: 524_288,
+        comment: vec![at("keep")],
+        default_sample_type: at("inuse_space"),
+        doc_url: at("https://example.org"),
+        ..proto::Profile::default()
+    }
+}
+
+/// What a message says, without its ids and the order of its tables.
+fn said(message: &rprof::pprof::proto::Profile) -> Vec<String> {
+    let text = |at: i64| {
+        let at = usize::try_from(at).unwrap();
+        String::from_utf8(message.string_table[at].clone()).unwrap()
+    };
+    let kind = |kind: &rprof::pprof::proto::ValueType| (text(kind.r#type), text(kind.unit));
+    let mapping = |id: u64| {
+        let found = message.mapping.iter().find(|mapping| mapping.id == id);
+        found.map(|mapping| {
+            let known = [mapping.has_functions, mapping.has_inline_frames];
+            let range = (
+                mapping.memory_start,
+                mapping.memory_limit,
+                mapping.file_offset,
+            );
+            (range, text(mapping.filename), text(mapping.build_id), known)
+        })
+    };
+    let line = |line: &rprof::pprof::proto::Line| {
+        let mut functions = message.function.iter();
+        let function = functions
+            .find(|known| known.id == line.function_id)
+            .unwrap();
+        let names = [function.name, function.system_name, function.filename].map(text);
+        (names, function.start_line, line.line, line.column)
+    };
+    let location = |id: &u64| {
+        let mut locations = message.location.iter();
+        let location = locations.find(|known| known.id == *id).unwrap();
+        let lines: Vec<_> = location.line.iter().map(line).collect();
+        let place = (mapping(location.mapping_id), location.address);
+        (place, lines, location.is_folded)
+    };
+    let samples = message.sample.iter().map(|sample| {
+        let stack: Vec<_> = sample.location_id.iter().map(location).collect();
+        let labels = sample.label.iter();
+        let labels: Vec<_> = labels
+            .map(|label| {
+                (
+                    text(label.key),
+                    text(label.str),
+                    label.num,
+                    text(label.num_unit),
+                )
+            })
+            .collect();
+        format!("{stack:?} {:?} {labels:?}", sample.value)
+    });
+    let mut said: Vec<String> = samples.collect();
+    said.sort();
+    let mappings: Vec<_> = message
+        .mapping
+        .iter()
+        .map(|known| mapping(known.id))
+        .collect();
+    said.push(format!("{mappings:?}"));
+    said.push(format!(
+        "{:?}",
+        message.sample_type.iter().map(kind).collect::<Vec<_>>()
+    ));
+    said.push(format!(
+        "{:?} {}",
+        message.period_type.iter().map(kind).collect::<Vec<_>>(),
+        message.period
+    ));
+    let texts = [
+        message.drop_frames,
+        message.keep_frames,
+        message.doc_url,
+        message.default_sample_type,
+    ];
+    said.push(format!(
+        "{:?} {:?}",
+        texts.map(text),
+        message
+            .comment
+            .iter()
+            .map(|at| text(*at))
+            .collect::<Vec<_>>()
+    ));
+    said.push(format!("{} {}", message.time_nanos, message.duration_nanos));
+    said
+}
+
+#[test]
+fn a_profile_of_native_code_loses_nothing() {
+    use prost::Message;
+    use rprof::fold::merge::merge;
+    use rprof::fold::window::Limits;
+    use rprof::pprof::proto;
+    use rprof::report::collapsed::collapsed;
+
+    let written = native();
+    let read = decode(&written.encode_to_vec(), "x").unwrap();
+    assert_eq!(
+        collapsed(&read, 0, true).unwrap(),
+        "main;libfoo.so+0x1234 8\nmain;outer 6\nmain;outer;inner 5\nmain;outer;inner;libfoo.so+0x1234 7\n"
+    );
+    assert_eq!(
+        collapsed(&read, 1, true).unwrap().lines().next(),
+        Some("0xffffffff81000000 3")
+    );
+    let merged = merge(&[&read], Limits::default()).unwrap();
+    for profile in [&read, &merged] {
+        let again = proto::Profile::decode(&*encode_message(profile)).unwrap();
+        assert_eq!(said(&again), said(&written));
+    }
+    assert!(hold_for(&written.encode_to_vec()));
+}
+
+#[test]
+fn mappings_of_several_profiles_stay_apart() {
+    use prost::Message;
+    use rprof::fold::merge::merge;
+    use rprof::fold::window::Limits;
+    use rprof::pprof::proto;
+
+    let native = decode(&native().encode_to_vec(), "x").unwrap();
+    let ours = profile(&[row("a;b", 1, [1, 2, 3])]);
+    let files = |profiles: &[&rprof::fold::profile::Profile]| {
+        let merged = merge(profiles, Limits::default()).unwrap();
+        let message = proto::Profile::decode(&*encode_message(&merged)).unwrap();
+        let text = |at: i64| {
+            let at = usize::try_from(at).unwrap();
+            String::from_utf8(message.string_table[at].clone()).unwrap()
+        };
+        let files: Vec<String> = message
+            .mapping
+            .iter()
+            .map(|known| text(known.filename))
+            .collect();
+        // Which mapping each function's location is in.
+        let mut found = Vec::new();
+        for location in &message.location {
+            for line in &location.line {
+                let mut functions = message.function.iter();
+                let function = functions
+                    .find(|known| known.id == line.function_id)
+                    .unwrap();
+                found.push(format!("{} {}", text(function.name), location.mapping_id));
+            }
+        }
+        found.sort();
+        found.dedup();
+        (files.join(" "), found.join(" "))
+    };
+    let (program, library) = ("/bin/app", "/lib/libfoo.so");
+    assert_eq!(
+        files(&[&ours, &native]),
+        (
+            format!("app {program} {library}"),
+            "a 1 b 1 inner 2 main 2 outer 2".to_owned()
+        )
+    );
+    assert_eq!(
+        files(&[&native, &ours]),
+        (
+            format!("{program} {library} app"),
+            "a 3 b 3 inner 1 main 1 outer 1".to_owned()
+        )
+    );
+    // Of Python code alone there is one program, whatever others are called.
+    let mut other = profile(&[row("a;b", 1, [1, 2, 3])]);
+    other.symbols.mappings[0].file = Arc::from("another");
+    assert_eq!(
+        files(&[&ours, &other]),
+        ("app".to_owned(), "a 1 b 1".to_owned())
+    );
+}
+
 /// A profile with one function and whatever a test adds.
 fn foreign() -> rprof::pprof::proto::Profile {
     use rprof::pprof::proto;
@@ -463,6 +788,7 @@ fn inlined_frames_do_not_multiply_without_bound() {
     let line = proto::Line {
         function_id: 1,
         line: 1,
+        ..proto::Line::default()
     };
     wide.location = (1..=1_001)
         .map(|id| proto::Location {

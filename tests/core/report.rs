@@ -5,7 +5,6 @@ use rprof::fold::profile::Profile;
 use rprof::model::facts::Unmeasured;
 use rprof::model::function::Function;
 use rprof::model::label::{Label, LabelValue, THREAD_NAME};
-use rprof::model::sample_type::{CPU, SAMPLES, WALL};
 use rprof::report::Grouping;
 use rprof::report::calls::{Cost, calls};
 use rprof::report::collapsed::collapsed;
@@ -16,7 +15,7 @@ use rprof::report::threads::thread_totals;
 use rprof::report::top::top;
 use rprof::report::tree::{TreeOptions, tree};
 
-use crate::support::{Row, any_rows, function, profile, row};
+use crate::support::{CPU, Row, SAMPLES, WALL, any_rows, function, profile, row};
 
 #[test]
 fn recursion_counts_once() {
@@ -101,7 +100,7 @@ fn an_empty_profile_reports_nothing() {
     assert!(top(&folded, CPU, Grouping::Function).is_empty());
     assert_eq!(
         tree(&folded, CPU, &TreeOptions::default()),
-        "cpu: 0 ns in 60.00 s\n"
+        "cpu: 0 s in 60.00 s\n"
     );
 }
 
@@ -273,7 +272,7 @@ wall: -21 ns in 60.00 s, a difference: shares are of 181 ns
 -11.0 %    -20 ns  ├─ serve  serve.py:3
 -44.2 %    -80 ns  │  ├─ less  less.py:3
  33.1 %     60 ns  │  └─ more  more.py:3
-  0.0 %      0 ns  ├─ moved  moved.py:3
+  0.0 %       0 s  ├─ moved  moved.py:3
 -11.0 %    -20 ns  │  ├─ from  from.py:3
  11.0 %     20 ns  │  └─ to  to.py:3
  -0.6 %     -1 ns  └─ … 1 more branch, -0.6 %
@@ -329,7 +328,7 @@ fn a_sample_type_measured_in_part_is_told() {
     let options = TreeOptions::default();
     assert_eq!(
         tree(&folded, CPU, &options),
-        "cpu: 0 ns in 60.00 s\ncpu: not measured in 1 of 2 profiles, 30.000 s of 60.000 s\n"
+        "cpu: 0 s in 60.00 s\ncpu: not measured in 1 of 2 profiles, 30.000 s of 60.000 s\n"
     );
     assert!(!tree(&folded, WALL, &options).contains("not measured"));
 }

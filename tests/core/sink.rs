@@ -5,13 +5,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rprof::sink::Sink;
 use rprof::sink::directory::Directory;
 use rprof::sink::file::{
-    FileConfig, FileSink, GrowingFile, Names, read_file, write_file, write_file_making_directory,
+    FileConfig, FileSink, Names, read_file, write_file, write_file_making_directory,
     write_new_file, write_output,
 };
-use rprof::sink::file_name::Fields;
+use rprof::sink::file_name::{Fields, HEAP_SUFFIX, SUFFIX};
+use rprof::sink::growing_file::GrowingFile;
+use rprof::sink::{Receipt, Sink};
 
 fn config(output: impl AsRef<Path>) -> FileConfig {
     FileConfig {
@@ -21,7 +22,30 @@ fn config(output: impl AsRef<Path>) -> FileConfig {
         keep_files: 3,
         keep_bytes: 1 << 30,
         start_unix_ns: 0,
+        suffix: SUFFIX,
         window_ns: 0,
+    }
+}
+
+#[test]
+fn heaps_beside_windows_are_kept_by_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut windows = FileSink::open(config(directory.path())).unwrap();
+    let heap = FileConfig {
+        suffix: HEAP_SUFFIX,
+        ..config(directory.path())
+    };
+    let mut heaps = FileSink::open(heap).unwrap();
+    for number in 0..5_u8 {
+        windows.write(&[number]).unwrap();
+        heaps.write(&[number]).unwrap();
+    }
+    let names = names(directory.path());
+    let (heaps, windows): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|name| name.ends_with(HEAP_SUFFIX));
+    assert_eq!((windows.len(), heaps.len()), (3, 3));
+    for (window, heap) in windows.iter().zip(heaps) {
+        assert_eq!(window.strip_suffix(SUFFIX), heap.strip_suffix(HEAP_SUFFIX));
     }
 }
 
@@ -67,6 +91,10 @@ fn recordings_of_one_second_do_not_overwrite_each_other() {
     assert_eq!(names(scratch.path()).len(), 3, "keep_files is 3");
 }
 
+fn is_there(receipt: &Receipt) -> bool {
+    receipt.path().is_some_and(Path::exists)
+}
+
 #[test]
 fn the_oldest_files_go() {
     let scratch = tempfile::tempdir().unwrap();
@@ -90,7 +118,7 @@ fn the_oldest_files_go() {
     assert_eq!(left.iter().filter(|name| name.starts_with(dead)).count(), 3);
     assert!(left.contains(&"notes.txt".to_owned()));
     assert!(left.iter().any(|name| name.starts_with("other-")));
-    let kept: Vec<_> = sink.kept().iter().map(|path| path.exists()).collect();
+    let kept: Vec<_> = sink.kept().iter().map(is_there).collect();
     assert_eq!(kept, [true; 3]);
 }
 

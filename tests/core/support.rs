@@ -1,13 +1,16 @@
-//! Profiles to test with.
+//! Profiles and memory to test with.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use rprof::fold::profile::{Profile, ProfileMeta};
 use rprof::fold::window::{Limits, Window};
+use rprof::memory::image::Image;
+use rprof::memory::{Range, ReadMemory};
 use rprof::model::function::Function;
 use rprof::model::label::{Label, LabelSet, LabelValue, thread_labels};
-use rprof::model::sample_type;
+use rprof::model::measure::{MeasureId, MeasureSet};
+use rprof::unwind::frames::RawFrame;
 
 /// A stack, outermost first, of (function, line); its thread; its values.
 pub(crate) type Row = (Vec<(Function, u32)>, (u64, String), [i64; 3]);
@@ -53,7 +56,7 @@ fn is_empty_text(label: &Label) -> bool {
 }
 
 pub(crate) fn build(rows: &[Row], limits: Limits) -> Window {
-    let mut window = Window::new(limits, false);
+    let mut window = Window::new(limits, MeasureSet::TIMES);
     for (stack, (id, name), values) in rows {
         let frames = stack.iter().map(|(function, line)| (function, *line));
         window.add_path(frames, &thread_labels(*id, name), values);
@@ -68,6 +71,7 @@ pub(crate) fn profile(rows: &[Row]) -> Profile {
         period_ns: 10_000_000,
         program: "app".to_owned(),
         comments: vec!["engine: scripted".to_owned(), "rate: 100".to_owned()],
+        ..ProfileMeta::default()
     })
 }
 
@@ -93,6 +97,53 @@ pub(crate) fn any_rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec((stack, thread, values), 0..40)
 }
 
-pub(crate) fn sampled_columns() -> usize {
-    sample_type::sampled(false).len()
+/// The code objects of frames, leaf first.
+pub(crate) fn codes(frames: &[RawFrame]) -> Vec<usize> {
+    frames.iter().map(|frame| frame.code).collect()
+}
+
+/// Memory that remembers what was asked of it.
+pub(crate) struct Watched {
+    pub(crate) image: Image,
+    pub(crate) asked: Vec<Range>,
+    pub(crate) batches: usize,
+}
+
+impl Watched {
+    pub(crate) fn new(image: Image) -> Self {
+        Self {
+            image,
+            asked: Vec::new(),
+            batches: 0,
+        }
+    }
+}
+
+impl ReadMemory for Watched {
+    fn read_batch(&mut self, ranges: &[Range]) -> usize {
+        self.batches += 1;
+        self.asked.extend(ranges);
+        self.image.read_batch(ranges)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.image.bytes()
+    }
+
+    fn capacity(&self) -> usize {
+        self.image.capacity()
+    }
+
+    fn name(&self) -> &'static str {
+        "watched"
+    }
+}
+
+/// The columns of these profiles.
+pub(crate) const SAMPLES: usize = column(MeasureId::Samples);
+pub(crate) const WALL: usize = column(MeasureId::Wall);
+pub(crate) const CPU: usize = column(MeasureId::Cpu);
+
+const fn column(id: MeasureId) -> usize {
+    MeasureSet::TIMES.column(id).unwrap()
 }

@@ -5,8 +5,10 @@ use rprof::layout::{CHUNK, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD, v3_12};
 use rprof::memory::image::Image;
 use rprof::memory::own::Lasting;
 use rprof::memory::{Range, ReadMemory};
-use rprof::unwind::frames::{Failure, Hints, RawFrame, Target, Walker};
-use rprof::unwind::threads::{Census, Change, Heads, enumerate};
+use rprof::unwind::frames::{Failure, Hints, Target, Walker};
+use rprof::unwind::threads::{Change, Heads, ThreadListing, enumerate};
+
+use crate::support::codes;
 
 const LAYOUT: Layout = v3_12::LAYOUT;
 const RUNTIME: usize = 0x10_0000;
@@ -107,10 +109,6 @@ fn target() -> Target {
         gil: GIL,
         lasting: Lasting::default(),
     }
-}
-
-fn codes(frames: &[RawFrame]) -> Vec<usize> {
-    frames.iter().map(|frame| frame.code).collect()
 }
 
 #[test]
@@ -247,27 +245,27 @@ fn a_stack_that_leads_in_a_circle_ends() {
 #[test]
 fn all_threads_are_listed_and_a_new_one_is_noticed() {
     let mut memory = image(pieces());
-    let (mut census, mut heads) = (Census::default(), Heads::default());
-    assert!(enumerate(&mut memory, &LAYOUT, RUNTIME, &mut census));
-    assert_eq!(census.interpreters[0].gil, GIL);
-    let [thread] = census.threads[..] else {
-        panic!("{:?}", census.threads)
+    let (mut listing, mut heads) = (ThreadListing::default(), Heads::default());
+    assert!(enumerate(&mut memory, &LAYOUT, RUNTIME, &mut listing));
+    assert_eq!(listing.interpreters[0].gil, GIL);
+    let [thread] = listing.threads[..] else {
+        panic!("{:?}", listing.threads)
     };
     assert_eq!((thread.ident, thread.native_id), (IDENT, 4711));
-    heads.remember(&census);
+    heads.remember(&listing);
     assert_eq!(
-        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &census),
+        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &listing),
         Change::Same
     );
     let mut pieces = pieces();
     pieces[1].word(LAYOUT.interpreter.threads_head, THREAD + 0x1000);
     let mut memory = image(pieces);
     assert_eq!(
-        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &census),
+        heads.check(&mut memory, &LAYOUT, RUNTIME, Lasting::default(), &listing),
         Change::Changed
     );
     assert!(
-        !enumerate(&mut memory, &LAYOUT, RUNTIME, &mut census),
+        !enumerate(&mut memory, &LAYOUT, RUNTIME, &mut listing),
         "an unreadable thread"
     );
 }
@@ -276,12 +274,12 @@ fn all_threads_are_listed_and_a_new_one_is_noticed() {
 fn a_list_that_leads_in_a_circle_ends() {
     let mut pieces = pieces();
     pieces[3].word(LAYOUT.thread.next, THREAD);
-    let mut census = Census::default();
+    let mut listing = ThreadListing::default();
     assert!(!enumerate(
         &mut image(pieces),
         &LAYOUT,
         RUNTIME,
-        &mut census
+        &mut listing
     ));
 }
 
@@ -304,8 +302,8 @@ proptest! {
             piece.word(offset, value);
         }
         let mut memory = image(pieces);
-        let mut census = Census::default();
-        enumerate(&mut memory, &LAYOUT, RUNTIME, &mut census);
+        let mut listing = ThreadListing::default();
+        enumerate(&mut memory, &LAYOUT, RUNTIME, &mut listing);
         let (mut walker, mut hints, mut frames) = (Walker::default(), Hints::default(), Vec::new());
         for _ in 0..2 {
             let walked = walker.walk(&mut memory, &LAYOUT, &target(), &mut hints, &mut frames);

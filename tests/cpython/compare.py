@@ -63,7 +63,7 @@ from xml.etree import ElementTree
 
 DOCUMENTED = {
     "test_faulthandler": "it compares whole dumps of all threads, and a dump made while a thread "
-    "of rprof waits for the GIL lists that thread, as one without a Python frame (README, What it "
+    "of rprof waits for the GIL lists that thread, as one without a Python frame (docs, What it "
     "cannot see)",
 }
 """Modules and tests that see rprof at work, and why that is as it should be."""

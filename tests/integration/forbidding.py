@@ -34,6 +34,7 @@ NUMBERS = {
     "ftruncate": 77,
     "getcwd": 79,
     "mkdir": 83,
+    "readlink": 89,
     "fchmod": 91,
     "geteuid": 107,
     "prctl": 157,

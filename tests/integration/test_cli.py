@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -340,7 +341,7 @@ def test_usage_is_explained(command):
     done = command.rprof()
     assert done.returncode == 2
     assert "examples:" in done.stdout
-    for verb in ("run", "top", "tree", "view", "diff", "merge", "export", "live"):
+    for verb in ("run", "top", "tree", "view", "diff", "merge", "export", "leaks", "live"):
         helped = command.rprof(verb, "--help")
         assert helped.returncode == 0
         assert f"rprof {verb}" in helped.stdout
@@ -448,6 +449,7 @@ def test_long_work_shows_how_far_it_is_on_a_terminal(monkeypatch):
             text = b""
             for _ in shown.steps("abc"):
                 while b"reading, %d of 3" % shown.done not in text:
+                    assert select.select([terminal], [], [], 60)[0], text
                     text += os.read(terminal, 1000)
     os.close(terminal)
 

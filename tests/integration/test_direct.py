@@ -53,8 +53,29 @@ def test_a_call_that_keeps_the_gil_is_seen_at_full_rate(programs, hog):
     ]
     assert {frames[-1].line for frames, _ in of_call} == {hog}
     assert sum(value for _, value in of_call) > 1.3e9
-    rate = next(line for line in profile.comments if line.startswith("rate"))
-    assert float(rate.split()[-2]) > 150, rate
+    assert profile.facts["achieved_hz"] > 150, profile.comments
+
+
+def test_whoever_holds_the_gil_is_blamed_for_those_who_wait(programs, hog):
+    programs.check(
+        """
+        import threading, rprof
+        from burning import burn
+        from hog import hog
+        with rprof.profile("x.pb.gz", rate=200, engine="direct", max_overhead=1.0):
+            others = [threading.Thread(target=burn, args=(0.05,)) for _ in range(2)]
+            for other in others:
+                other.start()
+            hog(1.0)
+            for other in others:
+                other.join()
+        """
+    )
+    profile = rprof.load(programs.directory / "x.pb.gz")
+    assert profile.totals["gil_blame"] == profile.totals["gil_wait"] > 1.5e9
+    first = profile.top(1, by="gil_blame")[0]
+    assert first.name == "hog.hog"
+    assert first.self_fraction > 0.8, first
 
 
 def test_dumps_while_the_gil_is_stuck(programs, hog):
@@ -336,10 +357,9 @@ def test_an_idle_program_is_shown_whole_and_what_it_does_next_as_well(programs):
     )
     slept, burned = (float(number) * 1e9 for number in out.split())
     profile = rprof.load(programs.directory / "x.pb.gz")
-    (idle,) = (line for line in profile.comments if line.startswith("idle ticks"))
-    idle_ticks = int(idle.split()[2].strip(","))
     # Three of four, once half a second has passed.
-    assert 30 < idle_ticks <= 0.75 * 200 * slept / 1e9, idle
+    idle_ticks = profile.facts["idle_ticks"]
+    assert 30 < idle_ticks <= 0.75 * 200 * slept / 1e9, profile.comments
     totals = {thread.name: thread.totals for thread in profile.threads}
     assert totals["waiter"]["wall"] >= slept + 0.9 * burned
     # The main thread moved at the end of it, and is known at all ticks but the last three.

@@ -35,7 +35,8 @@ def test_files_of_both_engines_are_one_directory(programs):
     both, swapped = rprof.merge(files), rprof.merge(files[::-1])
     for merged in (both, swapped):
         kinds = [kind.type for kind in merged.sample_types]
-        assert kinds == ["samples", "wall", "cpu", "gil", "gil_wait"]
+        assert kinds[:6] == ["samples", "wall", "cpu", "gil", "gil_wait", "gil_blame"]
+        assert [kind for kind in kinds[6:] if kind != "cpu_wait"] == ["lock_wait", "lock_blame"]
         table = merged.top(5, by="gil")
         assert any("not measured in 1 of 2" in doubt for doubt in table.doubts), table.doubts
         assert table.doubts[0] in str(table)

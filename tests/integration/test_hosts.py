@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 import rprof
+import support
 from support import ENGINE, LONG
 
 APPLICATION = """
@@ -62,15 +63,7 @@ def get(port: int, path: str) -> str:
     return body
 
 
-def eventually(ask: Callable[[], object], what: str, patience: float = 30) -> object:
-    """Ask until there is an answer; the waiting is for another process, which has no event."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        with suppress(OSError, http.client.HTTPException):
-            if answer := ask():
-                return answer
-        time.sleep(0.02)
-    raise AssertionError(f"not within {patience} s: {what}")
+eventually = partial(support.eventually, passing=(OSError, http.client.HTTPException))
 
 
 @contextmanager

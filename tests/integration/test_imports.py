@@ -103,7 +103,7 @@ run(
     "import rprof.auto\\n"
     "new = [name for name in set(sys.modules) - before if not name.startswith('rprof')]\\n"
     "assert not new, new\\n"
-    "assert 'rprof._session' not in sys.modules\\n"
+    "assert 'rprof._continuous' not in sys.modules\\n"
 )
 interpreters.destroy(where)
 """
@@ -256,6 +256,15 @@ LATE = {
         leave()
         try: rprof.start
         except ImportError: pass
+    """,
+    "a start after a block": """
+        with rprof.profile() as block: burn(0.05)
+        block.profile.write("x.pb.gz")
+        leave()
+        assert rprof.load("x.pb.gz").totals == block.profile.totals
+        rprof.start(None)
+        burn(0.05)
+        assert rprof.status().running and rprof.dump() and rprof.stop().top(3)
     """,
     "a late start": """
         rprof.start

@@ -313,26 +313,6 @@ def test_reloading_is_harmless(programs):
     )
 
 
-def test_a_fault_of_our_own_ends_profiling_and_nothing_else(programs):
-    out = programs.check(
-        """
-        import rprof
-        from rprof import _native
-        rprof.start("out/")
-        _native.inject_panic()
-        try: rprof.stop()
-        except rprof.RprofStateError as error: print("stop:", error)
-        try: rprof.start("out/")
-        except rprof.RprofStateError as error: print("start:", error)
-        print(rprof.status().last_error)
-        print("the program goes on")
-        """
-    )
-    assert out.count("internal error") == 2
-    assert "injected by a test" in out
-    assert "the program goes on" in out
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="signal masks of threads are read from /proc")
 def test_our_threads_take_no_signals(programs):
     programs.check(

@@ -127,7 +127,7 @@ def test_by_every_spelling_of_a_loopback_address(proxy):
 
 
 def test_a_traceback_that_shows_variables_does_not_show_the_token():
-    from rprof._session import EndpointRequest
+    from rprof._process import EndpointRequest
 
     request = EndpointRequest("127.0.0.1:0", TOKEN)
     assert TOKEN not in f"{request} {request!r} {[request]}"

@@ -115,10 +115,11 @@ asyncio.run(serve())
     look, end = records
     assert "await asyncio.sleep" not in look["text"], "no source is shown"
     lines = look["stack"].splitlines()
-    assert lines[0].startswith("  Task ")
+    assert lines[0] == "  Task, waiting (most recent call first):"
     assert "in asyncio.tasks.sleep" in lines[1]
-    assert "in __main__.serve" in lines[2]
+    assert "in program.serve" in lines[2]
     assert end["seconds"] >= 0.3
+    assert end["where"].count("it waited in program.serve (") == 1
 
 
 def test_exceptions_pass_and_are_told(programs):

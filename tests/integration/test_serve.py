@@ -18,6 +18,7 @@ import urllib.request
 import pytest
 import rprof
 from serving import IDLE, PATIENCE, TOKEN
+from support import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the direct engine needs Linux")
 
@@ -48,14 +49,21 @@ hold()
 def test_every_stack_while_two_threads_deadlock_and_a_third_keeps_the_gil(services):
     service = services(STUCK)
     places = "line 8, in program.first", "line 12, in program.second", "in program.hold"
-    while not all(
-        place in (text := service.get("/debug/pprof/threads?debug=2")) for place in places
-    ):
-        pass  # not there yet
-    blocks = {block.split('"')[1]: block for block in text.split("\n\n") if block}
+
+    def dump() -> str:
+        text = service.get("/debug/pprof/threads?debug=2")
+        return text if all(place in text for place in places) else ""
+
+    text = eventually(dump, "all three where they stay")
+    blocks = {block.split('"')[1]: block for block in text.split("\n\n") if "File" in block}
     assert "waits for a lock" in blocks["first"].splitlines()[0]
     assert "waits for a lock" in blocks["second"].splitlines()[0]
     assert "two.acquire()" not in text, "no source is shown"
+    for name, lock, holder in (("first", "two", "second"), ("second", "one", "first")):
+        waits = blocks[name].splitlines()[-1]
+        assert waits.startswith(f"  waits for Lock program.{lock}, held by Thread "), waits
+        assert f'"{holder}" in program.{holder} (' in waits
+    assert text.splitlines()[-1].startswith("deadlock: Thread ")
     assert "holds the GIL" in blocks["MainThread"].splitlines()[0]
     threads = json.loads(service.get("/debug/pprof/threads?format=json"))["threads"]
     states = {thread["name"]: thread["state"] for thread in threads}
@@ -158,6 +166,9 @@ def test_the_report_page(services):
     )
     profile = base64.b64decode(data["profiles"][0]["data"])
     assert gzip.decompress(profile)
+    facts = data["profiles"][0]["facts"]
+    assert {"name": "engine", "value": "direct"} in facts["texts"]
+    assert {"name": "asked_hz", "unit": "Hz"}.items() <= facts["numbers"][0].items()
 
 
 def test_state_for_scripts_and_for_prometheus(services):
@@ -369,7 +380,7 @@ def test_from_the_environment(services):
         RPROF_OUTPUT="none",
     )
     status = json.loads(service.get("/debug/pprof/status"))
-    assert status["counters"]["ticks"] >= 0
+    assert status["pid"] == service.process.pid
 
 
 @pytest.mark.parametrize(
@@ -453,11 +464,11 @@ def test_control_needs_a_token_and_post(services):
 
 def test_the_last_minutes(services, programs):
     service = services(WORKING)
-    # Until something was recorded.
-    while b"burn_one" not in gzip.decompress(
-        service.open("/debug/pprof/profile?last=60", **SHOWN).read()
-    ):
-        pass
+
+    def last() -> bytes:
+        return gzip.decompress(service.open("/debug/pprof/profile?last=60", **SHOWN).read())
+
+    eventually(lambda: b"burn_one" in last(), "samples of the work")
     page = service.get("/debug/pprof/report", **SHOWN)
     assert "<html" in page[:200]
     refusal = service.refusal("/debug/pprof/profile?last=-1", **SHOWN)
@@ -478,12 +489,11 @@ def test_metrics_of_requests_and_of_the_gil(services):
         found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")]
         return found[0] if found else 0.0
 
-    while value('rprof_request_seconds_count{route="/wanted"}') < 3:
-        pass
+    count = 'rprof_request_seconds_count{route="/wanted"}'
+    eventually(lambda: value(count) >= 3, "three requests")
     assert 0 < value('rprof_request_seconds{route="/wanted",quantile="0.5"}') < 60
-    while value("rprof_gil_held_seconds_total") < 0.05:
-        pass
-    assert value("rprof_gil_wait_seconds_total") >= 0
+    eventually(lambda: value("rprof_gil_held_seconds_total") >= 0.05, "ticks with the GIL held")
+    assert "\nrprof_gil_wait_seconds_total " in service.get("/metrics", **SHOWN)
 
 
 def test_dumps_tell_labels_and_since_when(services):
@@ -503,10 +513,8 @@ def test_dumps_tell_labels_and_since_when(services):
         threads = json.loads(service.get("/debug/pprof/threads?format=json"))["threads"]
         return next(thread for thread in threads if thread["name"] == "stuck")
 
-    while stuck()["labels"] != {"route": "/stuck"}:
-        pass
-    while (stuck()["standing_seconds"] or 0) < 0.3:
-        pass
+    eventually(lambda: stuck()["labels"] == {"route": "/stuck"}, "the thread under its labels")
+    eventually(lambda: (stuck()["standing_seconds"] or 0) >= 0.3, "it has stood for a while")
     text = service.get("/debug/pprof/threads?debug=2")
     line = next(line for line in text.splitlines() if '"stuck"' in line)
     assert "waits for a lock for " in line

@@ -18,7 +18,10 @@ import pytest
 import rprof
 from browsers import MISSING, Tab, chromium
 from pprof_files import Call, Row, encode
-from rprof import _native, viewer
+from rprof import viewer
+from rprof._loading import native
+
+_native = native()
 
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)}, to open the page in, not installed"
@@ -28,6 +31,7 @@ needs_go = pytest.mark.skipif(
     GO is None, reason="go, whose pprof reads the files, is not installed"
 )
 MODULES = Path(viewer.__file__).parent
+EVENTS = Path(__file__).parent.parent / "fixtures/events.pb.gz"
 
 PROGRAM = """
 import json, sys, threading
@@ -196,6 +200,27 @@ def test_sums_are_exact_beyond_53_bits(tab):
     assert tab.rows() == [("f", 3 * big + 3, 3 * big + 3), ("g", -5, 3 * big - 2)]
 
 
+def test_events_are_measured_beside_time(tab):
+    """The file is what `src/session/sampler/source_tests.rs` makes of the events of a source."""
+    profile = rprof.load(EVENTS)
+    tab.open(profile.to_html())
+    page = tab.page
+    for kind, leaf, count, shown in [
+        ("exceptions", "parse", 3, "3"),
+        ("alloc_objects", "load", 16, "16"),
+        ("alloc_space", "load", 8 << 20, "8\u202fMiB"),
+        ("inuse_space", "load", 3 << 20, "3\u202fMiB"),
+    ]:
+        page.click(f"#types button[data-value={kind}]")
+        above = [("main", 0, count), ("serve", 0, count)]
+        assert sorted(tab.rows()) == sorted([(leaf, count, count), *above]), kind
+        assert shown in page.text_content(f"#types button[data-value={kind}]")
+    # An event has the labels of its moment, a tick those of its own.
+    page.click("#types button[data-value=exceptions]")
+    page.select_option("#label", label="route = /x")
+    assert ("parse", 3, 3) in tab.rows()
+
+
 def test_a_recursive_function_counts_once(tab):
     rows = [Row([Call("f"), Call("g"), Call("f"), Call("f")], [1, 10])]
     tab.open(viewer.page([("r", encode(rows))], title="r"))
@@ -358,11 +383,63 @@ def test_the_theme_follows_the_system(browser, tmp_path):
     tab.page.emulate_media(color_scheme="light")
     tab.page.wait_for_selector("html[data-theme=light]", state="attached")
     # Nothing sticks out on a narrow screen.
-    for view in "12345":
+    for view in "123456":
         tab.page.keyboard.press(view)
         assert tab.page.evaluate("document.documentElement.scrollWidth") == 420
     tab.context.close()
     assert tab.complaints == []
+
+
+WAITING_TYPES = tuple(
+    (name, "nanoseconds") for name in ("wall", "gil_wait", "gil_blame", "lock_wait", "lock_blame")
+)
+
+
+def waiting() -> bytes:
+    """A profile in which some wait for the GIL, for a lock and for the network."""
+
+    def stack(*names: str) -> list[Call]:
+        return [Call(name, "/srv/app.py", 7) for name in names]
+
+    pool = {"lock": "Lock <b>Pool</b>._lock"}
+    return encode(
+        [
+            Row(stack("sort", "main"), [50, 0, 30, 0, 0]),
+            Row(stack("io", "main"), [30, 30, 0, 0, 0], {"off": "gil"}),
+            Row(stack("use", "main"), [60, 0, 0, 60, 0], {**pool, "off": "lock"}),
+            Row(stack("hold", "main"), [0, 0, 0, 0, 60], pool),
+            Row(stack("read", "main"), [200, 0, 0, 0, 0], {"off": "network"}),
+        ],
+        WAITING_TYPES,
+        default="wall",
+    )
+
+
+def test_waits_show_the_culprit_first(tab):
+    tab.open(viewer.page([("p", waiting())], title="waits"), "#view=waits")
+    page = tab.page
+    heads = page.eval_on_selector_all("#waits .wait h2", "all => all.map(e => e.textContent)")
+    assert heads == ["Lock <b>Pool</b>._lock", "The GIL", "The network"]
+    exact = page.eval_on_selector_all(
+        "#waits .waited", "all => all.map(e => Number(e.dataset.exact))"
+    )
+    assert exact == [60, 30, 200]
+    captions = page.eval_on_selector_all("#waits caption", "all => all.map(e => e.textContent)")
+    assert captions == ["Caused by", "Waited in", "Caused by", "Waited in", "Waited in"]
+    names = page.eval_on_selector_all("#waits .name", "all => all.map(e => e.textContent)")
+    assert names == ["hold", "use", "sort", "io", "read"]
+    page.click("#waits .wait:first-child header button")
+    assert page.is_visible("#view-flame")
+    assert page.get_attribute("#types [aria-checked=true]", "data-value") == "lock_blame"
+    # Only this lock is left.
+    page.keyboard.press("6")
+    heads = page.eval_on_selector_all("#waits .wait h2", "all => all.map(e => e.textContent)")
+    assert heads == ["Lock <b>Pool</b>._lock"]
+
+
+def test_waits_that_nobody_tells_of(tab):
+    tab.open(simple(), "#view=waits")
+    assert "does not tell why threads wait" in tab.page.text_content("#waits")
 
 
 # -------------------------------------------------------------------------------------------------
@@ -541,7 +618,7 @@ def test_hostile_names_are_inert(tab):
         "⟨U+2028⟩line⟨U+2029⟩",
     ]
     assert page.text_content("#title") == f"{HOSTILE[0]}⟨U+202E⟩⟨U+0000⟩⟨U+D800⟩"
-    for view in "12345":
+    for view in "123456":
         page.keyboard.press(view)
         assert page.locator("img, svg:not(.mark), b, script:not([type])").count() == 0
         text = page.evaluate("document.body.innerText")
@@ -622,6 +699,69 @@ def page_of(*files, **options):
     return rprof.merge(read).to_html(**options)
 
 
+def told(page):
+    """The list of how the profile was recorded; of comments the last."""
+    values = page.locator("#recording-facts dd").all_text_contents()
+    names = page.locator("#recording-facts dt").all_text_contents()
+    return {name: value.replace("\u202f", " ") for name, value in zip(names, values, strict=True)}
+
+
+def fact_spans(page, kind):
+    texts = page.locator(f"#facts .{kind}").all_text_contents()
+    return [text.replace("\u202f", " ") for text in texts]
+
+
+FACTS = (
+    "rprof 0",
+    "engine: direct",
+    "rate: asked 100.0 Hz, achieved 99.5 Hz",
+    "late ticks: 1234",
+    "incomplete stacks: 0",
+    "jit: on; lines may be wrong",
+    "process stood still: 1.250 s, credited to no stack",
+    "no gil_wait: it is hidden",
+    "out of memory: 0.125 s not recorded, credited to no stack",
+    "lost events: 9, for which there was no room",
+    "overflow: 8 stacks beyond max_nodes = 20000 folded into <overflow>",
+    "container throttled: 0.500 s of 60.0 s",
+    "cpu pressure of the container: 30.000 s of 60.0 s",
+    "io pressure of the container: 0.031 s of 60.0 s",
+)
+
+
+def test_how_it_was_recorded_comes_as_facts(tab):
+    file = encode([Row([Call("f")], [1, 100])], comments=(*FACTS, "words of <somebody> else"))
+    profile = rprof.Profile(_native.Profile.decode(file, "x"))
+    page = tab.open(profile.to_html()).page
+    assert fact_spans(page, "rate") == ["99.5 of 100 Hz"]
+    assert fact_spans(page, "counter") == ["no gil_wait", "1,234 late ticks"]
+    assert fact_spans(page, "warning") == [
+        "process stood still: 1.25 s",
+        "out of memory: 125 ms",
+        "lost events: 9",
+        "stacks folded into <overflow>: 8",
+        "container throttled: 500 ms of 60 s",
+        "container cpu pressure: 30 s of 60 s",
+    ]
+    facts = told(page)
+    assert facts["comment"] == "words of <somebody> else"
+    assert facts["no gil_wait"] == "it is hidden"
+    assert facts["incomplete stacks"] == "0"
+    assert facts["achieved"] == "99.5 Hz"
+    assert facts["most nodes"] == "20,000"
+    assert facts["container io pressure"] == "31 ms of 60 s"
+
+
+def test_without_facts_the_comments_are_told_as_they_are(tab):
+    file = encode([Row([Call("f")], [1, 100])], comments=("made by another", "late ticks: 7"))
+    page = tab.open(viewer.page([("foreign", file)], title="foreign")).page
+    assert fact_spans(page, "counter") == fact_spans(page, "warning") == []
+    assert told(page)["comment"] == "late ticks: 7"
+    foreign = encode([Row([Call("f")], [1, 100])])
+    page = tab.open(rprof.Profile(_native.Profile.decode(foreign, "x")).to_html()).page
+    assert "comment" not in told(page)
+
+
 def test_what_was_not_measured_is_told_where_it_is_shown(tab):
     main = Call("app.main", "app.py", 3)
     direct = encode(
@@ -636,6 +776,7 @@ def test_what_was_not_measured_is_told_where_it_is_shown(tab):
         duration_ns=3 * 10**9,
     )
     page = tab.open(page_of(direct, gil)).page
+    assert told(page)["gil not measured"] == "1 of 2 profiles, 3 s of 5 s"
     facts = page.text_content("#facts")
     assert "direct and gil engines" in facts
     assert "JIT on" in facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 import rprof
@@ -183,22 +184,55 @@ told.wait()
     for name in ("first", "second"):
         assert f"in program.{name}" in deadlock["text"]
     assert "waits for a lock" in deadlock["text"]
+    assert "\ndeadlock: Thread " in deadlock["text"]
     profile = rprof.load(programs.directory / deadlock["profile"])
     assert {"first", "second"} <= {thread.name for thread in profile.threads}
 
 
+def test_threads_that_wait_for_each_other_beside_one_that_works_are_told(programs):
+    found = records(
+        programs.check(
+            LOG
+            + """
+lock = threading.Lock()
+def again():
+    with lock:
+        with lock:
+            pass
+threading.Thread(target=again, name="again", daemon=True).start()
+rprof.watch(deadlock=0.5)
+while not told.is_set():
+    sum(range(1000))
+"""
+        )
+    )
+    (deadlock,) = found
+    assert deadlock["seconds"] >= 0.5
+    line = deadlock["text"].rstrip().splitlines()[-1]
+    assert line.startswith("deadlock: Thread ")
+    assert line.count('"again"') == 2
+
+
 def test_who_waits_for_something_else_is_no_deadlock(programs):
-    text = programs.check(
-        LOG
-        + """
+    found = records(
+        programs.check(
+            LOG
+            + """
 lock = threading.Lock()
 lock.acquire()
 threading.Thread(target=lock.acquire, daemon=True).start()
 rprof.watch(deadlock=0.2)
-time.sleep(1.2)
+async def main():
+    # That this one stands still is told by whoever looks for deadlocks, and has looked by then.
+    rprof.watch_loop(stall=0.6, name="witness")
+    while not told.is_set():
+        time.sleep(1.2)
+        await asyncio.sleep(0)
+asyncio.run(main())
 """
+        )
     )
-    assert text == ""
+    assert {record.get("loop") for record in found} == {"witness"}
 
 
 def test_growth_of_memory_is_told_with_the_last_minutes(programs):
@@ -222,6 +256,40 @@ while not told.is_set() and len(kept) < 20:
     assert step["to"] - step["from"] >= 64 << 20
     assert "MiB" in step["text"]
     assert rprof.load(programs.directory / step["profile"]).totals["samples"]
+
+
+def test_what_has_the_memory_survives_a_kill(programs):
+    done = programs.run(
+        LOG
+        + """
+import signal
+def hoard():
+    return bytearray(os.urandom(1 << 20)) * 100
+rprof.start("out/", memory=True, window=3600)
+rprof.watch(rss=64 << 20)
+kept = []
+while not told.is_set() and len(kept) < 20:
+    kept.append(hoard())
+    told.wait(1.2)
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (step,) = records(done.stdout)
+    assert "in use in Python" in step["text"]
+    account = step["account"]
+    assert account["resident"] > account["anonymous"] > 64 << 20
+    # What Python has is among what malloc has, for the blocks are large.
+    assert account["malloc_used"] > 64 << 20
+    assert account["python"] == pytest.approx(account["malloc_used"], rel=0.3)
+    left = sorted((programs.directory / "out").glob("rss-*"))
+    assert [path.name.endswith(".heap.pb.gz") for path in left] == [True, False]
+    heap = rprof.load(left[0])
+    assert programs.directory / step["heap"] == left[0]
+    assert heap.top(1, by="inuse_space")[0].name.endswith("hoard")
+    assert heap.facts["memory_resident_bytes"] > 64 << 20
+    assert heap.facts["memory_malloc_used_bytes"] > 64 << 20
 
 
 def test_cpu_in_use_is_told(programs):

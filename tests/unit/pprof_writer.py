@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import gzip
+from typing import NamedTuple
 
 WALL_AND_CPU = (("samples", "count"), ("wall", "nanoseconds"), ("cpu", "nanoseconds"))
+
+
+class Mapping(NamedTuple):
+    """A file in memory, of which functions are known or not."""
+
+    file: str
+    start: int
+    limit: int
+    offset: int = 0
+    build_id: str = ""
+
+
+class Native(NamedTuple):
+    """A location of native code: an address, and the frames there, the innermost first."""
+
+    mapping: Mapping | None
+    address: int
+    frames: tuple[tuple[str, str, int, int], ...] = ()
 
 
 def varint(number):
@@ -26,20 +45,35 @@ def block(field, content):
 
 
 def pprof(
-    rows, *, types=WALL_AND_CPU, duration_ns=10**9, program="app", comments=(), compress=True
+    rows,
+    *,
+    types=WALL_AND_CPU,
+    time_ns=1_700_000_000 * 10**9,
+    duration_ns=10**9,
+    program="app",
+    comments=(),
+    compress=True,
 ):
     """A file of rows of (frames, thread, values).
 
-    Frames are (name, file, first line, line), outermost first; a thread is (id, name).
+    Frames are (name, file, first line, line) or ``Native``, outermost first; a thread is
+    (id, name). The first mapping is the program's, which has all that is not ``Native``.
     """
     texts, functions, locations = {"": 0}, {}, {}
+    mappings = {Mapping(program, 0, 0): 1, None: 0}
 
     def text(value):
         return texts.setdefault(value, len(texts))
 
+    def line(frame):
+        return functions.setdefault(frame[:3], len(functions) + 1), frame[3]
+
     def location(frame):
-        function = functions.setdefault(frame[:3], len(functions) + 1)
-        return locations.setdefault((function, frame[3]), len(locations) + 1)
+        if not isinstance(frame, Native):
+            frame = Native(Mapping(program, 0, 0), 0, (frame,))
+        mapping = mappings.setdefault(frame.mapping, len(mappings))
+        key = mapping, frame.address, tuple(map(line, frame.frames))
+        return locations.setdefault(key, len(locations) + 1)
 
     message = b"".join(
         block(1, number(1, text(kind)) + number(2, text(unit))) for kind, unit in types
@@ -52,9 +86,16 @@ def pprof(
             label = number(1, text("thread name")) + number(2, text(thread_name))
             sample += block(3, label)
         message += block(2, sample)
-    message += block(3, number(1, 1) + number(5, text(program)))
-    for (function, line), place in locations.items():
-        message += block(4, number(1, place) + block(4, number(1, function) + number(2, line)))
+    for mapping, place in mappings.items():
+        if mapping is not None:
+            fields = (1, place), (2, mapping.start), (3, mapping.limit), (4, mapping.offset)
+            fields += (5, text(mapping.file)), (6, text(mapping.build_id))
+            message += block(3, b"".join(number(*field) for field in fields))
+    for (mapping, address, lines), place in locations.items():
+        fields = number(1, place) + number(2, mapping) + number(3, address)
+        for function, executing in lines:
+            fields += block(4, number(1, function) + number(2, executing))
+        message += block(4, fields)
     for (name, file, first), place in functions.items():
         fields = (1, place), (2, text(name)), (4, text(file)), (5, first)
         message += block(5, b"".join(number(*field) for field in fields))
@@ -64,7 +105,7 @@ def pprof(
         message += number(14, texts["wall"])
     for value in texts:
         message += block(6, value.encode("utf-8", "replace"))
-    message += number(9, 1_700_000_000 * 10**9) + number(10, duration_ns)
+    message += number(9, time_ns) + number(10, duration_ns)
     return gzip.compress(message) if compress else message
 
 

@@ -31,11 +31,20 @@ def accuracy(python, rows, absent=()):
     }
 
 
-def test_the_readme_has_the_tables_of_the_committed_figures(table):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_pages_have_the_tables_of_the_committed_figures(table):
     figures = table.committed()
     assert {f["benchmark"] for f in figures} == set(table.BENCHMARKS)
-    assert table.in_readme(readme, table.render(figures)) == readme
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert table.between(page, table.TABLES, table.render(figures)) == page
+    readme = table.README.read_text(encoding="utf-8")
+    assert table.between(readme, table.COST, table.short_cost(figures)) == readme
+
+
+def test_the_short_row_has_the_cost_of_the_direct_engine(table):
+    lines = table.short_cost(table.committed()).splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(f"| {table.OURS} |")
+    assert lines[0].count("|") == len(table.SHORT) + 2
 
 
 def test_a_profiler_that_is_better_by_more_than_chance_is_named(table):
@@ -76,15 +85,15 @@ def test_a_further_version_adds_what_the_first_does_not_have(table):
 
 
 def test_only_what_is_between_the_marks_is_replaced(table):
-    readme = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
-    new = table.in_readme(readme, "new")
-    assert new == f"before\n{table.BEGIN}\n\nnew\n\n{table.END}\nafter\n"
-    assert table.in_readme(new, "new") == new
+    page = "before\n<a>\nold\n</a>\nafter\n"
+    new = table.between(page, ("<a>", "</a>"), "new")
+    assert new == "before\n<a>\n\nnew\n\n</a>\nafter\n"
+    assert table.between(new, ("<a>", "</a>"), "new") == new
 
 
-def test_a_readme_without_marks_is_refused(table):
+def test_a_page_without_marks_is_refused(table):
     with pytest.raises(SystemExit, match="lacks"):
-        table.in_readme("text", "new")
+        table.between("text", ("<a>", "</a>"), "new")
 
 
 def test_figures_are_kept_by_benchmark_and_version(table, tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ import math
 import pytest
 import rprof
 from pprof_writer import pprof, stack
-from rprof import _native
+from rprof._loading import native
+
+_native = native()
 
 SECOND = 10**9
 

@@ -9,8 +9,10 @@ import subprocess
 import pytest
 import rprof
 from pprof_writer import pprof, stack
-from rprof import _native
+from rprof._loading import native
 from rprof.cli import main
+
+_native = native()
 
 SECOND = 10**9
 GO = shutil.which("go")

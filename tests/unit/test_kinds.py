@@ -9,8 +9,10 @@ import subprocess
 import pytest
 import rprof
 from pprof_writer import WALL_AND_CPU, pprof, stack
-from rprof import _native
+from rprof._loading import native
 from rprof.cli import main
+
+_native = native()
 
 GIL = (*WALL_AND_CPU, ("gil", "nanoseconds"), ("gil_wait", "nanoseconds"))
 OLD = (*WALL_AND_CPU, ("gil", "nanoseconds"), ("gil-wait", "nanoseconds"))

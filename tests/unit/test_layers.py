@@ -1,4 +1,5 @@
-"""The one-way flow of the source tree, checked: who may import whom, and where `unsafe` may stand.
+"""The form of the source tree, checked: who may import whom, where `unsafe` may stand, and how long
+a file and a function may be.
 
 The Rust half is read with a small scanner of our own (comments and literals dropped, braces
 followed) because the question is only which room a path names. The Python half uses `ast`.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ LEVELS = {
     "memory": 0,
     "layout": 1,
     "fold": 1,
+    "account": 2,
+    "heap": 2,
     "unwind": 2,
     "pprof": 2,
     "report": 2,
@@ -45,7 +48,9 @@ SEAMS = (
     "clock/descriptors.rs",
     "clock/kernel.rs",
     "memory/own.rs",
+    "memory/own/*.rs",
     "memory/reserve.rs",
+    "memory/reserve/region.rs",
     "sink/lock.rs",
     "session/fork.rs",
     "session/native_thread.rs",
@@ -53,21 +58,78 @@ SEAMS = (
     "py/direct/code_events.rs",
     "py/direct/self_test.rs",
     "py/dump.rs",
-    "py/labels.rs",
+    "py/greenlets.rs",
+    "py/labels/contexts.rs",
+    "py/labels/locate.rs",
+    "py/labels/notes.rs",
     "py/last_window.rs",
+    "py/late.rs",
+    "py/memory/*.rs",
     "py/hooks.rs",
     "py/resume.rs",
+    "py/steps.rs",
 )
 # How far above `unsafe {` its reason may end: a statement may be broken over a few lines.
 SAFETY_REACH = 3
 
-# Python: the only module that drives the extension, the one that loads it and says why it cannot be
-# loaded, and the names that are open to all: what users get from it as it is, and the base class of
-# what has a `with` block.
-NATIVE_DRIVER = "rprof._session"
+# What can be read at once, tests included. Rust may have a reason for more, in the documentation of
+# the file or of the function: a sentence that begins so.
+LONGEST_FILE = 500
+LONGEST_FUNCTION = 80
+FILE_REASON = f"Longer than {LONGEST_FILE} lines, because "
+FUNCTION_REASON = f"Longer than {LONGEST_FUNCTION} lines, because "
+
+# Python: a module imports modules of lower levels only, at its head and in its functions, so that
+# there are no circles. Imports for annotations alone (`if TYPE_CHECKING`) do not count. The modules
+# of a package share its level; they may import each other, but in no circle.
+PYTHON_LEVELS = {
+    "errors": 0,
+    "_rows": 0,
+    "_standing_in": 0,
+    "_imported": 0,
+    "_text": 0,
+    "_documentation": 0,
+    "_freezing": 0,
+    "_config": 1,
+    "_decorate": 1,
+    "_filters": 1,
+    "_greenlets": 1,
+    "_tasks": 1,
+    "_trio": 1,
+    "_loading": 2,
+    "_process": 3,
+    "viewer": 3,
+    "_diff": 3,
+    "_tables": 3,
+    "_waits": 3,
+    "_formats": 4,
+    "_account": 4,
+    "_native_options": 4,
+    "_records": 4,
+    "_hooks": 5,
+    "_profile": 5,
+    "_dumps": 6,
+    "_reading": 6,
+    "_recordings": 7,
+    "_continuous": 8,
+    "_block": 9,
+    "_endpoint": 9,
+    "_requests": 9,
+    "_leaks": 9,
+    "_ipython": 10,
+    "_pytest_budget": 10,
+    "_reports": 10,
+    "auto": 10,
+    "_watch": 11,
+    "pytest_plugin": 11,
+    "__init__": 12,
+    "middleware": 12,
+    "cli": 13,
+    "__main__": 14,
+}
+# The only module that loads the extension, and hands in what that calls.
 NATIVE_LOADER = "rprof._loading"
 NATIVE = "rprof._native"
-NATIVE_OPEN_NAMES = {"Block", "Profile", "__version__", "current_labels", "labels", "request"}
 CLI = "rprof.cli"
 # `python -m rprof` is the command.
 CLI_ENTRY = "rprof.__main__"
@@ -306,6 +368,66 @@ def _unsafe_violations(relative: str, shown: str, scan: RustScan) -> Iterator[Vi
             yield Violation(shown, line, "`unsafe` outside the seam files")
 
 
+def rust_lengths(relative: str, source: str) -> list[Violation]:
+    """What is too long in a file, named relative to src/, and does not say why."""
+    shown = f"src/{relative}"
+    lines = source.splitlines()
+    found = []
+    head = itertools.takewhile(lambda line: line.startswith("//!"), lines)
+    if len(lines) > LONGEST_FILE and FILE_REASON not in _documentation(head, "//!"):
+        found.append(Violation(shown, 1, f"{len(lines)} lines"))
+    for name, first, last in _rust_functions(source):
+        length = last - first + 1
+        above = itertools.takewhile(_is_of_a_head, reversed(lines[: first - 1]))
+        said = _documentation(reversed(list(above)), "///")
+        if length > LONGEST_FUNCTION and FUNCTION_REASON not in said:
+            found.append(Violation(shown, first, f"`{name}` has {length} lines"))
+    return found
+
+
+def _documentation(lines: Iterable[str], mark: str) -> str:
+    """The text of the comments among these lines, which may be broken anywhere."""
+    stripped = (line.strip() for line in lines)
+    return " ".join(line.removeprefix(mark).strip() for line in stripped if line.startswith(mark))
+
+
+def _is_of_a_head(line: str) -> bool:
+    """Whether a line above `fn` still belongs to it: a comment, or a part of an attribute."""
+    stripped = line.strip()
+    return stripped.startswith("//") or (bool(stripped) and not stripped.endswith(("{", "}", ";")))
+
+
+def _rust_functions(source: str) -> Iterator[tuple[str, int, int]]:
+    """Name, first and last line of each function that has a body, inner ones as well."""
+    tokens = list(rust_tokens(source))
+    for index, token in enumerate(tokens[:-1]):
+        name = tokens[index + 1]
+        # `fn(u8)` is a type.
+        if token.text == "fn" and _NAME.fullmatch(name.text):
+            last = _end_of_body(tokens, index)
+            if last is not None:
+                yield name.text, token.line, last
+
+
+def _end_of_body(tokens: list[Token], index: int) -> int | None:
+    """The line of the brace that ends the function at `index`; None if it is only declared."""
+    braces = brackets = 0
+    for token in tokens[index:]:
+        if token.text in ("(", "["):
+            brackets += 1
+        elif token.text in (")", "]"):
+            brackets -= 1
+        elif token.text == "{":
+            braces += 1
+        elif token.text == "}":
+            braces -= 1
+            if braces == 0 and brackets == 0:
+                return token.line
+        elif token.text == ";" and braces == 0 and brackets == 0:
+            return None
+    return None
+
+
 def _matches(relative: str, seam: str) -> bool:
     # fnmatch would let `*` cross a directory.
     return re.fullmatch(re.escape(seam).replace(r"\*", "[^/]*"), relative) is not None
@@ -326,50 +448,140 @@ def _has_safety_comment(lines: list[str], line: int) -> bool:
 # ---------------------------------------------------------------------------------------------
 
 
+class PythonImport(NamedTuple):
+    """A module below the package that a node reaches, and what is taken from it (none: itself)."""
+
+    module: str
+    names: frozenset[str]
+    line: int
+
+
+def python_module_of(relative: str) -> str:
+    """`cli/top.py` is module rprof.cli.top, `cli/__init__.py` is rprof.cli."""
+    parts = ["rprof", *relative.removesuffix(".py").split("/")]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def python_imports(relative: str, source: str) -> list[PythonImport]:
+    """What a file, named relative to python/rprof/, imports of the package when it runs."""
+    package = ["rprof", *relative.split("/")[:-1]]
+    found = []
+    for node in _running_nodes(ast.parse(source, relative)):
+        for imported in _imports(node, package):
+            if _is_below(imported.module, "rprof"):
+                found.append(imported)
+    return found
+
+
+def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those for annotations alone."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield from _running_nodes(other)
+        else:
+            yield from _running_nodes(child)
+
+
 def python_violations(relative: str, source: str) -> list[Violation]:
     """What a file, named relative to python/rprof/, does against the rules."""
     shown = f"python/rprof/{relative}"
-    parts = ["rprof", *relative.removesuffix(".py").split("/")]
-    package = parts[:-1]
-    if parts[-1] == "__init__":
-        parts.pop()
-    module = ".".join(parts)
+    module = python_module_of(relative)
+    room = _python_room(module)
+    if room not in PYTHON_LEVELS:
+        return [Violation(shown, 1, f"`{room}` is not in the table of levels")]
     found = []
-    for node in ast.walk(ast.parse(source, shown)):
-        for imported, names, line in _imports(node, package):
-            if _is_below(imported, CLI) and not _is_below(module, CLI) and module != CLI_ENTRY:
-                found.append(Violation(shown, line, f"nobody imports `{CLI}`"))
-            if (
-                _is_below(imported, NATIVE)
-                and module not in (NATIVE_DRIVER, NATIVE_LOADER)
-                and not (names and names <= NATIVE_OPEN_NAMES)
-            ):
-                what = ", ".join(sorted(names - NATIVE_OPEN_NAMES)) or "the module itself"
-                rule = f"only `{NATIVE_DRIVER}` drives `{NATIVE}`: it imports {what}"
+    for imported in python_imports(relative, source):
+        line = imported.line
+        if _is_below(imported.module, CLI) and not _is_below(module, CLI) and module != CLI_ENTRY:
+            found.append(Violation(shown, line, f"nobody imports `{CLI}`"))
+            continue
+        if _is_below(imported.module, NATIVE):
+            if module != NATIVE_LOADER:
+                rule = f"only `{NATIVE_LOADER}` imports `{NATIVE}`"
                 found.append(Violation(shown, line, rule))
+            continue
+        for named in _python_rooms(imported):
+            level = PYTHON_LEVELS.get(named)
+            if named != room and (level is None or level >= PYTHON_LEVELS[room]):
+                rule = f"`{room}` (level {PYTHON_LEVELS[room]}) imports `{named}` (level {level})"
+                found.append(Violation(shown, line, f"{rule}: lower levels only"))
     return sorted(set(found), key=lambda violation: violation.line)
+
+
+def _python_room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def _python_rooms(imported: PythonImport) -> set[str]:
+    """The rooms that an import names: `from . import a, b` names two, or what __init__ has."""
+    if imported.module != "rprof":
+        return {_python_room(imported.module)}
+    return {name if name in PYTHON_LEVELS else "__init__" for name in imported.names or {""}}
+
+
+def python_circles(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other, as `a -> b -> a`; files by name relative to python/rprof/."""
+    modules = {python_module_of(relative): relative for relative in sources}
+    reached = {
+        module: sorted(
+            {
+                name
+                for imported in python_imports(relative, sources[relative])
+                for name in _modules_of(imported, modules)
+            }
+            - {module}
+        )
+        for module, relative in modules.items()
+    }
+    circles = []
+    left: set[str] = set()
+
+    def follow(module: str, path: list[str]) -> None:
+        if module in path:
+            circle = path[path.index(module) :]
+            if circle[0] == min(circle):
+                circles.append(" -> ".join([*circle, module]))
+        elif module not in left:
+            for following in reached[module]:
+                follow(following, [*path, module])
+            left.add(module)
+
+    for module in sorted(reached):
+        follow(module, [])
+    return circles
+
+
+def _modules_of(imported: PythonImport, modules: dict[str, str]) -> Iterator[str]:
+    below = {f"{imported.module}.{name}" for name in imported.names} & set(modules)
+    yield from below
+    if len(below) < max(1, len(imported.names)) and imported.module in modules:
+        yield imported.module
 
 
 def _is_below(module: str, root: str) -> bool:
     return module == root or module.startswith(root + ".")
 
 
-def _imports(node: ast.AST, package: list[str]) -> Iterator[tuple[str, set[str], int]]:
-    """The modules a node reaches, with the names taken from each (none: the module itself)."""
+def _imports(node: ast.AST, package: list[str]) -> Iterator[PythonImport]:
     if isinstance(node, ast.Import):
         for alias in node.names:
-            yield alias.name, set(), node.lineno
+            yield PythonImport(alias.name, frozenset(), node.lineno)
     elif isinstance(node, ast.ImportFrom):
         origin = package[: len(package) - node.level + 1] if node.level else []
         base = ".".join([*origin, *(node.module.split(".") if node.module else [])])
-        yield base, {alias.name for alias in node.names}, node.lineno
+        names = {alias.name for alias in node.names}
         # `from rprof import _native` takes a module, not a name of one.
-        for alias in node.names:
-            if f"{base}.{alias.name}" in (NATIVE, CLI):
-                yield f"{base}.{alias.name}", set(), node.lineno
+        for name in sorted(names):
+            if f"{base}.{name}" in (NATIVE, CLI):
+                names.remove(name)
+                yield PythonImport(f"{base}.{name}", frozenset(), node.lineno)
+        if names:
+            yield PythonImport(base, frozenset(names), node.lineno)
     elif isinstance(node, ast.Attribute) and ast.unparse(node) == NATIVE:
         # `import rprof` and then `rprof._native`; an attribute of that name elsewhere is free.
-        yield NATIVE, set(), node.lineno
+        yield PythonImport(NATIVE, frozenset(), node.lineno)
     elif isinstance(node, ast.Call) and node.args:
         called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         called = node.func.id if isinstance(node.func, ast.Name) else called
@@ -381,7 +593,12 @@ def _imports(node: ast.AST, package: list[str]) -> Iterator[tuple[str, set[str],
         ):
             name = argument.value
             name = ".".join(package) + name if name.startswith(".") else name
-            yield name, set(), node.lineno
+            yield PythonImport(name, frozenset(), node.lineno)
+
+
+def door_imports(source: str) -> list[str]:
+    """The modules of ours that a Rust source imports by name."""
+    return re.findall(r'import(?:_bound)?\(\s*c?"(rprof[\w.]*)"', source)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -410,22 +627,76 @@ def test_rust_rooms_import_lower_rooms_only_and_unsafe_stays_in_the_seams() -> N
 
 
 @needs_rust_sources
+def test_rust_files_and_functions_can_be_read_at_once() -> None:
+    violations = [
+        violation
+        for path in _files(RUST_SOURCES, "*.rs")
+        for violation in rust_lengths(
+            path.relative_to(RUST_SOURCES).as_posix(), path.read_text(encoding="utf-8")
+        )
+    ]
+    assert not violations, _report(violations)
+
+
+@needs_rust_sources
 def test_every_listed_seam_exists() -> None:
     files = [path.relative_to(RUST_SOURCES).as_posix() for path in _files(RUST_SOURCES, "*.rs")]
     stale = [seam for seam in SEAMS if not any(_matches(file, seam) for file in files)]
     assert not stale, f"listed as seams, but not in src/: {stale}"
 
 
+@needs_rust_sources
+def test_the_door_imports_no_module_of_ours() -> None:
+    named = {
+        path.name: door_imports(path.read_text(encoding="utf-8"))
+        for path in _files(RUST_SOURCES, "*.rs")
+    }
+    assert not {name: found for name, found in named.items() if found}
+
+
+def _python_sources() -> dict[str, str]:
+    return {
+        path.relative_to(PYTHON_SOURCES).as_posix(): path.read_text(encoding="utf-8")
+        for path in _files(PYTHON_SOURCES, "*.py")
+        if path.name not in ("sitecustomize.py", "hook-rprof.py")
+    }
+
+
 @needs_python_sources
-def test_python_modules_reach_the_extension_through_the_session_only() -> None:
+def test_python_modules_import_lower_levels_only_and_one_loads_the_extension() -> None:
     violations = [
         violation
-        for path in _files(PYTHON_SOURCES, "*.py")
-        for violation in python_violations(
-            path.relative_to(PYTHON_SOURCES).as_posix(), path.read_text(encoding="utf-8")
-        )
+        for relative, source in _python_sources().items()
+        for violation in python_violations(relative, source)
     ]
     assert not violations, _report(violations)
+
+
+@needs_python_sources
+def test_no_python_modules_import_each_other() -> None:
+    assert not python_circles(_python_sources())
+
+
+@needs_python_sources
+def test_every_listed_python_module_exists() -> None:
+    rooms = {_python_room(python_module_of(relative)) for relative in _python_sources()}
+    assert rooms == set(PYTHON_LEVELS)
+
+
+@needs_python_sources
+def test_python_files_and_functions_can_be_read_at_once() -> None:
+    long = [
+        f"{relative}: {source.count(chr(10))} lines"
+        for relative, source in _python_sources().items()
+        if source.count("\n") > LONGEST_FILE
+    ]
+    for relative, source in _python_sources().items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{relative}: {node.name} has {lines} lines")
+    assert not long
 
 
 # ---------------------------------------------------------------------------------------------
@@ -490,19 +761,66 @@ def test_lawful_rust_passes(relative: str, source: str) -> None:
     assert not violations, _report(violations)
 
 
+def _function(lines: int, head: str = "") -> str:
+    """A Rust function of so many lines, with what stands above it."""
+    return head + "fn f(a: [u8; 2]) {\n" + "    g();\n" * (lines - 2) + "}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "rule"),
+    [
+        ("//! A room.\n" * 501, 1, "501 lines"),
+        ("\n//! Longer than 500 lines, because it is.\n" + "a;\n" * 500, 1, "502 lines"),
+        ("//! Longer than 80 lines, because it is.\n" * 501, 1, "501 lines"),
+        (_function(81), 1, "`f` has 81 lines"),
+        ("impl A {\n" + _function(81, "pub(super) unsafe ") + "}\n", 2, "`f` has 81 lines"),
+        (_function(81, "trait A { fn g(&self) -> [u8; 2]; }\n"), 2, "`f` has 81 lines"),
+        (_function(81, "/// Longer than 80 lines, so.\n"), 2, "`f` has 81 lines"),
+        (
+            _function(81, "/// Longer than 80 lines, because of it.\nfn g() {}\n\n"),
+            4,
+            "`f` has 81 lines",
+        ),
+    ],
+)
+def test_what_is_too_long_is_found(source: str, line: int, rule: str) -> None:
+    assert rust_lengths("fold/mod.rs", source) == [Violation("src/fold/mod.rs", line, rule)]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "//! A room.\n" * 500,
+        "//! A room. Longer than 500\n//! lines, because it is one table.\n" + "a;\n" * 500,
+        _function(80),
+        _function(80) + _function(80),
+        _function(81, "/// Does it. Longer than 80\n/// lines, because so.\n#[inline]\n"),
+        "type A = fn(u8);\n" + 'const B: &str = "fn f() {";\n' * 81,
+    ],
+)
+def test_what_is_short_or_says_why_it_is_not_passes(source: str) -> None:
+    violations = rust_lengths("fold/mod.rs", source)
+    assert not violations, _report(violations)
+
+
 @pytest.mark.parametrize(
     ("relative", "source", "rule"),
     [
-        ("auto.py", "from rprof._native import start", "it imports start"),
-        ("__init__.py", "from ._native import Profile, stop", "it imports stop"),
-        ("__init__.py", "from . import _native", "the module itself"),
-        ("cli/top.py", "from .._native import start", "it imports start"),
-        ("auto.py", "import rprof._native", "the module itself"),
-        ("auto.py", "import rprof\nrprof._native.start()", "the module itself"),
-        ("auto.py", "import importlib\nimportlib.import_module('._native', 'rprof')", "itself"),
-        ("_session.py", "from rprof import cli", "nobody imports `rprof.cli`"),
-        ("_session.py", "def f():\n    from .cli.top import run", "nobody imports `rprof.cli`"),
+        ("auto.py", "from rprof._native import start", "only `rprof._loading`"),
+        ("__init__.py", "from ._native import Profile", "only `rprof._loading`"),
+        ("__init__.py", "from . import _native", "only `rprof._loading`"),
+        ("cli/top.py", "from .._native import start", "only `rprof._loading`"),
+        ("auto.py", "import rprof._native", "only `rprof._loading`"),
+        ("auto.py", "import importlib\nimportlib.import_module('._native', 'rprof')", "only"),
+        ("_block.py", "from rprof import cli", "nobody imports `rprof.cli`"),
+        ("_block.py", "def f():\n    from .cli.top import run", "nobody imports `rprof.cli`"),
         ("pytest_plugin.py", "import rprof.cli.top", "nobody imports `rprof.cli`"),
+        ("_profile.py", "from ._block import profile", "lower levels only"),
+        ("_profile.py", "def f():\n    from . import _block", "lower levels only"),
+        ("_block.py", "from . import _endpoint", "lower levels only"),
+        ("_block.py", "from . import start", "imports `__init__`"),
+        ("_block.py", "if TYPE_CHECKING:\n    pass\nelse:\n    from . import _watch", "_watch"),
+        ("_news.py", "", "not in the table"),
     ],
 )
 def test_a_python_violation_is_found(relative: str, source: str, rule: str) -> None:
@@ -515,13 +833,31 @@ def test_a_python_violation_is_found(relative: str, source: str, rule: str) -> N
 @pytest.mark.parametrize(
     ("relative", "source"),
     [
-        ("_session.py", "from . import _native\nfrom rprof._native import start\n_native.stop()"),
-        ("__init__.py", "from rprof._native import Profile\nfrom ._session import start"),
+        ("_loading.py", "from . import _native\nfrom rprof._native import start\n_native.stop()"),
+        ("__init__.py", "from ._continuous import start\nfrom . import _loading, _watch"),
         ("cli/top.py", "from . import tree\nfrom rprof.cli.arguments import parse"),
-        ("auto.py", "from rprof import _native_helper, client"),
+        ("cli/top.py", "from .. import __version__, _formats"),
+        ("_profile.py", "if TYPE_CHECKING:\n    from ._native import Profile"),
         ("_profile.py", "def top(self):\n    return self._native.top()"),
     ],
 )
 def test_lawful_python_passes(relative: str, source: str) -> None:
     violations = python_violations(relative, source)
     assert not violations, _report(violations)
+
+
+def test_a_circle_of_python_modules_is_found() -> None:
+    sources = {
+        "a.py": "from .b import f",
+        "b.py": "def f():\n    from . import c",
+        "c.py": "from rprof.a import g\nif TYPE_CHECKING:\n    from .d import h",
+        "d.py": "from . import a",
+        "e/__init__.py": "from . import inner",
+        "e/inner.py": "from ..d import x",
+    }
+    assert python_circles(sources) == ["rprof.a -> rprof.b -> rprof.c -> rprof.a"]
+    assert not python_circles({**sources, "c.py": "from .f import g"})
+
+
+def test_an_import_by_the_door_is_found() -> None:
+    assert door_imports('let a = py.import("rprof._watch")?; py.import("os")?;') == ["rprof._watch"]

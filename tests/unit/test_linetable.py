@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from rprof import _native
+from rprof._loading import native
+
+_native = native()
 
 LONG = bool(os.environ.get("RPROF_CI_LONG"))
 LIBRARY = Path(sysconfig.get_path("stdlib"))

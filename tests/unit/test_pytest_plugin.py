@@ -100,6 +100,88 @@ def test_fails():
     assert combined.top(1, by="cpu")[0].name.endswith("burn")
 
 
+def test_a_budget_of_memory(pytester):
+    pytester.makepyfile(
+        test_memory="""
+import pytest
+import rprof as package
+
+kept = []
+
+def allocate(count):
+    for _ in range(count):
+        bytearray(10_000)
+
+def keep(count):
+    for _ in range(count):
+        kept.append(bytearray(10_000))
+
+def make_cycles(count):
+    for _ in range(count):
+        cycle = [bytearray(10_000)]
+        cycle.append(cycle)
+
+@pytest.mark.rprof(max_alloc="1MiB")
+def test_allocates_too_much():
+    allocate(500)
+
+@pytest.mark.rprof(max_alloc="10MiB", max_growth="100KiB")
+def test_within():
+    allocate(500)
+    make_cycles(100)
+
+@pytest.mark.rprof(max_growth=1_000_000)
+def test_keeps_too_much():
+    keep(500)
+
+@pytest.mark.rprof(max_growth="1 MB")
+def test_knows_what_there_was_before():
+    package.start(None, memory=4096)
+    keep(500)
+
+@pytest.mark.rprof(max_growth="1 MB")
+def test_and_after():
+    assert package.status().memory is not None
+    kept.clear()
+
+@pytest.mark.rprof(memory=True)
+def test_figures(rprof):
+    keep(500)
+    with pytest.raises(package.RprofStateError):
+        rprof.heap
+    rprof.stop()
+    totals = rprof.heap.totals
+    assert 4_000_000 < totals["alloc_space"] < 6_000_000
+    assert 4_000_000 < totals["inuse_space"] < 6_000_000
+
+def test_none(rprof):
+    rprof.stop()
+    with pytest.raises(package.RprofStateError, match="memory=True"):
+        rprof.heap
+"""
+    )
+    result = run(pytester)
+    result.assert_outcomes(passed=4, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*memory allocated: * MiB, more than max_alloc = 1.00 MiB",
+            "*test_memory.allocate*",
+            "*memory that is still in use at the end: * MiB, more than max_growth = 0.95 MiB",
+            "*test_memory.keep*",
+        ]
+    )
+
+
+@pytest.mark.parametrize("value", ["-1", "'5 MiBs'", "True", "[1]"])
+def test_an_amount_that_is_none_is_refused(pytester, value):
+    pytester.makepyfile(
+        f"import pytest\n@pytest.mark.rprof(max_alloc={value})\ndef test_it(): pass\n"
+    )
+    result = run(pytester)
+    assert "no amount of memory" in result.stdout.str() + result.stderr.str()
+    assert result.ret != 0
+
+
 def test_a_budget_fails_the_test_with_the_offending_tree(pytester):
     pytester.makepyfile(
         test_budget=BURN

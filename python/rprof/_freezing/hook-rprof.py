@@ -1,10 +1,8 @@
-# PyInstaller's hook. The native module imports these by their names.
+# PyInstaller's hook: what is imported in functions only, and late.
 hiddenimports = [
     "rprof._decorate",
-    "rprof._labels",
     "rprof._native",
     "rprof._profile",
-    "rprof._session",
     "rprof._watch",
     "rprof.errors",
     "rprof.viewer",

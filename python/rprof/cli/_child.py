@@ -4,15 +4,20 @@
 
 import os
 
-from .. import _session
+# _continuous is loaded for the program: when it asks, no file may be readable any more.
+from .. import _continuous, _hooks, _recordings  # noqa: F401
 from .._config import resolve
 from ..errors import RprofError
 from ._ending import Ending, Stderr
 from ._environment import RUN, Run, hide
 from ._executing import follow_executions
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .._native import Recording
+
 # Owns the recording that nobody ends before the process does.
-_recording: "_session.Recording | None" = None
+_recording: "Recording | None" = None
 
 
 def begin() -> None:
@@ -30,11 +35,11 @@ def begin() -> None:
         if is_program:
             follow_executions(Ending(run, config))
         else:
-            _recording = _session.begin_output(config)
+            _recording = _recordings.begin_output(config)
     except (RprofError, OSError, RuntimeError) as error:
         if is_program:
             Stderr().say(f"rprof: not profiled: {error}")
         return
     if run.follow:
         # After the hook of the session itself, which forgets the parent's recordings.
-        os.register_at_fork(after_in_child=lambda: _session.begin_output_in_child(config))
+        os.register_at_fork(after_in_child=lambda: _hooks.begin_output_in_child(config))

@@ -15,7 +15,7 @@ import os
 import posix
 import sys
 
-from .. import _session
+from .. import _recordings
 from .._config import Config, program_name
 from ..errors import RprofError
 from ._environment import ALL_FILES, Run
@@ -85,7 +85,7 @@ class Ending:
         # a container each has the same process id.
         self._replaces = not (run.whole and output.endswith(os.sep))
         if not self._replaces:
-            output += _session.expand("{program}-{pid}" + _SUFFIX, program_name(), 1, 0)
+            output += _recordings.expand("{program}-{pid}" + _SUFFIX, program_name(), 1, 0)
         self._output = output
         self._start = _working_directory()
         self._shown = self._seen(output)
@@ -100,9 +100,9 @@ class Ending:
 
     def _begin(self) -> None:
         if self._run.gathers or not self._run.whole:
-            self._recording = _session.begin_output(self._config)
+            self._recording = _recordings.begin_output(self._config)
         else:
-            self._recording = _session.begin_growing(
+            self._recording = _recordings.begin_growing(
                 self._config, self._recorded, replaces=self._replaces
             )
 
@@ -170,8 +170,8 @@ class Ending:
             self._start_other()
 
     def _end_recording(self) -> None:
-        outcome = _session.end_output(self._recording)
-        _session.leave_unless_writing()
+        outcome = _recordings.end_output(self._recording)
+        _recordings.leave_unless_writing()
         if outcome is None:
             return
         profile, path, problem = outcome

@@ -34,11 +34,10 @@ def shown(
     found = dict(environment)
     if RUN in found:
         hide(found)
-    for name, variable in zip(OPTIONS, _VARIABLES, strict=True):
+    for (name, option), variable in zip(OPTIONS.items(), _VARIABLES, strict=True):
         if variable in found:
             found[KEPT + variable] = found[variable]
-        value = settings[name]
-        found[variable] = ",".join(value) if isinstance(value, tuple) else str(value)
+        found[variable] = option.show(settings[name])
     path = found.get("PYTHONPATH")
     found["PYTHONPATH"] = os.pathsep.join([_BOOTSTRAP, *([path] if path else [])])
     found[RUN] = run.text()

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import _formats
 from ..errors import RprofError
-from . import _formats, _inputs
+from . import _inputs
 from ._console import complain, progress, say, suggest
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def main(words: Sequence[str]) -> int:
         profile = _inputs.read([recorded])
         if recorded != output:
             with progress("writing"):
-                _formats.write(profile, output)
+                remark = _formats.write(profile, output)
+            if remark is not None:
+                say(remark)
             _remove(Path(recorded), is_directory=follow)
     except (RprofError, MemoryError) as error:
         complain(str(error) or "there is not enough memory")

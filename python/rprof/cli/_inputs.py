@@ -30,7 +30,8 @@ def add_sample_type(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         metavar="TYPE",
-        help="sample type: wall, cpu, gil, gil_wait or samples (default: the profile's own)",
+        help="sample type that the profile has, as wall, cpu, samples, exceptions or inuse_space "
+        "(default: the profile's own)",
     )
 
 
@@ -54,12 +55,29 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="only samples with this label, as route=/checkout, with * and ?; may be repeated",
     )
+    group.add_argument(
+        "--root",
+        metavar="NAME",
+        help="put the value of this label at the root of each stack that has it, as task, route, "
+        "lock or 'thread name'",
+    )
     group.add_argument("--focus", metavar="REGEX", help="only stacks with a function that matches")
     group.add_argument("--ignore", metavar="REGEX", help="no stacks with a function that matches")
 
 
-def files_of(path: str) -> list[Path]:
-    """Return the profiles that an argument means: the file, or all in the directory.
+HEAP_SUFFIX = ".heap.pb.gz"
+"""How the names of heap profiles end, which stand beside windows."""
+
+_HEAP_TYPES = ("alloc_objects", "alloc_space", "inuse_objects", "inuse_space")
+
+
+def files_of(path: str, by: str | None = None) -> list[Path]:
+    """Return the profiles that an argument means: the file, or those in the directory.
+
+    Args:
+        path: The argument.
+        by: The sample type that is asked for. One of the heap takes the heaps in a directory,
+            any other its windows.
 
     Raises:
         RprofOSError: There are none.
@@ -70,18 +88,23 @@ def files_of(path: str) -> list[Path]:
     found = sorted(given.glob("*.pb.gz"))
     if not found:
         raise RprofOSError(f"there is no .pb.gz file in {path}; was the program profiled there?")
-    return found
+    wanted = [file for file in found if file.name.endswith(HEAP_SUFFIX) == (by in _HEAP_TYPES)]
+    return wanted or found
 
 
-def read(paths: Sequence[str]) -> Profile:
+def read(paths: Sequence[str], by: str | None = None) -> Profile:
     """Read profiles and merge them into one.
+
+    Args:
+        paths: Files and directories.
+        by: The sample type that is asked for; see ``files_of``.
 
     Raises:
         RprofError: One cannot be read, or they do not fit together.
     """
-    from .._profile import load, merge
+    from .._reading import load, merge
 
-    files = [file for path in paths for file in files_of(path)]
+    files = [file for path in paths for file in files_of(path, by)]
     if len(files) == 1:
         with progress(f"reading {files[0].name}"):
             return load(files[0])
@@ -119,6 +142,13 @@ def narrow(profile: Profile, options: argparse.Namespace) -> Profile:
             raise RprofValueError(
                 f"no sample has {' and '.join(options.label)}; its labels are {', '.join(known)}"
             )
-    if options.focus is None and options.ignore is None:
-        return profile
-    return profile.only_stacks(focus=options.focus, ignore=options.ignore)
+    if options.focus is not None or options.ignore is not None:
+        profile = profile.only_stacks(focus=options.focus, ignore=options.ignore)
+    if options.root is not None:
+        known = profile.labels()
+        if options.root not in known:
+            raise RprofValueError(
+                f"no sample has a label {options.root}; there are {', '.join(known)}"
+            )
+        profile = profile.rooted(options.root)
+    return profile

@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
+from .._documentation import page
 from ..errors import RprofError
 from ._console import complain, show_what_can_be_shown
 
 __all__ = ["VERBS", "main"]
 
-VERBS = ("run", "top", "tree", "view", "diff", "merge", "export", "live")
+VERBS = ("run", "top", "tree", "view", "diff", "merge", "export", "leaks", "live")
 """The verbs, each a module of its name; only what is needed is loaded."""
 
 _DESCRIPTION = "A sampling profiler for Python: profile a program, and read what came out."
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
   rprof run -o slow.html app.py        profile a program and write the report page
   rprof top rprof/                     the heaviest functions of a directory's profiles
@@ -31,6 +32,8 @@ examples:
 
 exit codes: 0 all right, 1 a limit was exceeded (diff --fail-over), 2 bad input or usage;
 `rprof run` ends with the exit code of the program.
+
+documentation: {page("index")}
 """
 
 
@@ -53,7 +56,7 @@ def _parser(wanted: Sequence[str]) -> argparse.ArgumentParser:
             name,
             help=module.HELP,
             description=module.HELP[0].upper() + module.HELP[1:] + ".",
-            epilog=module.EXAMPLES,
+            epilog=f"{module.EXAMPLES}\ndocumentation: {page('reference/command')}\n",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)

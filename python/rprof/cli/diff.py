@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from . import _formats
+from .. import _formats
 from ._console import complain, suggest
 from ._inputs import add_filters, add_sample_type, narrow, read
 from .tree import percent
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     limit = None if options.fail_over is None else percent("--fail-over", options.fail_over)
     if options.html is not None:
         _formats.require(options.html, ".html")
-    old, new = narrow(read([options.old]), options), narrow(read([options.new]), options)
+    old, new = (narrow(read([path], options.by), options) for path in (options.old, options.new))
     found = old.diff(new, options.by, lines=options.lines, scale=options.scale)
     if options.json:
         data = found.to_dict()

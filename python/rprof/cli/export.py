@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from . import _formats
+from .. import _formats
 from ._console import progress, say, suggest
 from ._inputs import add_filters, add_inputs, add_sample_type, narrow, read
 
 HELP = "write a profile in another format"
-EXAMPLES = """\
-formats, by the extension of the output:
-  .html    the report page: one file, nothing is fetched from anywhere
-  .json    speedscope (https://www.speedscope.app), one profile for each thread and sample type
-  .folded  collapsed stacks, for flamegraph.pl and inferno
-  .pstats  for pstats and SnakeViz; samples are shown as calls
-  .md      Markdown, for a bug report or a language model
-  .pb.gz   pprof
-
+EXAMPLES = (
+    "formats, by the extension of the output:\n"
+    + "".join(f"  {known.extension:<8} {known.about}\n" for known in _formats.FORMATS)
+    + """
 examples:
   rprof export app.pb.gz -o app.html
   rprof export rprof/ -o cpu.pstats --by cpu
 """
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the file."""
-    extension = _formats.check(options.output)
-    profile = narrow(read(options.files), options)
+    chosen = _formats.format_of(options.output)
+    profile = narrow(read(options.files, options.by), options)
     with progress("writing"):
-        _formats.write(profile, options.output, options.by)
-    say(f"{_formats.FORMATS[extension]} in {options.output}")
-    suggest(*_NEXT.get(extension, ("less",)), options.output)
+        remark = chosen.write(profile, options.output, options.by)
+    if remark is not None:
+        say(remark)
+    say(f"{chosen.meaning} in {options.output}")
+    suggest(*chosen.viewer, options.output)
     return 0
-
-
-_NEXT = {
-    ".pb.gz": ("rprof", "view"),
-    ".html": ("xdg-open",),
-    ".json": ("npx", "speedscope"),
-    ".pstats": ("snakeviz",),
-    ".folded": ("flamegraph.pl",),
-}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import RprofOSError, RprofValueError
 from ._console import say
 from ._fetch import fetch
+from ._inputs import HEAP_SUFFIX
 
 if TYPE_CHECKING:
     from .._profile import Profile
@@ -74,8 +75,7 @@ def ask(address: str, seconds: float) -> Profile:
     Raises:
         RprofOSError: It does not answer, or refuses.
     """
-    from .._native import Profile as NativeProfile
-    from .._profile import Profile
+    from .._profile import NativeProfile, Profile
 
     path = f"/debug/pprof/wall?seconds={max(seconds, 0.01):g}"
     data = fetch(address, path, seconds + _PATIENCE_SECONDS)
@@ -105,10 +105,12 @@ def output_of(pid: int) -> Path:
 
 def newest(directory: Path, pattern: str, windows: int) -> Profile | None:
     """Return the newest windows, merged, of those that are there; None without any."""
-    from .._profile import load
+    from .._reading import load
 
     dated = []
     for path in directory.glob(pattern):
+        if path.name.endswith(HEAP_SUFFIX):
+            continue
         # It may have gone since: only so many files are kept.
         try:
             dated.append((path.stat().st_mtime_ns, path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import _formats
+from .. import _formats
 from ._console import progress, say, suggest
 from ._inputs import add_filters, add_inputs, narrow, read
 

@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import _formats
 from .._config import file_options, resolve
 from ..errors import RprofOSError, RprofStateError, RprofValueError
-from . import _formats
 from ._console import complain
 from ._environment import ALL_FILES, Run, shown
 from ._scripts import SUFFIXES, is_python_script
@@ -36,8 +36,6 @@ in the table [tool.rprof] of pyproject.toml, or by RPROF_RATE and so on. The exi
 the program.
 """
 
-# A run is watched closely and ends: more than what is fair for a service.
-_DEFAULTS = {"rate": 1000.0, "max_overhead": 0.05}
 _TOP = 15
 
 
@@ -63,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="FRACTION",
         help="CPU time of the sampler, of one core; the rate yields (default: 0.05, 0: no limit)",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        default=None,
+        help="sample allocations as well, into a file of their own that ends in .heap.pb.gz",
     )
     parser.add_argument(
         "--follow-children",
@@ -112,13 +116,18 @@ def run(options: argparse.Namespace) -> int:
     command = _interpreter() + _program(options.program)
     whole = not _is_directory(options.output)
     if whole and options.output is not None:
-        _formats.check(options.output)
+        _formats.format_of(options.output)
     given = {
         name: getattr(options, name)
-        for name in ("rate", "engine", "window", "max_overhead")
+        for name in ("rate", "engine", "window", "max_overhead", "memory")
         if getattr(options, name) is not None
     }
-    config = resolve(given, defaults={**_DEFAULTS, **_file_options()})
+    config = resolve(given, "run", defaults=_file_options())
+    if whole and options.follow_children and config.memory is not None:
+        raise RprofValueError(
+            "--memory with --follow-children needs a directory, in which each process has files of "
+            "its own: use for example -o out/"
+        )
     output = _writable(options.output or "") if whole else _absolute(options.output) + os.sep
     settings = config._asdict() | {"output": None if whole else output, "recent": 0}
     if whole and options.follow_children:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
-    profile = narrow(read(options.files), options)
+    profile = narrow(read(options.files, options.by), options)
     table = profile.top(options.n, options.by, lines=options.lines, sort=options.sort)
     if options.json:
         print(

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import _formats
 from ..errors import RprofValueError
-from . import _formats
 from ._console import progress, say, suggest
 from ._inputs import add_filters, add_inputs, narrow, read
 

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from .. import _requests, _session
+from .. import _hooks, _requests
+from .._config import PRESETS
+from .._process import log
 from ..errors import RprofTypeError, RprofValueError
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ UNMATCHED = "(no route)"
 """The route of requests for which the framework has none, and of others until it has been found."""
 
 _MIN_SECRET_LENGTH = 16
-_ON_DEMAND_RATE = 1_000
 # Parts of a path that name one thing rather than a kind: numbers, UUIDs, long hexadecimal text, and
 # long text with digits in it.
 _IDENTIFIER = re.compile(
@@ -83,7 +84,7 @@ class Options:
         self.route = route
         self.on_demand = on_demand
         # What takes time once is done here as well.
-        _session.native().current_labels()
+        _hooks.native().current_labels()
         if slow_after is not None:
             from .. import _watch  # noqa: F401
         if on_demand is not None:
@@ -123,14 +124,18 @@ def _harmless(function: Callable[[Any], Any], source: Any) -> Any:
     try:
         return function(source)
     except Exception:
-        _session.log().warning("a function given to the middleware has failed", exc_info=True)
+        log().warning("a function given to the middleware has failed", exc_info=True)
         return None
 
 
 def capture_only(wanted: request) -> Capture:
     """Begin to record one request, before it is entered."""
+    how = PRESETS["one request"].defaults
     return _requests.profile_next(
-        1, where=lambda begun: begun is wanted, rate=_ON_DEMAND_RATE, max_overhead=1.0
+        1,
+        where=lambda begun: begun is wanted,
+        rate=how["rate"],
+        max_overhead=how["max_overhead"],
     )
 
 
@@ -138,4 +143,6 @@ def page(capture: Capture, name: str) -> bytes:
     """Return the report page of a request that has ended."""
     from ..viewer import page as render
 
-    return render([(name, capture.close().to_bytes())], title=name).encode()
+    profile = capture.close()
+    shown = (name, profile.to_bytes(), profile._native.page_facts)
+    return render([shown], title=name).encode()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from .. import _session
+from .. import _hooks
+from .._process import log
 from ._options import generic_route
 
 __all__ = ["watch_routers"]
@@ -37,14 +38,14 @@ def _with_subclasses(kind: type) -> Iterator[Any]:
 def _noting(
     handle: Callable[..., Any], is_leaf: bool, pattern: Callable[[Any, Any, str], str]
 ) -> Callable[..., Any]:
-    note_route = _session.native().note_route
+    note_route = _hooks.native().note_route
 
     @functools.wraps(handle)
     def noted(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         try:
             note_route(self, scope, is_leaf, pattern)
         except Exception:
-            _session.log().warning("the route of a request cannot be told", exc_info=True)
+            log().warning("the route of a request cannot be told", exc_info=True)
         return handle(self, scope, receive, send)
 
     setattr(noted, _MARK, True)

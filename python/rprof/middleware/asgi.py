@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from .. import _session
+from .. import _hooks
 from ._options import UNMATCHED, Options, capture_only, generic_route, page
 from ._routers import watch_routers
 
@@ -40,7 +40,7 @@ class ASGIMiddleware:
     def __init__(self, app: _Application, **options: Any) -> None:
         self._app = app
         self._options = chosen = Options(**options)
-        self._requests = _session.native().AsgiRequests(
+        self._requests = _hooks.native().AsgiRequests(
             chosen.model,
             generic_route,
             UNMATCHED,

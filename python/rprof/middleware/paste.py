@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from .. import _endpoint, _session
+from .. import _continuous, _endpoint
 from .._config import OPTIONS, resolve
 from ..errors import RprofError, RprofTypeError, RprofValueError
 from ._options import Options
@@ -60,14 +60,14 @@ def filter_factory(global_conf: Mapping[str, str], **local_conf: str) -> Callabl
         if values and start is None:
             raise RprofValueError(f"{min(values)} is an option of profiling: add start = true")
         # They are told where the application is put together.
-        resolve(values, from_environment=frozenset())
+        resolve(values, environment={})
         Options(**options)
     except RprofError as error:
         raise type(error)(f"{place}: {error}") from None
 
     def install(application: Any) -> Any:
-        if start and not _session.is_running():
-            _session.start_if_possible(**values)
+        if start and not _continuous.is_running():
+            _continuous.start_if_possible(**values)
         if serve is not None:
             try:
                 _endpoint.serve_if_possible(serve)

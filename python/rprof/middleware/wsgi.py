@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from .. import _session
+from .. import _hooks
 from ._options import UNMATCHED, Options, capture_only, generic_route, page
 
 if TYPE_CHECKING:
@@ -40,14 +40,16 @@ class WSGIMiddleware:
     def __init__(self, application: _Application, **options: Any) -> None:
         self._application = application
         self._options = chosen = Options(**options)
-        self._serve = _session.native().WsgiServer(
+        self._serve = _hooks.native().WsgiServer(
             application,
             chosen.model,
-            generic_route,
-            _end_at_close,
-            known_route=self.known_route if chosen.route is None else None,
-            choose_route=self._choose_route if chosen.route is not None else None,
-            answer_instead=self._page_instead if chosen.on_demand is not None else None,
+            {
+                "make_route": generic_route,
+                "known_route": self.known_route if chosen.route is None else None,
+                "choose_route": self._choose_route if chosen.route is not None else None,
+                "answer_instead": self._page_instead if chosen.on_demand is not None else None,
+                "end_at_close": _end_at_close,
+            },
         )
 
     def __call__(self, environ: _Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

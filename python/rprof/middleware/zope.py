@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from .. import _session
+from .._process import log
 from ._options import generic_route
 from .wsgi import note_route
 
@@ -26,7 +26,7 @@ def _note_published(event: Any) -> None:
         request = event.request
         note_route(request.environ, generic_route(_path(request["PUBLISHED"])))
     except Exception:
-        _session.log().warning("the route of a request cannot be told", exc_info=True)
+        log().warning("the route of a request cannot be told", exc_info=True)
 
 
 def _path(published: Any) -> str:

@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TypeAlias
 
 from .. import _loading
 from ..errors import RprofValueError
@@ -25,6 +26,8 @@ from . import sources
 
 __all__ = ["asset", "frame", "page", "sources"]
 
+# Name, pprof bytes, and, as far as they are known, the facts.
+_Shown: TypeAlias = "tuple[str, bytes] | tuple[str, bytes, str]"
 _ENTRY = "app.js"
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+\.js)";\n', re.MULTILINE)
 _LINK_WORD = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
@@ -33,19 +36,20 @@ _PLACE = re.compile(r"@(policy|title|style|data|script)@")
 
 
 def page(
-    profiles: Sequence[tuple[str, bytes]],
+    profiles: Sequence[_Shown],
     *,
     title: str,
-    baseline: tuple[str, bytes] | None = None,
+    baseline: _Shown | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> str:
     """Return a complete HTML document that shows profiles.
 
     Args:
-        profiles: Name and pprof bytes, gzip-compressed or plain, of each profile. With several, the
-            page lets one choose.
+        profiles: Name and pprof bytes, gzip-compressed or plain, of each profile, and its
+            ``page_facts``, without which the page shows its comments as they are. With several,
+            the page lets one choose.
         title: What the page is called.
-        baseline: Name and pprof bytes of what came before; the page then shows the difference.
+        baseline: The same of what came before; the page then shows the difference.
         sources: Text by file name, as the profile names files, to be shown with what each line
             cost. Whoever gets the page can read it.
 
@@ -56,7 +60,11 @@ def page(
         raise RprofValueError("profiles is empty; give at least one profile to show")
     data = {
         "title": title,
-        "profiles": [_embedded(name, content) for name, content in profiles],
+        "measures": [
+            {"name": name, "unit": unit, "meaning": meaning}
+            for name, unit, _, meaning in _loading.native().measures()
+        ],
+        "profiles": [_embedded(*profile) for profile in profiles],
         "baseline": _embedded(*baseline) if baseline else None,
         "sources": _packed(json.dumps(dict(sources)).encode("ascii")) if sources else None,
     }
@@ -72,21 +80,25 @@ def page(
     return _PLACE.sub(lambda found: fill[found[1]], asset("page.html"))
 
 
-def frame(title: str) -> tuple[str, str]:
-    """Return what stands before and behind the data of a page's one profile.
+def frame(title: str) -> tuple[str, str, str]:
+    """Return what stands before, between and behind what a page has of its one profile.
 
-    Base64 of a gzip pprof between the two makes a page, where there is no Python to make it.
+    Its facts and base64 of a gzip pprof between the three make a page, where there is no Python to
+    make it.
     """
     # Begins like gzip, so that it is taken as it is.
     mark = b"\x1f\x8b" + b"here goes the profile"
-    before, after = page([(title, mark)], title=title).split(base64.b64encode(mark).decode("ascii"))
-    return before, after
+    facts = json.dumps(base64.b64encode(b"here go the facts").decode("ascii"))
+    before, rest = page([(title, mark, facts)], title=title).split(facts)
+    between, after = rest.split(base64.b64encode(mark).decode("ascii"))
+    return before, between, after
 
 
-def _embedded(name: str, content: bytes) -> dict[str, str]:
+def _embedded(name: str, content: bytes, facts: str = "null") -> dict[str, object]:
     if not content.startswith(b"\x1f\x8b"):
         content = gzip.compress(content, mtime=0)
-    return {"title": name, "data": base64.b64encode(content).decode("ascii")}
+    data = base64.b64encode(content).decode("ascii")
+    return {"title": name, "facts": json.loads(facts), "data": data}
 
 
 def _packed(content: bytes) -> str:

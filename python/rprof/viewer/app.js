@@ -6,6 +6,7 @@ import { byId, make } from "./dom.js";
 import { ratio, sum } from "./exact.js";
 import { FlameView, Tooltip } from "./flame_view.js";
 import { human, percent } from "./format.js";
+import { isHeap, MemoryView, tellsOfMemory } from "./memory_view.js";
 import { describe, visible } from "./names.js";
 import { decode, unpack } from "./profile.js";
 import { doubts, facts, recordingList } from "./recording.js";
@@ -15,6 +16,7 @@ import { State } from "./state.js";
 import { TableView } from "./table_view.js";
 import { bySize, threadKey, threadName, threadsOf, ThreadsView } from "./threads_view.js";
 import { Dataset, magnitude, Selection } from "./tree.js";
+import { WaitsView } from "./waits_view.js";
 
 const VIEWS = [
   ["flame", "Flame graph"],
@@ -22,6 +24,8 @@ const VIEWS = [
   ["table", "Table"],
   ["source", "Lines"],
   ["threads", "Threads"],
+  ["waits", "Waits"],
+  ["memory", "Memory"],
 ];
 // Those that show lines.
 const LINE_VIEWS = new Set(["sandwich", "source"]);
@@ -40,16 +44,10 @@ const DEFAULTS = {
   sort: "",
   width: "",
   compare: "",
+  group: "",
   theme: "",
 };
 const THEMES = ["", "light", "dark"];
-const MEANINGS = {
-  wall: "Elapsed time, running or waiting",
-  cpu: "Time on a processor",
-  gil: "Time with the GIL held",
-  gil_wait: "Time spent waiting for the GIL",
-  samples: "How often it was seen",
-};
 // A change of this fraction of the whole has its full colour.
 const NOISE = 0.002;
 const THREAD_LABELS = new Set(["thread id", "thread name"]);
@@ -59,6 +57,13 @@ function fromBase64(text) {
   const bytes = new Uint8Array(raw.length);
   for (let index = 0; index < raw.length; index++) bytes[index] = raw.charCodeAt(index);
   return bytes;
+}
+
+/** The profile that is embedded, with what it tells of its recording, if it does. */
+async function read({ data, facts }) {
+  const profile = decode(await unpack(fromBase64(data)));
+  profile.told = facts ?? { numbers: [], texts: [], unmeasured: [], others: profile.comments };
+  return profile;
 }
 
 /** Keeps the newest result of a computation until its key changes. */
@@ -92,11 +97,14 @@ class App {
       const text = new TextDecoder().decode(await unpack(fromBase64(this.data.sources)));
       this.sources = new Map(Object.entries(JSON.parse(text)));
     }
-    this.baseline = this.data.baseline
-      ? decode(await unpack(fromBase64(this.data.baseline.data)))
-      : null;
+    this.baseline = this.data.baseline ? await read(this.data.baseline) : null;
     this.build();
     await this.load();
+    if (isHeap(this.loaded.dataset.sides[0])) {
+      this.state.changeDefault("view", "memory");
+      this.update();
+      byId(`tab-${this.context().view}`).scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
   }
 
   /** Decodes the chosen profile, if that has not been done. */
@@ -104,7 +112,7 @@ class App {
     const index = Number(this.state.values.profile);
     const number = this.data.profiles[index] ? index : 0;
     if (!this.profiles.has(number)) {
-      const profile = decode(await unpack(fromBase64(this.data.profiles[number].data)));
+      const profile = await read(this.data.profiles[number]);
       const dataset = new Dataset(profile, this.baseline);
       this.profiles.set(number, {
         number,
@@ -154,6 +162,8 @@ class App {
       table: new TableView(byId("table")),
       source: new SourceView(byId("files"), byId("source"), this.sources),
       threads: new ThreadsView(byId("threads")),
+      waits: new WaitsView(byId("waits")),
+      memory: new MemoryView(byId("memory")),
     };
     byId("views").replaceChildren(
       ...VIEWS.map(([name, text]) =>
@@ -210,10 +220,17 @@ class App {
       const current = name === context.view;
       const tab = byId(`tab-${name}`);
       tab.setAttribute("aria-selected", String(current));
+      tab.hidden = !current && !this.offers(name);
       tab.tabIndex = current ? 0 : -1;
       byId(`view-${name}`).hidden = !current;
     }
     this.views[context.view].render(context);
+  }
+
+  /** Whether this profile has something to show in a view. */
+  offers(view) {
+    const [side] = this.loaded.dataset.sides;
+    return view === "memory" ? tellsOfMemory(side) : view !== "waits" || !isHeap(side);
   }
 
   context() {
@@ -243,6 +260,7 @@ class App {
       view: VIEWS.some(([name]) => name === values.view) ? values.view : "flame",
       dataset,
       described,
+      accepts,
       threads,
       sources: this.sources,
       selection,
@@ -291,6 +309,11 @@ class App {
     };
   }
 
+  /** What a sample type tells, if it is one of rprof's. */
+  meaningOf({ name, unit }) {
+    return this.data.measures.find((known) => known.name === name && known.unit === unit)?.meaning;
+  }
+
   theme() {
     if (this.printing) return "light";
     return this.state.values.theme || (this.dark.matches ? "dark" : "light");
@@ -335,7 +358,7 @@ class App {
             make("span", { class: "type-name" }, visible(name)),
             make("span", { class: "type-total", "data-exact": String(total) }, human(total, unit)),
           ),
-          MEANINGS[name],
+          this.meaningOf(kind),
         ];
       }),
       context.type,
@@ -450,8 +473,10 @@ class App {
   moveTab(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
-    const at = VIEWS.findIndex(([name]) => name === this.context().view);
-    const [name] = VIEWS[(at + step + VIEWS.length) % VIEWS.length];
+    const { view } = this.context();
+    const offered = VIEWS.filter(([name]) => name === view || this.offers(name));
+    const at = offered.findIndex(([name]) => name === view);
+    const [name] = offered[(at + step + offered.length) % offered.length];
     this.state.set({ view: name });
     byId(`tab-${name}`).focus();
     event.preventDefault();
@@ -484,7 +509,7 @@ class App {
 
   keyAction(key) {
     const { values } = this.state;
-    if (/^[1-5]$/.test(key)) return () => this.state.set({ view: VIEWS[Number(key) - 1][0] });
+    if (/^[1-7]$/.test(key)) return () => this.state.set({ view: VIEWS[Number(key) - 1][0] });
     return {
       "/": () => byId("search").focus(),
       "?": () => byId("help").showModal(),

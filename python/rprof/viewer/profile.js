@@ -65,7 +65,7 @@ class Numbers {
  *   stacks, stackEnds: frames of all samples, innermost first, one after the other,
  *   columns: the values, one exact column for each sample type,
  *   labelSets [[{key, value}]], sampleLabels: the label set of each sample,
- *   program, comments, timeNanos, durationNanos, period.
+ *   program, comments, timeNanos, durationNanos, period, periodUnit.
  */
 export function decode(bytes) {
   const samples = [];
@@ -78,6 +78,8 @@ export function decode(bytes) {
   let timeNanos = 0n;
   let durationNanos = 0n;
   let period = 0n;
+  let periodUnit = "nanoseconds";
+  let periodType = null;
   let defaultText = 0;
   const message = new Message(bytes);
   const tables = { 1: types, 2: samples, 3: mappings, 4: locations, 5: functions, 6: texts };
@@ -86,6 +88,7 @@ export function decode(bytes) {
     if (table) table.push(message.inner());
     else if (message.field === 9) timeNanos = message.signed();
     else if (message.field === 10) durationNanos = message.signed();
+    else if (message.field === 11) periodType = message.inner();
     else if (message.field === 12) period = message.signed();
     else if (message.field === 13) {
       message.eachVarint((low, high) => comments.push(high ? Number.NaN : low));
@@ -112,10 +115,10 @@ export function decode(bytes) {
   });
   if (sampleTypes.length === 0) throw new FormatError("it has no sample types");
 
+  if (periodType) periodUnit = text(readFields(periodType)[2] ?? 0);
   const table = readFunctions(functions, text);
-  const frames = readLocations(locations, table);
+  const frames = readLocations(locations, table, readMappings(mappings, text));
   const decoded = readSamples(samples, sampleTypes.length, frames, text, bytes.length);
-  const program = mappings.length ? text(readFields(mappings[0])[5] ?? 0) : "";
   const named = defaultText ? text(defaultText) : "";
   return {
     sampleTypes,
@@ -126,11 +129,12 @@ export function decode(bytes) {
     frameFunction: Int32Array.from(frames.functions),
     frameLine: Float64Array.from(frames.lines),
     ...decoded,
-    program,
+    program: frames.program,
     comments: comments.map(text),
     timeNanos,
     durationNanos,
     period,
+    periodUnit,
   };
 }
 
@@ -138,7 +142,6 @@ export function decode(bytes) {
 function readFields(message) {
   const fields = [];
   while (message.next()) {
-    // Addresses of mappings use all 64 bits and are not wanted: only small fields are kept.
     if (message.kind === VARINT) {
       message.readVarint();
       if (message.field < 16) {
@@ -153,14 +156,8 @@ function readFunctions(messages, text) {
   const functions = [];
   const byId = new Map();
   const byKey = new Map();
-  for (const message of messages) {
-    const fields = readFields(message);
-    const id = fields[1] ?? 0;
-    if (byId.has(id)) throw new FormatError(`it has two of function ${id}`);
-    const name = text(fields[2] ?? 0) || text(fields[3] ?? 0);
-    const file = text(fields[4] ?? 0);
-    const line = fields[5] <= 0xffffffff ? fields[5] : 0;
-    // Profiles that were merged may name one function twice.
+  // Profiles that were merged may name one function twice.
+  const add = (name, file, line) => {
     const key = `${name}\0${file}\0${line}`;
     let index = byKey.get(key);
     if (index === undefined) {
@@ -168,12 +165,47 @@ function readFunctions(messages, text) {
       functions.push({ name, file, line });
       byKey.set(key, index);
     }
-    byId.set(id, index);
+    return index;
+  };
+  for (const message of messages) {
+    const fields = readFields(message);
+    const id = fields[1] ?? 0;
+    if (byId.has(id)) throw new FormatError(`it has two of function ${id}`);
+    const name = text(fields[2] ?? 0) || text(fields[3] ?? 0);
+    const file = text(fields[4] ?? 0);
+    const line = fields[5] <= 0xffffffff ? fields[5] : 0;
+    byId.set(id, add(name, file, line));
   }
-  return { functions, byId };
+  return { functions, byId, add };
 }
 
-function readLocations(messages, table) {
+/** Where in memory which part of which file is, by id; addresses use all 64 bits. */
+function readMappings(messages, text) {
+  const byId = new Map();
+  let program = "";
+  for (const message of messages) {
+    const found = { id: 0, start: 0n, limit: 0n, offset: 0n, file: "" };
+    const addresses = { 2: "start", 3: "limit", 4: "offset" };
+    while (message.next()) {
+      if (message.field === 1) found.id = message.number();
+      else if (addresses[message.field]) found[addresses[message.field]] = BigInt.asUintN(64, message.signed());
+      else if (message.field === 5) found.file = text(message.number());
+      else message.skip();
+    }
+    if (byId.size === 0) program = found.file;
+    byId.set(found.id, found);
+  }
+  return { byId, program };
+}
+
+/** A name for an address of which no function is known, as "libfoo.so+0x1234". */
+function addressName(mapping, address) {
+  if (!mapping?.file || address < mapping.start || address >= mapping.limit) return `0x${address.toString(16)}`;
+  const offset = BigInt.asUintN(64, address - mapping.start + mapping.offset);
+  return `${mapping.file.split(/[/\\]/).pop()}+0x${offset.toString(16)}`;
+}
+
+function readLocations(messages, table, mappings) {
   const byId = new Map();
   const functions = [];
   const lines = [];
@@ -191,10 +223,12 @@ function readLocations(messages, table) {
   };
   for (const message of messages) {
     let id = 0;
+    let mapping = 0;
     let address = 0n;
     const here = [];
     while (message.next()) {
       if (message.field === 1) id = message.number();
+      else if (message.field === 2) mapping = message.number();
       else if (message.field === 3) address = BigInt.asUintN(64, message.signed());
       else if (message.field === 4) {
         const line = message.inner();
@@ -215,12 +249,11 @@ function readLocations(messages, table) {
     if (byId.has(id)) throw new FormatError(`it has two of location ${id}`);
     if (here.length === 0) {
       // Not symbolised: the address is all the name there is.
-      table.functions.push({ name: `0x${address.toString(16)}`, file: "", line: 0 });
-      here.push(frame(table.functions.length - 1, 0));
+      here.push(frame(table.add(addressName(mappings.byId.get(mapping), address), "", 0), 0));
     }
     byId.set(id, here);
   }
-  return { byId, functions, lines };
+  return { byId, functions, lines, program: mappings.program };
 }
 
 function readSamples(messages, typeCount, frames, text, size) {

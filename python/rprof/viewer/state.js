@@ -13,6 +13,12 @@ export class State {
     });
   }
 
+  /** Has another value count where the address says nothing. */
+  changeDefault(name, value) {
+    this.defaults = { ...this.defaults, [name]: value };
+    this.values = this.read();
+  }
+
   read() {
     const found = new URLSearchParams(window.location.hash.slice(1));
     const values = { ...this.defaults };

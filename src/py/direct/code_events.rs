@@ -14,6 +14,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 
 use crate::capture::direct::Interpreter;
 use crate::clock::cpu::thread_id;
+use crate::heap::stacks::{end_death, note_death};
 use crate::layout::Layout;
 use crate::memory::own::Lasting;
 use crate::memory::{ReadMemory, int32, read, read_word, word};
@@ -41,14 +42,12 @@ fn find(name: &CStr) -> Result<usize, String> {
     Ok(address as usize)
 }
 
-/// What the engine must know, and the address of `PyCode_Type`. From here on the death of code
-/// objects is reported.
-pub(super) fn find_interpreter(
+/// Address of `_PyRuntime`, and where the interpreter has what.
+pub(in crate::py) fn find_layout(
     py: Python<'_>,
     memory: &mut dyn ReadMemory,
-) -> Result<(Interpreter, usize), String> {
+) -> Result<(usize, Layout), String> {
     let runtime = find(c"_PyRuntime")?;
-    let code_type = find(c"PyCode_Type")?;
     let version = py.version_info();
     let said = Python::version_str();
     if said.contains("PyPy") || said.contains("free-threading") {
@@ -59,9 +58,42 @@ pub(super) fn find_interpreter(
         |_| u32::from(version.major) << 24 | u32::from(version.minor) << 16,
         |address| unsafe { *(address as *const std::ffi::c_ulong) as u32 },
     );
-    let layout = Layout::detect(memory, runtime, version_hex)?;
-    // SAFETY: the GIL is held, as `py` proves.
-    let state = unsafe { ffi::PyThreadState_Get() } as usize;
+    Ok((runtime, Layout::detect(memory, runtime, version_hex)?))
+}
+
+/// Where the interpreter has what, and the address of `PyCode_Type`. From here on the death of code
+/// objects is reported.
+pub(in crate::py) fn find_codes(
+    py: Python<'_>,
+    memory: &mut dyn ReadMemory,
+) -> Result<(Layout, usize), String> {
+    let (_, layout) = find_layout(py, memory)?;
+    let code_type = find(c"PyCode_Type")?;
+    report_dead_codes(memory, code_type)?;
+    Ok((layout, code_type))
+}
+
+/// Address of the calling thread's state.
+pub(super) fn own_thread_state(_: Python<'_>) -> usize {
+    // SAFETY: the GIL is held, as the token proves.
+    unsafe { ffi::PyThreadState_Get() as usize }
+}
+
+/// Address of the dictionary that the calling thread has for itself; 0 if it cannot be had.
+pub(super) fn own_thread_dict(_: Python<'_>) -> usize {
+    // SAFETY: the GIL is held, as the token proves; the reference is the thread's own.
+    unsafe { ffi::PyThreadState_GetDict() as usize }
+}
+
+/// What the engine must know, and the address of `PyCode_Type`. From here on the death of code
+/// objects is reported.
+pub(super) fn find_interpreter(
+    py: Python<'_>,
+    memory: &mut dyn ReadMemory,
+) -> Result<(Interpreter, usize), String> {
+    let (runtime, layout) = find_layout(py, memory)?;
+    let code_type = find(c"PyCode_Type")?;
+    let state = own_thread_state(py);
     let actual = thread_id();
     let (stale_id, id_from_ident) = match layout.thread.native_id {
         Some(at) => {
@@ -84,6 +116,7 @@ pub(super) fn find_interpreter(
         runtime,
         gil,
         lasting,
+        knows_locks: false,
         stale_id,
         id_from_ident,
     };
@@ -146,7 +179,9 @@ fn report_dead_codes(memory: &mut dyn ReadMemory, code_type: usize) -> Result<()
 
 unsafe extern "C" fn on_dealloc(code: *mut PyObject) {
     FREED.push(code as usize);
+    let before = note_death(code as usize);
     let original = ORIGINAL.load(Ordering::Acquire);
     // SAFETY: ORIGINAL was set to CPython's own function before this one was installed.
     unsafe { std::mem::transmute::<*mut c_void, Dealloc>(original)(code) };
+    end_death(before);
 }

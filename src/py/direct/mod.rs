@@ -4,12 +4,19 @@
 //! against the `gil` engine before it is used.
 
 mod code_events;
+mod lock_test;
 mod names;
 mod self_test;
+mod tasks;
+mod trio;
 
 use pyo3::prelude::*;
 
+pub(super) use self::code_events::{find_codes, find_layout};
 use self::names::NameReader;
+pub(in crate::py) use self::tasks::current_task;
+pub(crate) use self::tasks::{learn_tasks, no_tasks};
+pub(crate) use self::trio::{learn_trio, no_trio};
 use super::gil::engine::EngineOptions;
 use crate::capture::Engine;
 use crate::capture::direct::{DirectEngine, Interpreter, NameSource, ThreadName};
@@ -18,6 +25,7 @@ use crate::layout::LineFormat;
 use crate::memory::{ReadMemory, own};
 use crate::model::module_name::ImportRoots;
 use crate::model::snapshot::Snapshot;
+use crate::model::task::Tasks;
 use crate::unwind::code::CodeCache;
 use crate::unwind::linetable::LineTable;
 
@@ -35,7 +43,8 @@ impl Kit {
     fn tested(py: Python<'_>, options: &EngineOptions) -> Result<Self, String> {
         kernel::find_time();
         let mut memory = own::open(circumstances())?;
-        let (interpreter, code_type) = code_events::find_interpreter(py, memory.as_mut())?;
+        let (mut interpreter, code_type) = code_events::find_interpreter(py, memory.as_mut())?;
+        interpreter.knows_locks = lock_test::run(py, memory.as_mut(), &interpreter.layout);
         let kit = Self {
             interpreter,
             code_type,
@@ -58,7 +67,7 @@ impl Kit {
             ImportRoots::new(self.options.import_roots.iter().cloned()),
             self.options.own_directory.clone(),
         );
-        DirectEngine::new(self.interpreter, open_memory, names, cache)
+        DirectEngine::new(self.interpreter, Box::new(open_memory), names, cache)
     }
 }
 
@@ -73,20 +82,25 @@ pub(crate) fn engine(
     let kit = Kit::tested(py, options)?;
     let names = NameReader::new(py, options.keep_thread_state, kit.names.clone())
         .map_err(|error| error.to_string())?;
-    Ok((Box::new(kit.engine_with(Box::new(names))), kit.transport))
+    let engine = kit.engine_with(Box::new(names));
+    let engine = engine.of_sampler(u32::from(py.version_info().minor));
+    Ok((Box::new(engine), kit.transport))
 }
 
-/// One snapshot by the calling thread, which is part of it.
+/// One snapshot by the calling thread, which is part of it, and the tasks of asyncio.
 ///
 /// # Errors
 /// Why there is none, in words.
-pub(crate) fn snapshot_once(py: Python<'_>, options: &EngineOptions) -> Result<Snapshot, String> {
-    let mut engine = Kit::tested(py, options)?.engine();
-    let mut snapshot = Snapshot::default();
-    engine
-        .snapshot(&mut snapshot)
+pub(crate) fn look_once(
+    py: Python<'_>,
+    options: &EngineOptions,
+) -> Result<(Snapshot, Tasks), String> {
+    let mut engine = Kit::tested(py, options)?.engine().with_locks();
+    let mut snapshot = engine
+        .look_once()
         .map_err(|_| "it took no snapshot".to_owned())?;
-    Ok(snapshot)
+    let tasks = engine.look_at_tasks(&mut snapshot, None);
+    Ok((snapshot, tasks))
 }
 
 /// An engine for looks without the GIL, by any thread, with the names that are known now.
@@ -98,7 +112,8 @@ pub(crate) fn engine_for_dumps(
     options: &EngineOptions,
 ) -> Result<DirectEngine, String> {
     let kit = Kit::tested(py, options)?;
-    Ok(kit.engine_with(Box::new(names::Known::new(kit.names.clone()))))
+    let engine = kit.engine_with(Box::new(names::Known::new(kit.names.clone())));
+    Ok(engine.with_locks())
 }
 
 /// The lines of a code object by instruction offset (bytes), as the engine decodes them; 0 is none.

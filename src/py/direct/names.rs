@@ -18,9 +18,11 @@ use crate::memory::reserve;
 use crate::py::gil::attach::Attachment;
 use crate::py::gil::names::Names;
 use crate::py::gil::symbols::Symbols;
+use crate::py::late;
 use crate::session::fork::session;
 use crate::session::health::Health;
-use crate::session::native_thread::{Kind, NativeThread};
+use crate::session::native_thread::Kind;
+use crate::session::worker::{Handle, Work, Worker};
 
 /// A park waits this long for a thread that waits for the GIL.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -108,14 +110,25 @@ struct Reader {
     shared: Arc<Shared>,
 }
 
-impl Reader {
-    fn run(mut self) -> Self {
+impl Work for Reader {
+    type Handle = ReaderHandle;
+
+    const NAME: &'static str = "rprof-names";
+    const KIND: Kind = Kind::Own;
+
+    fn prepare(&mut self) -> ReaderHandle {
+        self.shared.quit.store(false, Ordering::Release);
+        ReaderHandle(self.shared.clone())
+    }
+
+    fn run(&mut self) {
         let mut cpu_mark_ns = 0;
         while !self.shared.quit.load(Ordering::Acquire) {
             if self.shared.is_asked.swap(false, Ordering::AcqRel) {
                 match self.attachment.attach() {
                     Ok(attached) => {
                         let found = self.names.all_attached(&attached);
+                        late::look(attached.py());
                         drop(attached);
                         NEWEST.lock().clone_from(&found);
                         *self.shared.answer.lock() = Some(found);
@@ -131,7 +144,16 @@ impl Reader {
             }
         }
         self.attachment.park();
-        self
+    }
+}
+
+/// How the reader's thread is reached.
+#[derive(Debug)]
+struct ReaderHandle(Arc<Shared>);
+
+impl Handle for ReaderHandle {
+    fn stop(&self) {
+        self.0.quit.store(true, Ordering::Release);
     }
 }
 
@@ -139,8 +161,7 @@ impl Reader {
 pub(super) struct NameReader {
     shared: Arc<Shared>,
     thread_state: Arc<AtomicUsize>,
-    parked: Option<Reader>,
-    running: Option<NativeThread<Reader>>,
+    worker: Worker<Reader>,
 }
 
 impl NameReader {
@@ -163,8 +184,7 @@ impl NameReader {
         Ok(Self {
             shared,
             thread_state: reader.attachment.state_address(),
-            parked: Some(reader),
-            running: None,
+            worker: Worker::Parked(Box::new(reader)),
         })
     }
 }
@@ -175,25 +195,17 @@ impl NameSource for NameReader {
         // Without memory no thread can be started, and what it works with would be lost. Much is asked
         // for: this is no set-up, other threads may be about to use the rest up, and a thread that
         // cannot have its data ends the process (glibc, `elf/dl-tls.c`). Names can wait.
-        if self.parked.is_some() && !reserve::are_there(THREAD_BYTES) {
-            return;
-        }
-        if self.parked.is_some() && !session().refusals().may_try() {
-            return;
-        }
-        if let Some(reader) = self.parked.take() {
-            self.shared.quit.store(false, Ordering::Release);
-            let spawned = NativeThread::spawn(Kind::Own, "rprof-names", reader, Reader::run);
-            match spawned {
-                Ok(thread) => self.running = Some(thread),
+        match &self.worker {
+            Worker::Running(running) => running.wake(),
+            Worker::Parked(_)
+                if reserve::are_there(THREAD_BYTES) && session().refusals().may_try() =>
+            {
                 // Without another thread there are no names, and profiling goes on.
-                Err(refused) => {
-                    session().refuse(&refused.error);
-                    self.parked = Some(refused.state);
+                if let Err(error) = self.worker.begin() {
+                    session().refuse(&error);
                 }
             }
-        } else if let Some(thread) = &self.running {
-            thread.unpark();
+            _ => {}
         }
     }
 
@@ -202,10 +214,7 @@ impl NameSource for NameReader {
     }
 
     fn end(&mut self) {
-        self.shared.quit.store(true, Ordering::Release);
-        if let Some(thread) = &self.running {
-            thread.unpark();
-        }
+        self.worker.stop();
     }
 
     fn thread_state(&self) -> usize {
@@ -213,14 +222,7 @@ impl NameSource for NameReader {
     }
 
     fn park(&mut self) {
-        self.end();
-        let Some(thread) = self.running.take() else {
-            return;
-        };
-        match thread.join(PATIENCE) {
-            Ok(reader) => self.parked = reader,
-            // It waits for a GIL that nobody gives; it ends when it gets it.
-            Err(thread) => self.running = Some(thread),
-        }
+        // One that waits for a GIL that nobody gives ends when it gets it.
+        self.worker.end(PATIENCE);
     }
 }

@@ -5,11 +5,9 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::capture::Engine;
 use crate::capture::direct::{DirectEngine, Interpreter};
 use crate::clock::cpu::thread_id;
 use crate::memory::{ReadMemory, read_word};
-use crate::model::snapshot::Snapshot;
 use crate::py::gil::engine::{EngineOptions, GilEngine};
 use crate::unwind::text::read_strings;
 
@@ -46,10 +44,9 @@ pub(super) fn run(
     if next != Some(own_interpreter) {
         return Err("it does not find the interpreter".to_owned());
     }
-    let mut snapshot = Snapshot::default();
-    let taken = candidate.snapshot(&mut snapshot);
-    candidate.park();
-    taken.map_err(|_| "it cannot take a snapshot".to_owned())?;
+    let snapshot = candidate
+        .look_once()
+        .map_err(|_| "it cannot take a snapshot".to_owned())?;
     let own = snapshot
         .threads
         .iter()

@@ -31,7 +31,7 @@ use pyo3::Python;
 use pyo3::ffi::{self, PyInterpreterState, PyObject, PyThreadState};
 
 use super::call;
-use super::symbols::{Allocator, Symbols};
+use super::symbols::{Allocator, NoteState, Symbols};
 use crate::capture::Missed;
 
 /// Where a thread that has the GIL puts a thread state that one of ours must not make itself.
@@ -104,6 +104,9 @@ pub(crate) struct Attachment {
     keep: bool,
     /// Whether the state that there is was made by the thread that uses it.
     is_state_own: bool,
+    /// What notes a thread state for the calling thread, where the interpreter does not do that
+    /// itself when a state is attached (up to 3.11).
+    note: Option<NoteState>,
     handover: Arc<Handover>,
 }
 
@@ -114,7 +117,7 @@ unsafe impl Send for Attachment {}
 impl Attachment {
     /// `keep`: make the thread state now and keep it, because `tracemalloc` may trace already or
     /// because the interpreter's other thread states may all go.
-    pub(crate) fn new(_py: Python<'_>, symbols: Symbols, keep: bool) -> Self {
+    pub(crate) fn new(py: Python<'_>, symbols: Symbols, keep: bool) -> Self {
         // SAFETY: the GIL is held.
         let interpreter = unsafe { ffi::PyInterpreterState_Get() };
         // SAFETY: the GIL is held; a null result (no memory) is checked where it is used.
@@ -127,6 +130,7 @@ impl Attachment {
         };
         Self {
             untraced: symbols.raw_allocator(),
+            note: symbols.note_state(py.version_info().minor),
             symbols,
             interpreter,
             tracemalloc_name,
@@ -187,6 +191,14 @@ impl Attachment {
         // SAFETY: `state` belongs to this interpreter and no other thread uses it. Should the
         // interpreter begin to shut down now, pyo3's wrapper parks this thread for ever.
         unsafe { ffi::PyEval_RestoreThread(state) };
+        if let Some(note) = self.note
+            && !self.is_state_own
+        {
+            // Or `PyGILState_Check` denies that this thread has the GIL, and the allocator of
+            // PYTHONMALLOC=debug aborts the process (`Objects/obmalloc.c`, `_PyMem_DebugCheckGIL`).
+            // SAFETY: the state is attached to this thread, and is deleted by it.
+            unsafe { note(state) };
+        }
         let mut attached = Attached {
             state,
             attachment: self,
@@ -253,21 +265,16 @@ impl Attached<'_> {
     /// `PyGILState_Ensure` makes a second and waits for the GIL that this thread has. So does the
     /// allocation of a state while `tracemalloc` traces, hence the note before it.
     pub(crate) fn own_state(&mut self) -> bool {
-        let (major, minor) = {
-            let version = self.py().version_info();
-            (version.major, version.minor)
-        };
-        if self.attachment.is_state_own || (major, minor) >= (3, 12) {
+        if self.attachment.is_state_own || self.py().version_info() >= (3, 12) {
             return true;
         }
-        let Some(note) = self.attachment.symbols.note_state(minor) else {
+        let Some(note) = self.attachment.note else {
             return false;
         };
         // SAFETY: the GIL is held, so that tracing cannot stop while a state is made. A state is
         // noted for the calling thread only if none is, and its deletion takes the note back. The
-        // old one is used by nobody once this thread has another.
+        // old one, noted when it was attached, is used by nobody once this thread has another.
         unsafe {
-            note(self.state);
             let interpreter = self.attachment.interpreter;
             let own = self.attachment.symbols.make_state(interpreter);
             if own.is_null() {

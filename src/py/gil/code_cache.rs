@@ -16,7 +16,7 @@ use super::symbols::Symbols;
 use super::text;
 use crate::model::function::Function;
 use crate::model::module_name::ImportRoots;
-use crate::model::snapshot::FunctionSerial;
+use crate::model::stack::{FunctionSerial, FunctionTable};
 
 /// Code objects remembered before all are forgotten and learnt anew.
 const MAX_ENTRIES: usize = 16_384;
@@ -48,7 +48,6 @@ pub(crate) struct CodeCache {
     lines: FxHashMap<(FunctionSerial, i32), u32>,
     /// Weak references of forgotten entries, still to be released.
     released: Vec<*mut PyObject>,
-    next_serial: u64,
     roots: ImportRoots,
     /// Directory of rprof's own Python files.
     own_directory: String,
@@ -81,7 +80,6 @@ impl CodeCache {
             entries: FxHashMap::default(),
             lines: FxHashMap::default(),
             released: Vec::new(),
-            next_serial: 0,
             roots,
             own_directory,
             filename_key: key(c"co_filename"),
@@ -97,7 +95,7 @@ impl CodeCache {
     pub(crate) unsafe fn code(
         &mut self,
         code: *mut PyObject,
-        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+        functions: &mut FunctionTable,
     ) -> Code {
         if let Some(&entry) = self.entries.get(&(code as usize)) {
             // SAFETY: the entry owns its weak reference and the GIL is held.
@@ -210,11 +208,7 @@ impl CodeCache {
 
     /// # Safety
     /// The GIL must be held and `code` be a live code object.
-    unsafe fn learn(
-        &mut self,
-        code: *mut PyObject,
-        functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
-    ) -> Code {
+    unsafe fn learn(&mut self, code: *mut PyObject, functions: &mut FunctionTable) -> Code {
         // SAFETY: as the caller vouches. The attributes of a code object are C members or getters
         // of a type that cannot be subclassed, so reading them runs no Python code; what is
         // released here is also held by the code object, or is an int.
@@ -244,8 +238,7 @@ impl CodeCache {
             ffi::PyErr_Clear();
             (function, file_is_own, weak_reference)
         };
-        let serial = FunctionSerial(self.next_serial);
-        self.next_serial += 1;
+        let serial = FunctionSerial::fresh();
         functions.insert(serial, Arc::new(function));
         if weak_reference.is_null() {
             // No memory: the function is named in this snapshot and learnt again in the next.

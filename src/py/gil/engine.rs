@@ -16,7 +16,7 @@ use super::symbols::Symbols;
 use super::threads::IdOffsets;
 use super::walk::walk;
 use crate::capture::roster::{Newcomer, Roster};
-use crate::capture::{Engine, Missed, Taken};
+use crate::capture::{Engine, Missed, SnapshotStats};
 use crate::clock::cpu::{is_main_thread, monotonic_ns, thread_cpu_ns, thread_id};
 use crate::error::Error;
 use crate::model::function::Function;
@@ -119,7 +119,7 @@ impl GilEngine {
             stale_id: offsets.stale_id(py),
             maker: (symbols.own_ident(), thread_id()),
             offsets,
-            roster: Roster::following(),
+            roster: Roster::default(),
             listed: Vec::new(),
             labels: LabelReader::default(),
             memory: OwnedByGil::default(),
@@ -161,33 +161,37 @@ impl GilEngine {
         Ok(named.collect())
     }
 
+    /// The engine of the sampler, which takes in what threads say of their labels.
+    pub(crate) fn following_logs(mut self) -> Self {
+        self.walker.roster.follow_logs();
+        self
+    }
+
     /// One snapshot taken by a thread that already has the GIL; that thread is part of it.
     pub(crate) fn snapshot_once(mut self, py: Python<'_>) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        self.walker.roster.snapshot = 1;
-        self.walker.roster.follow_nothing();
+        self.walker.roster.begin_look();
         // SAFETY: the GIL is held, as `py` proves.
         unsafe {
             let own = std::ptr::null_mut();
             self.walker
-                .hold(&mut snapshot, own, u64::MAX, &mut Taken::default());
+                .hold(own, u64::MAX, &mut SnapshotStats::default());
             self.walker.cache.release_all();
         }
         self.walker.names.release(py);
-        snapshot
+        self.walker.roster.into_snapshot()
     }
 }
 
 impl Walker {
     /// Notes which threads have not run since their stack was read, so that it still holds.
     /// Returns whether all are such. Needs no GIL.
-    fn note_idle(&mut self, snapshot: &Snapshot) -> bool {
-        let current = self.roster.snapshot;
+    fn note_idle(&mut self) -> bool {
+        let look = self.roster.look();
         let mut all_idle = true;
-        for (track, thread) in self.roster.tracks.iter_mut().zip(&snapshot.threads) {
-            let clock = thread_cpu_ns(thread.thread_id);
+        for (track, sample) in self.roster.pairs_mut() {
+            let clock = thread_cpu_ns(sample.thread_id);
             if clock.is_some() && clock == track.walked_at_cpu_ns {
-                track.served_in = current;
+                track.updated_in = look;
             } else {
                 all_idle = false;
             }
@@ -195,16 +199,15 @@ impl Walker {
         all_idle
     }
 
-    /// One turn with the GIL; true when all threads were served.
+    /// One turn with the GIL; true when all threads were brought up to date.
     ///
     /// # Safety
     /// The GIL must be held; `own` is the sampler's thread state or null.
     unsafe fn hold(
         &mut self,
-        snapshot: &mut Snapshot,
         own: *mut PyThreadState,
         max_hold_ns: u64,
-        taken: &mut Taken,
+        stats: &mut SnapshotStats,
     ) -> bool {
         let begun_ns = monotonic_ns();
         let previous_ns = std::mem::replace(&mut self.attached_at_ns, begun_ns);
@@ -216,14 +219,14 @@ impl Walker {
             self.cache.release_some();
         }
         if self.cache.forget_if_full() {
-            snapshot.functions.clear();
+            self.roster.functions_mut().clear();
             self.roster.forget_stacks();
         }
         let listed = std::mem::take(&mut self.listed);
         let mut complete = true;
         for thread in &listed {
             // SAFETY: as above; nothing has let go of the GIL since the enumeration.
-            let worked = unsafe { self.serve(thread, snapshot, begun_ns, previous_ns, taken) };
+            let worked = unsafe { self.update(thread, begun_ns, previous_ns, stats) };
             if worked && monotonic_ns() - begun_ns > max_hold_ns {
                 complete = false;
                 break;
@@ -234,7 +237,7 @@ impl Walker {
             // SAFETY: as above.
             unsafe { ffi::PyGC_Enable() };
         }
-        taken.hold_ns = taken.hold_ns.max(monotonic_ns() - begun_ns);
+        stats.hold_ns = stats.hold_ns.max(monotonic_ns() - begun_ns);
         complete
     }
 
@@ -273,72 +276,54 @@ impl Walker {
     ///
     /// # Safety
     /// The GIL must be held and `thread` be listed in this hold.
-    unsafe fn serve(
+    unsafe fn update(
         &mut self,
         thread: &Listed,
-        snapshot: &mut Snapshot,
         now_ns: u64,
         previous_ns: u64,
-        taken: &mut Taken,
+        stats: &mut SnapshotStats,
     ) -> bool {
-        let mut index = self.roster.place(thread.ident);
+        let look = self.roster.look();
+        let mut index = self.roster.index_of(thread.ident);
         if let Some(at) = index {
-            self.roster.tracks[at].seen_in = self.roster.snapshot;
-            if self.roster.tracks[at].served_in == self.roster.snapshot {
+            let track = &mut self.roster.tracks_mut()[at];
+            track.seen_in = look;
+            if track.updated_in == look {
                 return false;
             }
         }
-        let mut native = thread.native;
-        let mut name = None;
-        if native == 0 {
-            // CPython 3.10 keeps the kernel's id only in the Thread object.
-            match index {
-                Some(at) if !snapshot.threads[at].name.is_empty() => {
-                    native = snapshot.threads[at].thread_id;
-                }
-                _ => {
-                    // SAFETY: the GIL is held.
-                    let known = unsafe { self.names.of(thread.ident) };
-                    let (ident, id) = self.maker;
-                    let made_it = (ident == thread.ident).then_some(id);
-                    // A forked child's `Thread` objects have the ids that the parent's threads had
-                    // (`_after_fork`, `Lib/threading.py`): no threads of this process.
-                    let is_own = |id: &u64| thread_cpu_ns(*id).is_some();
-                    let told = known.native_id.filter(is_own);
-                    native = told.or(made_it).unwrap_or(thread.ident as u64);
-                    name = known.name;
-                }
-            }
-        }
+        // SAFETY: the GIL is held.
+        let (native, name) = unsafe { self.identify(thread, index) };
         let clock = thread_cpu_ns(native);
         if let Some(at) = index {
-            let known = &snapshot.threads[at];
+            let known = self.roster.sample(at);
             if known.thread_id != native || clock < known.cpu_ns {
                 // The ids of an ended thread were given to another.
-                self.roster.remove(at, snapshot);
+                self.roster.remove(at);
                 index = None;
             }
         }
-        let before_ns = index.and_then(|at| snapshot.threads[at].cpu_ns).or(clock);
-        let mut stack = match index {
-            Some(at) => {
-                snapshot.threads[at].cpu_ns = clock;
-                if clock.is_some() && clock == self.roster.tracks[at].walked_at_cpu_ns {
-                    self.roster.tracks[at].served_in = self.roster.snapshot;
-                    return true;
-                }
-                snapshot.threads[at].since_ns = now_ns;
-                std::mem::take(&mut snapshot.threads[at].stack)
+        let mut before_ns = clock;
+        let mut stack = Stack::default();
+        if let Some(at) = index {
+            let (track, sample) = self.roster.pair_mut(at);
+            before_ns = sample.cpu_ns.or(clock);
+            sample.cpu_ns = clock;
+            if clock.is_some() && clock == track.walked_at_cpu_ns {
+                track.updated_in = look;
+                return true;
             }
-            None => Stack::default(),
-        };
+            sample.since_ns = now_ns;
+            stack = std::mem::take(&mut sample.stack);
+        }
+        let functions = self.roster.functions_mut();
         // SAFETY: the GIL is held and the thread is alive.
         let has_frames = unsafe {
             walk(
                 thread.state,
                 &self.symbols,
                 &mut self.cache,
-                &mut snapshot.functions,
+                functions,
                 &mut stack,
             )
         };
@@ -347,7 +332,7 @@ impl Walker {
             // until then, the id of the one that began it (`new_threadstate`, `Python/pystate.c`,
             // 3.10 and 3.11), whose own state comes later in the list.
             Some(at) if !has_frames => {
-                snapshot.threads[at].stack = stack;
+                self.roster.sample_mut(at).stack = stack;
                 return false;
             }
             Some(at) => at,
@@ -360,45 +345,97 @@ impl Walker {
                     now_ns,
                     previous_ns,
                 };
-                self.roster.add(newcomer, (), snapshot)
+                self.roster.add(newcomer, ())
             }
         };
-        let wants_name = snapshot.threads[at].name.is_empty()
-            || self.roster.snapshot - self.roster.tracks[at].named_in >= NAME_REFRESH;
+        // SAFETY: the GIL is held.
+        unsafe { self.update_name(at, name) };
+        self.update_labels(at, thread, before_ns);
+        self.store(at, clock, stack, stats);
+        true
+    }
+
+    /// Keeps the stack that a thread was found with when its CPU clock showed `clock`.
+    #[inline]
+    fn store(&mut self, at: usize, clock: Option<u64>, stack: Stack, stats: &mut SnapshotStats) {
+        let (look, version) = (self.roster.look(), self.roster.version());
+        let (track, sample) = self.roster.pair_mut(at);
+        track.updated_in = look;
+        track.walked_at_cpu_ns = clock;
+        stats.walked += 1;
+        stats.incomplete += u32::from(stack.incomplete);
+        sample.stack = stack;
+        sample.stack_version = version;
+    }
+
+    /// The kernel's id of a listed thread, which is at `index` of the roster if it is known, and its
+    /// name if that had to be looked for.
+    ///
+    /// # Safety
+    /// The GIL must be held.
+    unsafe fn identify(
+        &mut self,
+        thread: &Listed,
+        index: Option<usize>,
+    ) -> (u64, Option<Arc<str>>) {
+        if thread.native != 0 {
+            return (thread.native, None);
+        }
+        // CPython 3.10 keeps the kernel's id only in the Thread object.
+        if let Some(at) = index
+            && !self.roster.sample(at).name.is_empty()
+        {
+            return (self.roster.sample(at).thread_id, None);
+        }
+        // SAFETY: as the caller vouches.
+        let known = unsafe { self.names.of(thread.ident) };
+        let (ident, id) = self.maker;
+        let made_it = (ident == thread.ident).then_some(id);
+        // A forked child's `Thread` objects have the ids that the parent's threads had
+        // (`_after_fork`, `Lib/threading.py`): no threads of this process.
+        let is_own = |id: &u64| thread_cpu_ns(*id).is_some();
+        let told = known.native_id.filter(is_own);
+        let id = told.or(made_it).unwrap_or(thread.ident as u64);
+        (id, known.name)
+    }
+
+    /// Names a thread: by `name`, or as the interpreter does if it has no name yet, or for long the
+    /// same.
+    ///
+    /// # Safety
+    /// The GIL must be held.
+    unsafe fn update_name(&mut self, at: usize, name: Option<Arc<str>>) {
+        let mut name = name;
+        let look = self.roster.look();
+        let (track, sample) = self.roster.pair_mut(at);
+        let wants_name = sample.name.is_empty() || look - track.named_in >= NAME_REFRESH;
         if name.is_none() && wants_name {
-            self.roster.tracks[at].named_in = self.roster.snapshot;
-            // SAFETY: the GIL is held.
-            name = unsafe { self.names.of(thread.ident) }.name;
-            if name.is_none() && is_main_thread(native) {
+            track.named_in = look;
+            // SAFETY: as the caller vouches.
+            name = unsafe { self.names.of(track.id) }.name;
+            if name.is_none() && is_main_thread(sample.thread_id) {
                 // gevent files it under the id of a greenlet.
                 name = Some(Arc::from(MAIN_THREAD_NAME));
             }
         }
         if let Some(name) = name {
-            snapshot.set_name(at, name);
+            self.roster.set_name(at, name);
         }
-        snapshot.threads[at].stack = stack;
-        if let Some(place) = PLACE.get() {
-            let memory = &mut self.memory;
-            let seen = LabelReader::context(
-                memory,
-                place,
-                thread.state as usize,
-                thread.ident,
-                <_>::default(),
-            );
-            let found = seen.and_then(|seen| self.labels.labels(memory, place, seen));
-            snapshot.set_labels(at, found);
-            let version = seen.map(|seen| seen.version());
-            self.roster.read_log(at, version, before_ns, snapshot);
-        }
-        self.roster.tracks[at].served_in = self.roster.snapshot;
-        self.roster.tracks[at].walked_at_cpu_ns = clock;
-        let sample = &mut snapshot.threads[at];
-        sample.stack_version = self.roster.version();
-        taken.walked += 1;
-        taken.incomplete += u32::from(sample.stack.incomplete);
-        true
+    }
+
+    /// Notes under which labels a thread works, and what it has said of them since its CPU clock
+    /// showed `before_ns`.
+    fn update_labels(&mut self, at: usize, thread: &Listed, before_ns: Option<u64>) {
+        let Some(place) = PLACE.get() else {
+            return;
+        };
+        let memory = &mut self.memory;
+        let (state, ident) = (thread.state as usize, thread.ident);
+        let seen = LabelReader::context(memory, place, state, ident, <_>::default());
+        let found = seen.and_then(|seen| self.labels.labels(memory, place, seen));
+        self.roster.set_labels(at, found);
+        let version = seen.map(|seen| seen.version());
+        self.roster.read_log(at, version, before_ns);
     }
 }
 
@@ -407,28 +444,24 @@ impl Engine for GilEngine {
         "gil"
     }
 
-    fn snapshot(&mut self, snapshot: &mut Snapshot) -> Result<Taken, Missed> {
-        let mut taken = Taken::default();
+    fn look(&mut self) -> Result<SnapshotStats, Missed> {
+        let mut stats = SnapshotStats::default();
         let walker = &mut self.walker;
         let now_ns = monotonic_ns();
-        walker.roster.snapshot += 1;
-        let all_idle = walker.note_idle(snapshot);
-        if all_idle
-            && !walker.roster.tracks.is_empty()
-            && now_ns - walker.attached_at_ns < MAX_UNSEEN_NS
-        {
-            snapshot.at_ns = now_ns;
-            return Ok(taken);
+        walker.roster.begin_look();
+        let all_idle = walker.note_idle();
+        if all_idle && !walker.roster.is_empty() && now_ns - walker.attached_at_ns < MAX_UNSEEN_NS {
+            walker.roster.set_time(now_ns);
+            return Ok(stats);
         }
         for turn in 0..MAX_HOLDS {
             let attached = self.attachment.attach()?;
             if turn == 0 {
-                snapshot.at_ns = monotonic_ns();
-                snapshot.moved_ns = snapshot.at_ns;
+                walker.roster.set_time(monotonic_ns());
+                walker.roster.note_movement();
             }
             // SAFETY: the GIL is held as long as `attached` lives.
-            let complete =
-                unsafe { walker.hold(snapshot, attached.state(), MAX_HOLD_NS, &mut taken) };
+            let complete = unsafe { walker.hold(attached.state(), MAX_HOLD_NS, &mut stats) };
             drop(attached);
             if walker.listed.is_empty() {
                 // The last Python thread has ended without the interpreter being shut down: a
@@ -436,15 +469,19 @@ impl Engine for GilEngine {
                 return Err(Missed::Finalizing);
             }
             if complete {
-                walker.roster.drop_ended(snapshot);
+                walker.roster.drop_ended();
                 break;
             }
         }
-        Ok(taken)
+        Ok(stats)
     }
 
-    fn read_clocks(&mut self, snapshot: &mut Snapshot) {
-        self.walker.roster.read_clocks(snapshot);
+    fn snapshot(&self) -> &Snapshot {
+        self.walker.roster.snapshot()
+    }
+
+    fn read_clocks(&mut self) {
+        self.walker.roster.read_clocks();
     }
 
     fn now_ns(&self) -> u64 {

@@ -14,6 +14,7 @@ use super::attach::Attached;
 use super::text;
 use crate::capture::direct::ThreadName;
 use crate::model::function::bounded;
+use crate::model::thread_names;
 use crate::unwind::threads::MAX_THREADS;
 
 /// Longest thread name kept, in bytes.
@@ -110,6 +111,20 @@ impl Names {
         unsafe { self.list() }
     }
 
+    /// Remembers the names of all threads, for whoever tells of them without the GIL.
+    pub(crate) fn note_all(py: Python<'_>) {
+        let mut names = Self::new(py);
+        // SAFETY: the GIL is held, as `py` proves.
+        unsafe {
+            names.each(|_, known| {
+                if let (Some(id), Some(name)) = (known.native_id, &known.name) {
+                    thread_names::note(id, name);
+                }
+            });
+        }
+        names.release(py);
+    }
+
     /// # Safety
     /// The GIL must be held.
     unsafe fn list(&self) -> Vec<ThreadName> {
@@ -120,25 +135,36 @@ impl Names {
                 name: Arc::from(REPORTER),
             });
         }
+        // SAFETY: as the caller says.
+        unsafe {
+            self.each(|ident, known| {
+                names.extend(known.name.map(|name| ThreadName { ident, name }));
+            });
+        }
+        names
+    }
+
+    /// Tells `take` of each thread that `threading` knows.
+    ///
+    /// # Safety
+    /// The GIL must be held.
+    unsafe fn each(&self, mut take: impl FnMut(usize, Known)) {
         let (mut position, mut key, mut thread) = (0, std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: the caller vouches for the GIL. Key and thread are borrowed from the dict, which
         // nothing below can change: no Python code runs.
         unsafe {
             let active = self.active();
             if active.is_null() {
-                return names;
+                return;
             }
-            while names.len() < MAX_THREADS
-                && ffi::PyDict_Next(active, &raw mut position, &raw mut key, &raw mut thread) != 0
-            {
-                let ident = ffi::PyLong_AsSize_t(key);
-                if let Some(name) = self.read(thread).name {
-                    names.push(ThreadName { ident, name });
+            for _ in 0..MAX_THREADS {
+                if ffi::PyDict_Next(active, &raw mut position, &raw mut key, &raw mut thread) == 0 {
+                    break;
                 }
+                take(ffi::PyLong_AsSize_t(key), self.read(thread));
             }
             ffi::PyErr_Clear();
         }
-        names
     }
 
     /// Gives up the references; the reader must not be used afterwards.

@@ -1,16 +1,11 @@
 //! Reads one thread's stack by the C API.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
-
 use pyo3::ffi::{self, PyThreadState};
-use rustc_hash::FxHashMap;
 
 use super::code_cache::CodeCache;
 use super::symbols::Symbols;
-use crate::model::function::Function;
-use crate::model::snapshot::{Frame, FunctionSerial};
-use crate::model::stack::Stack;
+use crate::model::stack::{Frame, FunctionTable, Stack};
 
 /// Frames read of one stack. Each costs 50-100 ns with the GIL held, and a frame object in the
 /// application; a recursion deeper than this keeps its leaf side and hangs below `<incomplete>`.
@@ -27,7 +22,7 @@ pub(crate) unsafe fn walk(
     thread: *mut PyThreadState,
     symbols: &Symbols,
     cache: &mut CodeCache,
-    functions: &mut FxHashMap<FunctionSerial, Arc<Function>>,
+    functions: &mut FunctionTable,
     stack: &mut Stack,
 ) -> bool {
     // SAFETY: the caller vouches for the GIL and the thread. All is done in one hold, so no frame
