@@ -7,6 +7,8 @@ it. The work measures itself by its thread's CPU clock. In percent:
   function  CPU time charged to the function that computed, of what it has spent (100: all right)
   route     the route's CPU time by rprof.routes(), of what was spent in its requests
   sleep     CPU time charged to anything else, beyond what was spent there, in points of all
+  one look  what one look that finds a thread computing is worth, in points of all: at 100 Hz a few
+            seconds have so few looks that one more or less beside the function shows in `sleep`
 """
 
 from __future__ import annotations
@@ -112,6 +114,7 @@ def row(place: str, how: str, milliseconds: int, rate: int, seconds: float) -> d
         "rate": rate,
         "function": 100 * told / burnt,
         "sleep": 100 * ((everything - told) - (whole - burnt)) / whole,
+        "one look": 100 / rate / whole,
     }
     if how == "request":
         figures["route"] = 100 * (route_cpu() - before) / labelled
@@ -121,7 +124,7 @@ def row(place: str, how: str, milliseconds: int, rate: int, seconds: float) -> d
 def measure(seconds: float) -> list[dict[str, Any]]:
     """Measure and print all rows."""
     rows = []
-    print(f"{'bursts':34} function   sleep    route")
+    print(f"{'bursts':34} function   sleep one look    route")
     choices = itertools.product(
         ("threads", "asyncio"), ("nothing", "request", "labels"), (100, 1_000), (1, 3, 10, 30)
     )
@@ -130,5 +133,6 @@ def measure(seconds: float) -> list[dict[str, Any]]:
         rows.append(found)
         name = f"{milliseconds} ms, {how}, {place}, {rate} Hz"
         route = f"{found['route']:8.2f}" if "route" in found else f"{'-':>8}"
-        print(f"{name:34} {found['function']:8.2f} {found['sleep']:7.2f} {route}", flush=True)
+        figures = f"{found['function']:8.2f} {found['sleep']:7.2f} {found['one look']:8.2f}"
+        print(f"{name:34} {figures} {route}", flush=True)
     return rows

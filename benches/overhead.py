@@ -153,8 +153,18 @@ def compare_cost(
     rows = []
     for threads, busy, rates in SITUATIONS:
         for rate in rates:
-            options = {"threads": threads, "busy": busy, "seconds": seconds}
-            found = peers.turns(profilers, rounds, rate, absent, __file__, what="cost", **options)
+            found = peers.turns(
+                profilers,
+                rounds,
+                rate,
+                absent,
+                __file__,
+                told=peers.achieved,
+                what="cost",
+                threads=threads,
+                busy=busy,
+                seconds=seconds,
+            )
             costs = {name: [o.result["cpu"] for o in outcomes] for name, outcomes in found.items()}
             print(f"\n{rate} Hz, {busy} of {threads} threads busy")
             print(
@@ -168,7 +178,7 @@ def compare_cost(
                     "threads": threads,
                     "busy": busy,
                     "percent of core": 100 * statistics.median(costs[name]),
-                    "samples per second": statistics.median(map(peers.achieved, outcomes)),
+                    "samples per second": statistics.median(o.result["achieved"] for o in outcomes),
                     **ratios(name, costs),
                 }
                 rows.append(row)

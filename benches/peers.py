@@ -688,6 +688,13 @@ class Outcome(NamedTuple):
     size: int
 
 
+class Figures(NamedTuple):
+    """What is kept of an outcome: the results, and the bytes that were written."""
+
+    result: dict[str, Any]
+    size: int
+
+
 def measure(
     profiler: Profiler, rate: int, kinds: tuple[str, ...], script: str, **options: object
 ) -> Outcome:
@@ -750,10 +757,16 @@ def turns(
     rate: int,
     absent: dict[str, str],
     script: str,
+    *,
+    told: Callable[[Outcome], dict[str, Any]] = lambda _: {},
     **options: object,
-) -> dict[str, list[Outcome]]:
-    """Measure all, round after round."""
-    found: dict[str, list[Outcome]] = {}
+) -> dict[str, list[Figures]]:
+    """Measure all, round after round.
+
+    Recordings are not kept, for those of all rounds would take gigabytes: what is wanted of one is
+    `told` at once, and stands among the results.
+    """
+    found: dict[str, list[Figures]] = {}
     what = str(options["what"])
     for _ in range(rounds):
         for profiler in profilers:
@@ -765,7 +778,8 @@ def turns(
                 except NotDriven as why:
                     absent[f"{profiler.name}, {what} at {rate} Hz"] = str(why)
                 else:
-                    found.setdefault(profiler.name, []).append(outcome)
+                    figures = Figures(outcome.result | told(outcome), outcome.size)
+                    found.setdefault(profiler.name, []).append(figures)
     return found
 
 
@@ -796,10 +810,11 @@ def cost(profiler: Profiler, clocks: list[int], seconds: float) -> dict[str, flo
     return {"cpu": (own_cpu(profiler, clocks) - before) / passed, "seconds": passed}
 
 
-def achieved(outcome: Outcome) -> float:
+def achieved(outcome: Outcome) -> dict[str, float]:
     """Thread-samples a second, while the cost was measured."""
     samples = sum(outcome.recording.values["samples"].values())
-    return samples * outcome.recording.share("measured_window") / outcome.result["seconds"]
+    share = outcome.recording.share("measured_window")
+    return {"achieved": samples * share / outcome.result["seconds"]}
 
 
 def heading(profilers: list[Profiler]) -> dict[str, Any]:

@@ -255,6 +255,11 @@ def run_case(case: dict[str, Any]) -> None:
             thread.join()
 
 
+def told(outcome: peers.Outcome) -> dict[str, Any]:
+    """What is wanted of a recording: the samples a second, and what became of the stacks."""
+    return {**peers.achieved(outcome), "stacks": told_of_stacks(outcome.recording)}
+
+
 def told_of_stacks(recording: peers.Recording) -> dict[str, float]:
     """What became of the different stacks in a profile."""
     counts = recording.values["samples"]
@@ -285,7 +290,7 @@ def told_of_stacks(recording: peers.Recording) -> dict[str, float]:
     }
 
 
-def against(ours: list[peers.Outcome], none: list[peers.Outcome], key: str) -> float | None:
+def against(ours: list[peers.Figures], none: list[peers.Figures], key: str) -> float | None:
     """A figure over that without a profiler, round by round."""
     if len(ours) != len(none):
         return None
@@ -297,7 +302,7 @@ def ask(
     question: str, rounds: int, seconds: float, absent: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The figures of one question, row by row."""
-    plain: dict[int, list[peers.Outcome]] = {}
+    plain: dict[int, list[peers.Figures]] = {}
     for at, profilers, rate, threads, busy, frames, stacks, nodes in POINTS[question]:
         program = {"threads": threads, "busy": busy, "frames": frames, "stacks": stacks}
         found = peers.turns(
@@ -306,6 +311,7 @@ def ask(
             rate,
             absent,
             __file__,
+            told=told,
             what=question,
             nodes=nodes,
             # A few ticks at least.
@@ -323,14 +329,14 @@ def ask(
             row["percent blocked"] = None if None in blocked else 100 * statistics.median(blocked)
             if name.startswith("rprof"):
                 asked = (threads + 1) * rate
-                got = statistics.median(map(peers.achieved, outcomes))
+                got = statistics.median(o.result["achieved"] for o in outcomes)
                 row["percent of samples"] = 100 * got / asked
                 row["own MiB"] = statistics.median(o.result["own"] for o in outcomes) / MIB
             if stacks:
                 row["max nodes"] = nodes
                 row["rss MiB"] = statistics.median(o.result["rss"] for o in outcomes) / MIB
                 if name.startswith("rprof"):
-                    row |= told_of_stacks(outcomes[-1].recording)
+                    row |= outcomes[-1].result["stacks"]
             yield row
 
 

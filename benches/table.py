@@ -1,4 +1,6 @@
-"""The README's benchmark tables, made from what the benchmarks wrote.
+"""The benchmark tables of the documentation, made from what the benchmarks wrote.
+
+docs/explanation/benchmarks.md has them all, and README.md one row of the cost.
 
 Run:  python benches/table.py --run          run the benchmarks on this interpreter, then write
       python benches/table.py --from FILE... take these JSON files of theirs, then write
@@ -22,9 +24,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "explanation" / "benchmarks.md"
 RESULTS = HERE / "results"
 BENCHMARKS = ("overhead", "accuracy", "torn")
-BEGIN, END = "<!-- benchmarks: made by benches/table.py -->", "<!-- /benchmarks -->"
+TABLES = "<!-- benchmarks: made by benches/table.py -->", "<!-- /benchmarks -->"
+COST = "<!-- cost: made by benches/table.py -->", "<!-- /cost -->"
+# The columns of the README's row: what somebody who leaves it on pays.
+SHORT = ("100 Hz", "1 kHz", "100 Hz, 1 busy", "100 Hz, 10 busy", "KiB a minute")
 
 OURS = "rprof direct"
 # Not to be beaten: nothing, and what does not record.
@@ -238,13 +244,30 @@ def render(figures: list[Figures]) -> str:
     return "\n".join(lines)
 
 
-def in_readme(readme: str, tables: str) -> str:
-    """The README with other tables."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+def short_cost(figures: Iterable[Figures]) -> str:
+    """The cost of the direct engine on the first version of CPython, as a table of one row."""
+    first = next(f for f in figures if f["benchmark"] == "overhead")
+    columns = [column for column in cost_columns(first) if column.title in SHORT]
+    titles = [f"CPython {_minor(first)}", *(column.title for column in columns)]
+    cells = [OURS, *(column.cells[OURS] for column in columns)]
+    return "\n".join([_row(titles), _row(["---"] + ["---:"] * len(columns)), _row(cells)])
+
+
+def between(text: str, marks: tuple[str, str], new: str) -> str:
+    """The text with something else between two marks."""
+    begin, end = marks
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"the page lacks {begin} or {end}")
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
+
+
+def write() -> None:
+    """Write the tables of the committed figures."""
+    figures = committed()
+    for file, marks, new in ((PAGE, TABLES, render(figures)), (README, COST, short_cost(figures))):
+        file.write_text(between(file.read_text("utf-8"), marks, new), encoding="utf-8")
 
 
 def committed() -> list[Figures]:
@@ -283,8 +306,7 @@ def main() -> None:
                 command = [sys.executable, str(HERE / f"{benchmark}.py"), "--json", str(file)]
                 subprocess.run(command, check=True)
                 keep(file)
-    readme = README.read_text(encoding="utf-8")
-    README.write_text(in_readme(readme, render(committed())), encoding="utf-8")
+    write()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Run:  python examples/quickstart.py
 Three threads go over the source of several standard packages while rprof records them. At the end
 the program prints where the profile is, how to open it, and the heaviest functions by CPU time and
 by wall time. Brief calls that let go of the GIL, such as opening a file, show more time than they
-use; the README says why under "What this version cannot see".
+use; docs/explanation/engines.md says why.
 """
 
 from __future__ import annotations
