@@ -14,7 +14,7 @@ use crate::layout::locks::{
 };
 use crate::layout::tasks::{SIZE, TYPE};
 use crate::layout::{Instruction, Layout};
-use crate::memory::{ReadMemory, int32, read, read_word, word};
+use crate::memory::{Range, ReadMemory, copy_each, int32, read, read_word, word};
 
 const WORD: usize = size_of::<usize>();
 /// What a lock's method for the end of `with` is called.
@@ -29,6 +29,10 @@ const MAX_TABLE: usize = 32 << 10;
 const MAX_DEPTH: usize = 64;
 /// Addresses told of one thread.
 const MAX_HELD: usize = 64;
+/// Frames whose values are copied together: the kernel takes 1,024 ranges.
+const FRAMES_AT_ONCE: usize = 256;
+/// What parts the values of one frame from those of the next.
+const NO_OBJECT: usize = 0;
 
 /// Instructions from one to another, in bytes, and how many values stand below where an exception
 /// among them is handled.
@@ -66,17 +70,17 @@ impl HolderReader {
         held: &mut Vec<usize>,
     ) -> bool {
         self.has_skipped = false;
-        for frame in frames {
+        for frames in frames.chunks(FRAMES_AT_ONCE) {
+            self.values.clear();
+            match layout.minor {
+                10 => self.read_values_3_10(memory, frames),
+                _ => self.read_values(memory, layout, frames),
+            }
+            if !self.values.is_empty() {
+                self.look_at_values(memory, layout, types, held);
+            }
             if held.len() > MAX_HELD {
                 break;
-            }
-            self.values.clear();
-            let depth = match layout.minor {
-                10 => self.values_3_10(memory, frame),
-                _ => self.values(memory, layout, frame),
-            };
-            if depth.is_some_and(|depth| depth > 0) {
-                self.look_at_values(memory, layout, types, held);
             }
         }
         let is_cut = self.has_skipped || held.len() > MAX_HELD;
@@ -101,69 +105,91 @@ impl HolderReader {
         self.codes.capacity() * (size_of::<(usize, Regions)>() + 1) + regions * size_of::<Region>()
     }
 
-    /// The values of a frame that an exception would leave.
-    fn values(
+    /// Reads the values of these frames that an exception would leave, with [`NO_OBJECT`] after those of
+    /// each.
+    fn read_values(
+        &mut self,
+        memory: &mut (dyn ReadMemory + '_),
+        layout: &Layout,
+        frames: &[RawFrame],
+    ) {
+        let (Instruction::Pointer(instruction), Some(instructions)) =
+            (layout.frame.instruction, layout.code.instructions)
+        else {
+            return;
+        };
+        // The frames once more, and their values: what stands there now is of this instruction.
+        let mut ranges = Vec::new();
+        let mut with_values = Vec::new();
+        for frame in frames {
+            if let Some((variables_count, depth)) = self.depth(memory, layout, frame)
+                && depth > 0
+            {
+                let length = variables(layout) + (variables_count + depth) * WORD;
+                ranges.push(Range::new(frame.address, length));
+                with_values.push((frame.code, variables_count, depth));
+            }
+        }
+        let Self { codes, values, .. } = self;
+        let mut with_values = with_values.into_iter();
+        copy_each(memory, &ranges, |bytes| {
+            let (Some(bytes), Some((address, variables_count, depth))) =
+                (bytes, with_values.next())
+            else {
+                return;
+            };
+            let is_same = word(bytes, layout.frame.code) & !layout.frame.code_tags == address;
+            let offset = word(bytes, instruction).checked_sub(address + instructions);
+            let now = || codes.get(&address)?.depth(offset?, layout.minor);
+            let (true, Some(now)) = (is_same, now()) else {
+                return;
+            };
+            let first = variables(layout) + variables_count * WORD;
+            let mask = !layout.frame.code_tags;
+            let words = (0..depth.min(now)).map(|value| word(bytes, first + value * WORD) & mask);
+            values.extend(words.chain([NO_OBJECT]));
+        });
+    }
+
+    /// How many variables a frame has, and how many values an exception would leave.
+    fn depth(
         &mut self,
         memory: &mut (dyn ReadMemory + '_),
         layout: &Layout,
         frame: &RawFrame,
-    ) -> Option<usize> {
-        let parts = CodeParts::of(layout);
+    ) -> Option<(usize, usize)> {
         if self.codes.len() >= MAX_CODES {
             self.codes.clear();
         }
         if !self.codes.contains_key(&frame.code) {
             self.codes.try_reserve(1).ok()?;
-            self.codes
-                .insert(frame.code, learn(memory, parts, frame.code)?);
+            let code = learn(memory, CodeParts::of(layout), frame.code)?;
+            self.codes.insert(frame.code, code);
         }
         let code = self.codes.get(&frame.code)?;
         self.has_skipped |= code.regions.is_none();
-        let offset = frame
-            .instruction
-            .checked_sub(frame.code + layout.code.instructions?)?;
+        let begin = frame.code + layout.code.instructions?;
+        let offset = frame.instruction.checked_sub(begin)?;
         let depth = code.depth(offset, layout.minor)?.min(MAX_DEPTH);
-        if depth == 0 {
-            return Some(0);
-        }
-        // The frame once more, and its values: what stands there now is of this instruction.
-        let length = variables(layout) + (code.variables + depth) * WORD;
-        let bytes = read(memory, frame.address, length)?;
-        let Instruction::Pointer(at) = layout.frame.instruction else {
-            return None;
-        };
-        let is_same = word(bytes, layout.frame.code) & !layout.frame.code_tags == frame.code;
-        let now = word(bytes, at).checked_sub(frame.code + layout.code.instructions?)?;
-        let depth = depth.min(code.depth(now, layout.minor)?);
-        if !is_same {
-            return None;
-        }
-        let first = variables(layout) + code.variables * WORD;
-        let mask = !layout.frame.code_tags;
-        let words = (0..depth).map(|value| word(bytes, first + value * WORD) & mask);
-        self.values.extend(words);
-        Some(depth)
+        Some((code.variables, depth))
     }
 
-    /// The same of 3.10, whose frames have the blocks that they are in.
-    fn values_3_10(
-        &mut self,
-        memory: &mut (dyn ReadMemory + '_),
-        frame: &RawFrame,
-    ) -> Option<usize> {
+    /// The same as [`Self::read_values`] of 3.10, whose frames have the blocks that they are in.
+    fn read_values_3_10(&mut self, memory: &mut (dyn ReadMemory + '_), frames: &[RawFrame]) {
         const END: usize = BLOCK_STACK_3_10 + MAX_BLOCKS_3_10 * BLOCK_BYTES_3_10;
-        let bytes = read(memory, frame.address, END)?;
-        let blocks = usize::try_from(int32(bytes, BLOCKS_3_10)).ok()?;
-        let last = blocks
-            .checked_sub(1)
-            .filter(|last| *last < MAX_BLOCKS_3_10)?;
-        let level = BLOCK_STACK_3_10 + last * BLOCK_BYTES_3_10 + BLOCK_LEVEL_3_10;
-        let depth = usize::try_from(int32(bytes, level)).ok()?.min(MAX_DEPTH);
-        let values = word(bytes, VALUES_3_10);
-        let bytes = read(memory, values, depth * WORD)?;
-        self.values
-            .extend((0..depth).map(|value| word(bytes, value * WORD)));
-        Some(depth)
+        let blocks: Vec<Range> = frames
+            .iter()
+            .map(|frame| Range::new(frame.address, END))
+            .collect();
+        let mut ranges = Vec::new();
+        copy_each(memory, &blocks, |bytes| {
+            ranges.extend(bytes.and_then(values_in_blocks));
+        });
+        copy_each(memory, &ranges, |bytes| {
+            let bytes = bytes.unwrap_or_default();
+            let words = bytes.chunks_exact(WORD).map(|bytes| word(bytes, 0));
+            self.values.extend(words.chain([NO_OBJECT]));
+        });
     }
 
     fn look_at_values(
@@ -175,17 +201,24 @@ impl HolderReader {
     ) {
         // The object, its type, its method or function, and what that is bound to.
         let mut objects = vec![None; self.values.len()];
-        let addresses: Vec<usize> = self
+        let is_object = |(_, value): &(usize, &usize)| may_be_object(**value);
+        let (places, addresses): (Vec<usize>, Vec<usize>) = self
             .values
             .iter()
-            .map(|value| if may_be_object(*value) { *value } else { 0 })
-            .collect();
+            .enumerate()
+            .filter(is_object)
+            .map(|(place, value)| (place, *value))
+            .unzip();
         for_each(memory, &addresses, DESCRIBED_METHOD + WORD, |at, bytes| {
             let at_offset = |offset| word(bytes, offset);
-            objects[at] = Some([TYPE, BUILTIN_METHOD, BOUND_TO, DESCRIBED_METHOD].map(at_offset));
+            let parts = [TYPE, BUILTIN_METHOD, BOUND_TO, DESCRIBED_METHOD].map(at_offset);
+            objects[places[at]] = Some(parts);
         });
         let mut before = None;
-        for (address, object) in addresses.iter().zip(objects) {
+        for (address, object) in self.values.iter().zip(objects) {
+            if held.len() > MAX_HELD {
+                return;
+            }
             let Some([kind, method, bound, described]) = object else {
                 before = None;
                 continue;
@@ -219,6 +252,17 @@ impl HolderReader {
             }
         }
     }
+}
+
+/// Where the values of a frame of 3.10 stand that its innermost block leaves, if it is in one.
+fn values_in_blocks(frame: &[u8]) -> Option<Range> {
+    let blocks = usize::try_from(int32(frame, BLOCKS_3_10)).ok()?;
+    let last = blocks
+        .checked_sub(1)
+        .filter(|last| *last < MAX_BLOCKS_3_10)?;
+    let level = BLOCK_STACK_3_10 + last * BLOCK_BYTES_3_10 + BLOCK_LEVEL_3_10;
+    let depth = usize::try_from(int32(frame, level)).ok()?.min(MAX_DEPTH);
+    (depth > 0).then(|| Range::new(word(frame, VALUES_3_10), depth * WORD))
 }
 
 fn hold(

@@ -28,9 +28,11 @@ impl DirectEngine {
             Wanted::Lock(FoundLock { object, .. }) | Wanted::Future(object) => {
                 holder_by_address(&self.roster, object)
             }
-            Wanted::Thread(thread, lock) => {
+            Wanted::Thread(joined) => {
                 let types = &mut self.locks.types;
-                ident_of(memory, layout, types, thread, lock).map_or(Holder::Unknown, |ident| {
+                let read = || ident_of(memory, layout, types, joined.object, joined.lock);
+                let ident = joined.ident.or_else(read);
+                ident.map_or(Holder::Unknown, |ident| {
                     holder_by_ident(&self.roster, ident)
                 })
             }
@@ -114,7 +116,7 @@ fn was_given(memory: &mut dyn ReadMemory, seen: &Seen, lock: FoundLock) -> bool 
 
 /// The ident of the thread whose object is at `thread`. `lock` tells its end, before 3.13: in its
 /// attributes that stands two behind the ident (`Thread.__init__`).
-fn ident_of(
+pub(super) fn ident_of(
     memory: &mut dyn ReadMemory,
     layout: &Layout,
     types: &mut Types,

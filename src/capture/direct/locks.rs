@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::DirectEngine;
+use super::lock_holders::ident_of;
 use super::lock_names::{LockNames, Purpose, Told, tell};
 use super::stacks::Subject;
 use crate::clock::thread_state::Activity;
@@ -51,12 +52,34 @@ impl Default for Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Lock(FoundLock),
-    /// The thread of this object; with the lock by which its end is told, before 3.13.
-    Thread(usize, usize),
+    /// The end of a thread.
+    Thread(JoinedThread),
     /// The future at this address.
     Future(usize),
     /// News.
     Nothing,
+}
+
+/// A thread whose end is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct JoinedThread {
+    /// Its `threading.Thread`.
+    pub(super) object: usize,
+    /// The lock by which its end is told, before 3.13; or 0.
+    pub(super) lock: usize,
+    /// Its ident, which stays the same, if it could be read.
+    pub(super) ident: Option<usize>,
+}
+
+impl Wanted {
+    /// Whether what threads hold tells who holds it, and not the thing itself.
+    fn asks_all(&self) -> bool {
+        match self {
+            Self::Future(_) => true,
+            Self::Lock(lock) => lock.kind == LockKind::Lock,
+            Self::Thread(..) | Self::Nothing => false,
+        }
+    }
 }
 
 /// What a thread holds.
@@ -96,6 +119,8 @@ pub(super) struct Locks {
     pub(super) is_on: bool,
     /// Whether somebody waited for a lock at the last look.
     is_contended: bool,
+    /// Whether what threads hold tells of one of these who holds it.
+    asks_all: bool,
     pub(super) bounds: Bounds,
     pub(super) types: Types,
     pub(super) holders: HolderReader,
@@ -140,7 +165,7 @@ impl DirectEngine {
             self.stacks.swap_raw(at, &mut self.roster);
         }
         self.roster.tracks_mut()[at].extra.locks.held = None;
-        if self.locks.is_contended {
+        if self.locks.asks_all {
             self.find_held(at, memory);
         }
         self.update_lock(at, activity, true, memory);
@@ -220,7 +245,7 @@ impl DirectEngine {
         let (wanted, kind) = self.find_wanted(told, futex, memory)?;
         let place = match wanted {
             Wanted::Lock(lock) => lock.object,
-            Wanted::Thread(object, _) | Wanted::Future(object) => object,
+            Wanted::Thread(JoinedThread { object, .. }) | Wanted::Future(object) => object,
             Wanted::Nothing => 0,
         };
         let is_news = match wanted {
@@ -297,10 +322,15 @@ impl DirectEngine {
                 let thread = first_of(0, memory);
                 let types = &mut self.locks.types;
                 let lock = find(memory, &layout, types, &leaf, futex).map_or(0, |lock| lock.object);
-                match thread {
-                    Some(thread) => (Wanted::Thread(thread, lock), told.kind),
-                    None => (Wanted::Nothing, told.kind),
-                }
+                let wanted = thread.map_or(Wanted::Nothing, |object| {
+                    let ident = ident_of(memory, &layout, types, object, lock);
+                    Wanted::Thread(JoinedThread {
+                        object,
+                        lock,
+                        ident,
+                    })
+                });
+                (wanted, told.kind)
             }
             Purpose::Lock => {
                 let types = &mut self.locks.types;
@@ -363,12 +393,8 @@ impl DirectEngine {
             }
         }
         self.locks.is_contended = !wanted.is_empty();
-        let asks_all = |what: &Wanted| {
-            matches!(what, Wanted::Future(_))
-                || matches!(what, Wanted::Lock(lock) if lock.kind == LockKind::Lock)
-        };
-        let is_all_known =
-            !wanted.iter().any(|(_, what)| asks_all(what)) || self.find_all_held(memory);
+        self.locks.asks_all = wanted.iter().any(|(_, what)| what.asks_all());
+        let is_all_known = !self.locks.asks_all || self.find_all_held(memory);
         let mut held = std::mem::take(self.roster.held_mut());
         held.clear();
         for (place, what) in &wanted {
@@ -376,7 +402,7 @@ impl DirectEngine {
                 (Holder::Unknown, Wanted::Lock(lock)) => self.heir_of(*lock, memory),
                 (holder, _) => holder,
             };
-            if holder == Holder::Unknown && !is_all_known && asks_all(what) {
+            if holder == Holder::Unknown && !is_all_known && what.asks_all() {
                 unasked += 1;
             }
             held.push(HeldLock {
