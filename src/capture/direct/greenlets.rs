@@ -89,7 +89,12 @@ impl DirectEngine {
         let (stack, labels) = match found.state {
             GreenletState::Idle => return None,
             // What has run since the look may be another one, which is as good: it ran instead.
-            GreenletState::Runs => self.seen_in_thread(thread_id)?,
+            GreenletState::Runs => match self.seen_in_thread(thread_id)? {
+                (seen, _) if is_hub(&self.stacks.cache, &seen.frames) => {
+                    self.stands_in_thread(memory, thread_id)?
+                }
+                seen => seen,
+            },
             GreenletState::Suspended => {
                 name = found.name.as_deref().map(Arc::from);
                 let stack = Stack {
@@ -120,6 +125,24 @@ impl DirectEngine {
         let mut threads = self.roster.snapshot().threads.iter();
         let thread = threads.find(|thread| thread.thread_id == thread_id)?;
         Some((thread.stack.clone(), thread.labels.clone()))
+    }
+
+    /// Where a thread is now: at the last look the hub ran, which no greenlet is charged for.
+    fn stands_in_thread(
+        &mut self,
+        memory: &mut dyn ReadMemory,
+        thread_id: u64,
+    ) -> Option<(Stack, Option<Arc<ActiveLabels>>)> {
+        let mut threads = self.roster.snapshot().threads.iter();
+        let at = threads.position(|thread| thread.thread_id == thread_id)?;
+        if !self.read_again(at, memory) {
+            return None;
+        }
+        let stack = Stack {
+            frames: self.stacks.frames.clone(),
+            incomplete: false,
+        };
+        Some((stack, self.roster.sample(at).labels.clone()))
     }
 
     /// The frames of a suspended greenlet or task, named; `None` if one of them is none. A greenlet that was

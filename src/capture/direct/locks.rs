@@ -275,7 +275,7 @@ impl DirectEngine {
     }
 
     /// Reads a thread's stack once more, for its frames; whether that was possible.
-    fn read_again(&mut self, at: usize, memory: &mut dyn ReadMemory) -> bool {
+    pub(super) fn read_again(&mut self, at: usize, memory: &mut dyn ReadMemory) -> bool {
         let Some(target) = self.target(at) else {
             return false;
         };

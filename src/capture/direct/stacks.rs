@@ -69,7 +69,7 @@ pub(super) struct StackReader {
     pub(super) cache: CodeCache,
     walker: Walker,
     pub(super) raw: Vec<RawFrame>,
-    frames: Vec<Frame>,
+    pub(super) frames: Vec<Frame>,
     /// Whether each of `raw` is one of `frames`.
     is_plain: bool,
     /// Whether the thread that was stored last is known to have been elsewhere before.
