@@ -232,10 +232,14 @@ impl ThreadCopy {
             offset,
             is_lone: segment.address == address,
         };
-        if let Some(segment) = self.segments.get(*cursor)
-            && let Some(offset) = segment.offset_of(address, length)
-        {
-            return Some(found(segment, offset));
+        // Frames that were copied each by itself stand side by side, as they call each other.
+        for near in [*cursor, cursor.wrapping_sub(1), cursor.wrapping_add(1)] {
+            if let Some(segment) = self.segments.get(near)
+                && let Some(offset) = segment.offset_of(address, length)
+            {
+                *cursor = near;
+                return Some(found(segment, offset));
+            }
         }
         for (at, segment) in self.segments.iter().enumerate() {
             if let Some(offset) = segment.offset_of(address, length) {

@@ -8,7 +8,7 @@ use crate::layout::{Layout, OWNED_BY_THREAD};
 use crate::memory::{ReadMemory, read, word};
 
 /// Known frames in a row after which the rest of a stack counts as known.
-const MAX_KNOWN: usize = 64;
+const MAX_KNOWN: usize = 16;
 /// Frames outside the data stack that are remembered beyond those in use.
 const MAX_UNUSED: usize = 16;
 
@@ -79,8 +79,12 @@ impl Walker {
         if self.used.len() == hints.lone_frames.len() {
             return;
         }
-        let used = &self.used;
-        hints.lone_frames.retain(|frame| !used.contains(frame));
+        let (used, sorted) = (&self.used, &mut self.sorted);
+        sorted.clone_from(used);
+        sorted.sort_unstable();
+        hints
+            .lone_frames
+            .retain(|frame| sorted.binary_search(frame).is_err());
         hints.lone_frames.truncate(MAX_UNUSED);
         hints.lone_frames.splice(0..0, used.iter().copied());
         hints.lone_frames.truncate(MAX_LONE_FRAMES);

@@ -162,6 +162,8 @@ pub struct Walker {
     copy: ThreadCopy,
     /// The frames outside the data stack that this walk has used.
     used: Vec<usize>,
+    /// The same in order of their addresses, as a buffer.
+    sorted: Vec<usize>,
     /// Addresses of all frames of this walk, entries included.
     chain: Vec<usize>,
 }
