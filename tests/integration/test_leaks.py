@@ -163,9 +163,9 @@ def test_of_each_process_the_last_heap_counts_and_none_that_has_ended(run_servic
 
     run_service("""
 rprof.start("out/", memory=4_096, window=3600)
-serve(0.5)
+serve(0.1)
 rprof.flush()
-serve(0.5)
+serve(1)
 rprof.stop()
 """)
     out = programs.directory / "out"
@@ -177,5 +177,6 @@ rprof.stop()
     for pid, heap in ((1, heaps[1]), (2, heaps[0])):
         (out / f"app-{pid}-20261121T012345Z-000001.heap.pb.gz").write_bytes(heap.read_bytes())
     times = sorted(found.time_ns for found in _profiles(str(out)))
-    is_old = profiles[1].time_ns - profiles[0].time_ns > 3 * profiles[0].duration_ns
+    before, after = (profile.time_ns + profile.duration_ns for profile in profiles)
+    is_old = after - before > 3 * profiles[0].duration_ns
     assert times == sorted([profiles[1].time_ns] * 2 + [profiles[0].time_ns] * (not is_old))
