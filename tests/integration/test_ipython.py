@@ -34,7 +34,7 @@ def test_a_statement(shell):
 
 def test_a_cell_keeps_its_variables_and_its_errors(shell, capsys, tmp_path):
     path = tmp_path / "cell.pb.gz"
-    cell = "found = burn_two(0.05)\nburn_one(0.05)\n1 / 0\n"
+    cell = "found = burn_two(0.1)\nburn_one(0.2)\n1 / 0\n"
     profile = shell.run_cell_magic("rprof", f"-r 500 -a -o {path}", cell)
     assert "found" in shell.user_ns
     assert "ZeroDivisionError" in capsys.readouterr().out
