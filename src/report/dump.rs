@@ -119,6 +119,7 @@ pub fn to_json(snapshot: &Snapshot, tasks: &Tasks) -> Value {
     json!({
         "threads": threads,
         "tasks": tasks::to_json(tasks, snapshot),
+        "omitted_tasks": tasks.omitted,
         "deadlocks": held_up::deadlocks_to_json(snapshot, tasks),
     })
 }

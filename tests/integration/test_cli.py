@@ -319,6 +319,7 @@ def has_tomli() -> bool:
         (("view", "app.pb.gz", "--port", "99999"), "out of range"),
         (("live", "999999999"), "cannot look at process 999999999"),
         (("live", "nowhere"), "no directory of profiles"),
+        (("live", "4711", "--tasks"), "--tasks asks an endpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -14,6 +14,7 @@ from ..errors import RprofOSError, RprofValueError
 from ._console import say
 from ._fetch import fetch
 from ._inputs import HEAP_SUFFIX
+from ._showing import View, fits, show
 
 if TYPE_CHECKING:
     from .._profile import Profile
@@ -25,9 +26,14 @@ HELP = "watch a running process that profiles itself"
 EXAMPLES = """\
 examples:
   rprof live http://127.0.0.1:6060 a process with an endpoint: it is sampled while this looks
+  rprof live http://127.0.0.1:6060 --tasks
+                                   which tasks and greenlets it has, where they wait, for which lock
   rprof live 4711                  a process that called rprof.start()
   rprof live /srv/app/rprof        the processes that write there
   rprof live 4711 --once --by cpu  print the newest windows and end
+
+On a terminal the key t goes from threads to tasks and back, q ends. Tasks that wait at the same
+place for the same are one group. Of very many, 1,000 are looked at and the others counted.
 
 Of a process id or a directory, what is shown is as new as the last window: start with window=5,
 say, to see it move. Nothing is asked of the process, so watching costs it nothing. An endpoint's
@@ -43,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target", metavar="URL|PID|DIR", help="an endpoint, a process id, or a directory"
     )
     parser.add_argument("--by", metavar="TYPE", help="sample type (default: the profile's own)")
-    parser.add_argument("-n", type=int, default=20, metavar="N", help="functions (default: 20)")
+    parser.add_argument(
+        "--tasks",
+        action="store_true",
+        help="tasks and greenlets instead of threads (endpoints only)",
+    )
+    parser.add_argument(
+        "-n", type=int, default=20, metavar="N", help="functions, groups of tasks (default: 20)"
+    )
     parser.add_argument(
         "--windows", type=int, default=1, metavar="N", help="newest windows to show (default: 1)"
     )
@@ -57,16 +70,22 @@ def run(options: argparse.Namespace) -> int:
     """Show the newest windows until the process ends or Ctrl-C comes."""
     if options.windows < 1 or not 0.1 <= options.interval <= 3600:
         raise RprofValueError("--windows is at least 1, --interval 0.1 to 3600 seconds")
-    if options.target.startswith("http://"):
-        return _watch(lambda: ask(options.target, options.interval), None, options, pause=0)
-    pid = int(options.target) if options.target.isdigit() else None
-    directory = Path(options.target) if pid is None else output_of(pid)
+    target = options.target
+    if target.startswith("http://"):
+        threads = View("threads", _profiles(lambda: ask(target, options.interval), options), 0)
+        tasks = View("tasks", _tasks(target, options), options.interval)
+        return _watch([tasks, threads] if options.tasks else [threads, tasks], None, options)
+    if options.tasks:
+        raise RprofValueError(
+            "--tasks asks an endpoint (rprof.serve); give its address, as http://127.0.0.1:6060"
+        )
+    pid = int(target) if target.isdigit() else None
+    directory = Path(target) if pid is None else output_of(pid)
     if not directory.is_dir():
         raise RprofOSError(f"{directory} is no directory of profiles")
     pattern = "*.pb.gz" if pid is None else f"*-{pid}-*.pb.gz"
-    return _watch(
-        lambda: newest(directory, pattern, options.windows), pid, options, pause=options.interval
-    )
+    look = _profiles(lambda: newest(directory, pattern, options.windows), options)
+    return _watch([View("threads", look, options.interval)], pid, options)
 
 
 def ask(address: str, seconds: float) -> Profile:
@@ -152,53 +171,42 @@ def describe(profile: Profile, by: str | None, n: int) -> str:
     return "\n".join([*lines, "", str(profile.top(n, by))])
 
 
-def _watch(
-    look: Callable[[], Profile | None],
-    pid: int | None,
-    options: argparse.Namespace,
-    *,
-    pause: float,
-) -> int:
-    if options.once:
+def _profiles(
+    look: Callable[[], Profile | None], options: argparse.Namespace
+) -> Callable[[], str | None]:
+    """Return how to look at profiles."""
+    shown: tuple[int, int] | None = None
+
+    def text() -> str | None:
+        nonlocal shown
         profile = look()
         if profile is None:
-            raise RprofOSError(
-                f"no window of {options.target} is there yet; the first one comes when its window "
-                "(RPROF_WINDOW, 60 s unless set) is over"
-            )
-        print(describe(profile, options.by, options.n))
+            if options.once:
+                raise RprofOSError(
+                    f"no window of {options.target} is there yet; the first one comes when its "
+                    "window (RPROF_WINDOW, 60 s unless set) is over"
+                )
+            return f"waiting for the first window of {options.target} (Ctrl-C ends)"
+        if (profile.time_ns, profile.duration_ns) == shown and not sys.stdout.isatty():
+            return None
+        shown = (profile.time_ns, profile.duration_ns)
+        return describe(profile, options.by, options.n)
+
+    return text
+
+
+def _tasks(address: str, options: argparse.Namespace) -> Callable[[], str | None]:
+    """Return how to look at tasks."""
+    from ._live_tasks import ask_for_tasks, describe_tasks
+
+    has_room = fits if sys.stdout.isatty() and not options.once else lambda _: True
+    return lambda: describe_tasks(ask_for_tasks(address, _PATIENCE_SECONDS), options.n, has_room)
+
+
+def _watch(views: list[View], pid: int | None, options: argparse.Namespace) -> int:
+    if options.once:
+        print(views[0].look())
         return 0
-    draw, end = _screen()
-    shown: tuple[int, int] | None = None
-    try:
-        while True:
-            profile = look()
-            if profile is None:
-                draw(f"waiting for the first window of {options.target} (Ctrl-C ends)")
-            elif (profile.time_ns, profile.duration_ns) != shown or sys.stdout.isatty():
-                shown = (profile.time_ns, profile.duration_ns)
-                draw(describe(profile, options.by, options.n))
-            if pid is not None and not Path("/proc", str(pid)).exists():
-                break
-            time.sleep(pause)
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        end()
-    say(f"process {pid} has ended")
+    if show(views, lambda: pid is not None and not Path("/proc", str(pid)).exists()):
+        say(f"process {pid} has ended")
     return 0
-
-
-def _screen() -> tuple[Callable[[str], None], Callable[[], None]]:
-    """Return how to draw a text, and how to end: by rich on a terminal, else plainly."""
-    if not sys.stdout.isatty():
-        return print, lambda: None
-    try:
-        from rich.live import Live
-        from rich.text import Text
-    except ImportError:
-        # Clear the screen and go to its corner (ECMA-48).
-        return lambda text: print("\x1b[2J\x1b[H" + text, flush=True), lambda: None
-    screen = Live(screen=True, auto_refresh=False)
-    screen.start()
-    return lambda text: screen.update(Text(text), refresh=True), screen.stop
