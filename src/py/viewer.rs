@@ -31,6 +31,7 @@ const ASSETS: &[(&str, &str)] = assets![
     "page.html",
     "profile.js",
     "recording.js",
+    "roots.js",
     "sandwich_view.js",
     "source_view.js",
     "state.js",

@@ -7,9 +7,10 @@ import { ratio, sum } from "./exact.js";
 import { FlameView, Tooltip } from "./flame_view.js";
 import { human, percent } from "./format.js";
 import { isHeap, MemoryView, tellsOfMemory } from "./memory_view.js";
-import { describe, visible } from "./names.js";
+import { countFunctions, describe, visible } from "./names.js";
 import { decode, unpack } from "./profile.js";
 import { doubts, facts, recordingList } from "./recording.js";
+import { rootBy, rootChoices, rootLabel, showRoots } from "./roots.js";
 import { SandwichView } from "./sandwich_view.js";
 import { SourceView } from "./source_view.js";
 import { State } from "./state.js";
@@ -35,6 +36,7 @@ const DEFAULTS = {
   type: "",
   thread: "",
   label: "",
+  root: "",
   search: "",
   direction: "",
   zoom: "",
@@ -88,6 +90,7 @@ class App {
     this.dark = window.matchMedia("(prefers-color-scheme: dark)");
     this.select = remember((dataset, type, accepts) => new Selection(dataset, type, accepts));
     this.total = remember((dataset, selection) => dataset.functionTotals(selection));
+    this.root = remember((loaded, key) => rooted(loaded, key));
     this.match = remember((described, search) => matchesOf(described, search));
     this.printing = false;
   }
@@ -119,6 +122,7 @@ class App {
         dataset,
         described: dataset.functions.map(describe),
         threads: threadsOf(dataset),
+        roots: rootChoices(dataset),
         colors: { light: [], dark: [] },
       });
     }
@@ -185,6 +189,7 @@ class App {
     listen("types", "keydown", (event) => this.moveType(event));
     listen("thread", "change", (event) => this.state.set({ thread: event.target.value, zoom: "" }));
     listen("label", "change", (event) => this.state.set({ label: event.target.value, zoom: "" }));
+    listen("root", "change", (event) => this.changeRoot(event.target.value));
     listen("search", "input", (event) => this.state.set({ search: event.target.value }, { step: false }));
     listen("theme", "click", () => this.nextTheme());
     listen("download", "click", () => this.download());
@@ -235,7 +240,9 @@ class App {
 
   context() {
     const { values } = this.state;
-    const { dataset, described, threads, colors, number } = this.loaded;
+    const { number, threads } = this.loaded;
+    const root = this.chosenRoot();
+    const { dataset, described, colors } = this.root(JSON.stringify([number, root]), this.loaded, root);
     const main = dataset.sides[0];
     const types = offeredTypes(dataset.sides);
     const kind =
@@ -247,11 +254,11 @@ class App {
     const accepts = (set) =>
       (values.thread === "" || threadKey(set, comparing) === values.thread) &&
       (values.label === "" || set.some(({ key, value }) => key === labelKey && value === labelValue));
-    const selectionKey = JSON.stringify([number, kind.name, values.thread, values.label]);
+    const selectionKey = JSON.stringify([number, kind.name, values.thread, values.label, root]);
     const selection = this.select(selectionKey, dataset, kind.name, accepts);
     const totals = this.total(selectionKey, dataset, selection);
     const whole = selection.wholes;
-    const matches = this.match(`${number}|${values.search}`, described, values.search);
+    const matches = this.match(JSON.stringify([number, root, values.search]), described, values.search);
     const theme = this.theme();
     const compareShares = comparing && values.compare === "shares";
     const fraction = (value, side) => ratio(value, whole[side]);
@@ -260,6 +267,7 @@ class App {
       view: VIEWS.some(([name]) => name === values.view) ? values.view : "flame",
       dataset,
       described,
+      root,
       accepts,
       threads,
       sources: this.sources,
@@ -378,6 +386,8 @@ class App {
     byId("doubts").hidden = sentences.length === 0;
     this.threadChoices(context);
     this.labelChoices(context);
+    showRoots(byId("root"), this.loaded.roots, context.root);
+    byId("root-field").hidden = this.loaded.roots.choices.length === 0;
     const search = byId("search");
     if (search.value !== values.search) search.value = values.search;
     search.setAttribute("aria-invalid", String(context.problem !== ""));
@@ -387,12 +397,11 @@ class App {
   matchText(context) {
     if (context.problem) return context.problem;
     if (!context.matches) return "";
-    const count = context.matches.reduce((found, match) => found + match, 0);
+    const matching = context.described.filter((_, index) => context.matches[index]);
     const [found] = context.dataset.matchTotals(context.selection, context.matches);
-    const functions = `${count} ${count === 1 ? "function" : "functions"}`;
     byId("matches").dataset.exact = String(found);
-    return count
-      ? `${functions}, in ${human(found, context.unit)} (${percent(ratio(found, context.whole[0]))})`
+    return matching.length
+      ? `${countFunctions(matching)}, in ${human(found, context.unit)} (${percent(ratio(found, context.whole[0]))})`
       : "no match";
   }
 
@@ -440,6 +449,23 @@ class App {
 
   open(index) {
     if (index >= 0) this.state.set({ view: "sandwich", function: String(index) });
+  }
+
+  /** The label that stacks begin with; none if this profile does not have it. */
+  chosenRoot() {
+    const { root } = this.state.values;
+    return this.loaded.roots.choices.some(([key]) => key === root) ? root : "";
+  }
+
+  changeRoot(root) {
+    // The functions keep their numbers, the roots do not.
+    const kept = Number(this.state.values.function) < this.loaded.dataset.functions.length;
+    this.state.set({ root, zoom: "", function: kept ? this.state.values.function : "" });
+  }
+
+  nextRoot() {
+    const keys = ["", ...this.loaded.roots.choices.map(([key]) => key)];
+    this.changeRoot(keys[(keys.indexOf(this.chosenRoot()) + 1) % keys.length]);
   }
 
   nextTheme() {
@@ -516,6 +542,7 @@ class App {
       0: () => this.zoom(0),
       t: () => this.nextTheme(),
       m: () => this.nextType(),
+      r: () => this.nextRoot(),
       i: () => this.state.set({ view: "flame", direction: values.direction ? "" : "inverted", zoom: "" }),
       Backspace: () => {
         const tree = this.views.flame.model?.tree;
@@ -523,6 +550,14 @@ class App {
       },
     }[key];
   }
+}
+
+/** What is loaded, with the values of a label as roots of the stacks; "" for none. */
+function rooted(loaded, key) {
+  if (key === "") return loaded;
+  const dataset = loaded.dataset.rooted(rootBy(key), rootLabel(key));
+  const described = dataset.functions.map((made, index) => loaded.described[index] ?? describe(made));
+  return { dataset, described, colors: { light: [], dark: [] } };
 }
 
 /** The sample types to choose from: of two profiles, those that both measured, if there are any. */

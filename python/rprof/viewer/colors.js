@@ -14,8 +14,8 @@ function hueOf(text) {
 
 // Lightness and chroma, by theme and kind.
 const TONES = {
-  light: { own: [0.83, 0.105], library: [0.895, 0.05], stdlib: [0.915, 0.014], pseudo: [0.78, 0.0] },
-  dark: { own: [0.5, 0.095], library: [0.395, 0.05], stdlib: [0.345, 0.014], pseudo: [0.45, 0.0] },
+  light: { own: [0.83, 0.105], library: [0.895, 0.05], stdlib: [0.915, 0.014], pseudo: [0.78, 0.0], root: [0.84, 0.0] },
+  dark: { own: [0.5, 0.095], library: [0.395, 0.05], stdlib: [0.345, 0.014], pseudo: [0.45, 0.0], root: [0.4, 0.0] },
 };
 
 export const INK = {

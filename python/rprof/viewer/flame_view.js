@@ -260,7 +260,7 @@ export class FlameView {
     this.elements.legend.replaceChildren(
       ...(context.dataset.sides.length > 1 || context.isDifference
         ? [key("less", "less than before"), key("same", "the same"), key("more", "more than before")]
-        : [key("own", "own code, a hue for each module"), key("library", "libraries"), key("stdlib", "standard library"), key("pseudo", "not Python code")]),
+        : [...(context.root ? [key("root", "roots")] : []), key("own", "own code, a hue for each module"), key("library", "libraries"), key("stdlib", "standard library"), key("pseudo", "not Python code")]),
     );
   }
 }

@@ -1,5 +1,7 @@
 // What a function is called on the page, and whose it is.
 
+import { exact } from "./format.js";
+
 // Characters that draw nothing, or turn the text around them: controls, bidi marks, joiners,
 // separators, halves of surrogate pairs. Left alone they could make one name look like another.
 const INVISIBLE =
@@ -46,8 +48,8 @@ export function shortPath(file, count = 2) {
 }
 
 /** Everything the page says about a function; all text is fit to be shown. */
-export function describe({ name, file, line }) {
-  const kind = kindOf(name, file);
+export function describe({ name, file, line, label }) {
+  const kind = label ? "root" : kindOf(name, file);
   const module = moduleOf(name, file);
   const shown = visible(name) || "⟨no name⟩";
   const prefix = module ? visible(`${module}.`) : "";
@@ -60,12 +62,21 @@ export function describe({ name, file, line }) {
     shownFile: visible(file),
     line,
     kind,
+    label: label && visible(label),
     group,
   };
 }
 
-/** The place of a function, short. */
+/** How many functions these are, and how many roots of stacks. */
+export function countFunctions(all) {
+  const roots = all.filter(({ kind }) => kind === "root").length;
+  const counted = (count, word) => `${exact(count)} ${word}${count === 1 ? "" : "s"}`;
+  const functions = counted(all.length - roots, "function");
+  return roots ? `${counted(roots, "root")}, ${functions}` : functions;
+}
+
+/** The place of a function, short; of a root, which label it is of. */
 export function place(described, line = described.line) {
-  if (!described.file) return "";
+  if (!described.file) return described.label ?? "";
   return line ? `${shortPath(described.shownFile)}:${line}` : shortPath(described.shownFile);
 }

@@ -4,7 +4,7 @@ import { swatch, weightCell } from "./cells.js";
 import { make, nameOf } from "./dom.js";
 import { compare, size } from "./exact.js";
 import { exact, points, signed } from "./format.js";
-import { place } from "./names.js";
+import { countFunctions, place } from "./names.js";
 
 const PAGE = 200;
 
@@ -127,7 +127,7 @@ export class TableView {
     const table = make(
       "table",
       { class: context.totals.length > 1 ? "functions wide" : "functions" },
-      make("caption", {}, caption(context, rows.length)),
+      make("caption", {}, caption(context, rows)),
       make("thead", {}, head),
       body,
     );
@@ -153,7 +153,8 @@ function sortOf(context) {
   return [wanted.slice(0, at), wanted.slice(at + 1)];
 }
 
-function caption(context, count) {
+function caption(context, rows) {
+  const count = countFunctions(rows.map((index) => context.described[index]));
   const searched = context.matches ? " that match" : "";
-  return `${exact(count)} functions${searched}, by ${context.type}. Self is the function's own, total includes what it called.`;
+  return `${count}${searched}, by ${context.type}. Self is the function's own, total includes what it called.`;
 }

@@ -46,6 +46,8 @@ export class Dataset {
     this.sides = baseline ? [profile, baseline] : [profile];
     this.functions = [];
     this.trees = new Map();
+    // By side and label set: what stands above the outermost call, -1 for nothing.
+    this.roots = this.sides.map(({ labelSets }) => new Int32Array(labelSets.length).fill(-1));
     const known = new Map();
     // By side: the function of every frame.
     this.functionOf = this.sides.map((side) => {
@@ -65,15 +67,39 @@ export class Dataset {
     });
   }
 
+  /**
+   * The same samples with a root above the outermost call of each whose label set `rootOf` gives a
+   * name to. Roots are functions of their own, after all others, and know the label they are of.
+   */
+  rooted(rootOf, label) {
+    const functions = [...this.functions];
+    const known = new Map();
+    const roots = this.sides.map(({ labelSets }) =>
+      Int32Array.from(labelSets, (set) => {
+        const name = rootOf(set);
+        if (name === null) return -1;
+        if (!known.has(name)) known.set(name, functions.push({ name, file: "", line: 0, label }) - 1);
+        return known.get(name);
+      }),
+    );
+    return Object.assign(Object.create(Dataset.prototype), this, { functions, roots, trees: new Map() });
+  }
+
+  rootOf(side, sample) {
+    return this.roots[side][this.sides[side].sampleLabels[sample]];
+  }
+
   /** The tree from the outermost call inwards, or, inverted, from the innermost outwards. */
   tree(inverted) {
     if (!this.trees.has(inverted)) {
       this.trees.set(
         inverted,
-        build(this, (side, start, end, visit) => {
+        build(this, (side, start, end, root, visit) => {
           const stacks = this.sides[side].stacks;
-          if (inverted) for (let at = start; at < end; at++) visit(stacks[at]);
-          else for (let at = end - 1; at >= start; at--) visit(stacks[at]);
+          const functionOf = this.functionOf[side];
+          if (inverted) for (let at = start; at < end; at++) visit(functionOf[stacks[at]]);
+          if (root >= 0) visit(root);
+          if (!inverted) for (let at = end - 1; at >= start; at--) visit(functionOf[stacks[at]]);
         }),
       );
     }
@@ -82,15 +108,18 @@ export class Dataset {
 
   /** The callers of a function's outermost call, outwards, or what that calls, inwards. */
   around(wanted, callers) {
-    const tree = build(this, (side, start, end, visit) => {
+    const tree = build(this, (side, start, end, root, visit) => {
       const stacks = this.sides[side].stacks;
       const functionOf = this.functionOf[side];
       let at = end - 1;
-      while (at >= start && functionOf[stacks[at]] !== wanted) at--;
+      if (root === wanted) at = end;
+      else while (at >= start && functionOf[stacks[at]] !== wanted) at--;
       if (at < start) return false;
-      // The root is the function itself.
-      if (callers) for (at++; at < end; at++) visit(stacks[at]);
-      else for (at--; at >= start; at--) visit(stacks[at]);
+      // The tree's root is the function itself.
+      if (callers) {
+        for (at++; at < end; at++) visit(functionOf[stacks[at]]);
+        if (root >= 0 && root !== wanted) visit(root);
+      } else for (at--; at >= start; at--) visit(functionOf[stacks[at]]);
       return true;
     });
     tree.function[0] = wanted;
@@ -114,6 +143,10 @@ export class Dataset {
             totals.total[made] += value;
           }
         }
+        const root = this.rootOf(number, sample);
+        if (root < 0) return;
+        if (start === end) totals.self[root] += value;
+        totals.total[root] += value;
       });
       return totals;
     });
@@ -160,13 +193,11 @@ export class Dataset {
     return this.sides.map((side, number) => {
       const found = zeros(selection.values[number], 1);
       const functionOf = this.functionOf[number];
-      eachSample(side, selection.values[number], (_, value, start, end) => {
-        for (let at = start; at < end; at++) {
-          if (matches[functionOf[side.stacks[at]]]) {
-            found[0] += value;
-            return;
-          }
-        }
+      eachSample(side, selection.values[number], (sample, value, start, end) => {
+        const root = this.rootOf(number, sample);
+        let at = start;
+        while (at < end && !matches[functionOf[side.stacks[at]]]) at++;
+        if (at < end || (root >= 0 && matches[root])) found[0] += value;
       });
       return found[0];
     });
@@ -250,16 +281,16 @@ function enlarge(column) {
 function build(dataset, walk) {
   const builder = new Builder();
   const ends = dataset.sides.map((side, number) => {
-    const functionOf = dataset.functionOf[number];
     const end = new Int32Array(side.stackEnds.length).fill(-1);
     let node = 0;
-    const visit = (frame) => {
-      node = builder.child(node, functionOf[frame]);
+    const visit = (made) => {
+      node = builder.child(node, made);
     };
     let start = 0;
     for (let sample = 0; sample < end.length; sample++) {
       node = 0;
-      if (walk(number, start, side.stackEnds[sample], visit) !== false) end[sample] = node;
+      const root = dataset.rootOf(number, sample);
+      if (walk(number, start, side.stackEnds[sample], root, visit) !== false) end[sample] = node;
       start = side.stackEnds[sample];
     }
     return end;
