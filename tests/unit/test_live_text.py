@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from rprof.cli._live_tasks import Tasks, describe_tasks
+from rprof.cli.live import describe
 
 
 def frame(function, line, file="/srv/app/app.py"):
@@ -120,3 +123,19 @@ def test_a_name_moves_no_cursor():
     _, text = described([task([frame("app.\x1b[2Jf", 1, "/a/\x07.py")], name="\x1b]0;title\n")])
     assert text.isprintable() or set(text) - set(filter(str.isprintable, text)) == {"\n"}
     assert r'named "\x1b]0;title\n"' in text
+
+
+def test_the_name_of_a_thread_moves_no_cursor():
+    thread = SimpleNamespace(name="\x1b[2J\nnew", id=7, totals={"cpu": 10})
+    profile = SimpleNamespace(
+        program="\x1b[31mapp",
+        threads=[thread],
+        totals={},
+        duration_ns=100,
+        time_ns=0,
+        top=lambda n, by: "",
+    )
+    told = describe(profile, "cpu", 3)
+    assert "\x1b" not in told
+    assert "\\x1b[31mapp:" in told
+    assert "10.0% cpu  \\x1b[2J\\nnew" in told

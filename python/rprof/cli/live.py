@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._text import inert
 from ..errors import RprofOSError, RprofValueError
 from ._console import say
 from ._fetch import fetch
@@ -149,7 +150,7 @@ def facts(profile: Profile) -> list[str]:
     totals = profile.totals
     seconds = max(profile.duration_ns / 1e9, 1e-9)
     age = time.time() - (profile.time_ns / 1e9 + seconds)
-    lines = [f"{profile.program}: {seconds:.1f} s, ended {max(age, 0):.0f} s ago"]
+    lines = [f"{inert(profile.program)}: {seconds:.1f} s, ended {max(age, 0):.0f} s ago"]
     parts = [f"{totals.get('samples', 0) / seconds:,.0f} samples/s"]
     parts.append(f"cpu {totals.get('cpu', 0) / 1e9 / seconds:.0%} of a core")
     if "gil" in totals:
@@ -165,7 +166,7 @@ def describe(profile: Profile, by: str | None, n: int) -> str:
     lines = [*facts(profile), ""]
     for thread in profile.threads[:8]:
         share = thread.totals.get("cpu", 0) / max(profile.duration_ns, 1)
-        lines.append(f"{share:>7.1%} cpu  {thread.name or thread.id}")
+        lines.append(f"{share:>7.1%} cpu  {inert(thread.name or str(thread.id))}")
     if len(profile.threads) > 8:
         lines.append(f"             and {len(profile.threads) - 8} more threads")
     return "\n".join([*lines, "", str(profile.top(n, by))])
