@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._block import profile
     from ._config import ThreadInfo
     from ._continuous import (
+        LockStatus,
         MemoryStatus,
         Status,
         TaskSteps,
@@ -66,6 +67,7 @@ __all__ = [
     "Leak",
     "LeakStack",
     "LeakTable",
+    "LockStatus",
     "MemoryAccount",
     "MemoryStatus",
     "Profile",
@@ -125,6 +127,7 @@ _LAZY = {
     "Leak": "_leaks",
     "LeakStack": "_leaks",
     "LeakTable": "_leaks",
+    "LockStatus": "_continuous",
     "MemoryAccount": "_account",
     "MemoryStatus": "_continuous",
     "Profile": "_profile",

@@ -196,9 +196,9 @@ def _parse_locks(text: str) -> str | None:
 
 def _check_locks(name: str, value: "Any") -> str | None:
     if value is not None and not isinstance(value, str):
-        raise RprofTypeError(f"{name} must be 'sampled' or None, not {value!r}")
-    if value not in (None, "sampled"):
-        raise RprofValueError(f"{name}={value!r} is unknown; choose 'sampled' or None")
+        raise RprofTypeError(f"{name} must be 'sampled', 'exact' or None, not {value!r}")
+    if value not in (None, "sampled", "exact"):
+        raise RprofValueError(f"{name}={value!r} is unknown; choose 'sampled', 'exact' or None")
     return value
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._profile import Profile
 
 __all__ = [
+    "LockStatus",
     "MemoryStatus",
     "Status",
     "TaskSteps",
@@ -66,6 +67,23 @@ class MemoryStatus(NamedTuple):
     was forgotten then."""
     account: MemoryAccount
     """Who has the memory of the process now."""
+
+
+class LockStatus(NamedTuple):
+    """Locks since they note who takes them; only ``threading.Lock`` does.
+
+    A thread that waits for a lock that it has taken itself waits to be told something, as
+    ``Condition.wait`` does, and is not counted. Before CPython 3.13 ``Thread.join`` is counted.
+    """
+
+    problem: str
+    """Why they cannot note it, so that all is as with ``locks="sampled"``; empty if they do."""
+    contended: int | None
+    """Times a thread found a lock taken, and had it then; None if that is not counted."""
+    given_up: int | None
+    """Times it did not have it: it only tried, or did not wait any longer."""
+    waited_seconds: float | None
+    """How long both took, until the thread went on."""
 
 
 class Status(NamedTuple):
@@ -118,6 +136,8 @@ class Status(NamedTuple):
     """Time in which nobody took samples because no thread could be had; credited to no stack."""
     memory: MemoryStatus | None
     """How the heap is being sampled; None if it is not."""
+    locks: LockStatus | None
+    """How often locks were waited for; None without ``locks="exact"``."""
 
 
 def start(
@@ -172,9 +192,9 @@ def start(
             (``.heap.pb.gz``): who allocated how much, and what of it is in use. A number is the
             bytes between two samples, 1 KiB to 1 GiB; ``True`` has it chosen. ``None`` (default)
             hooks nothing.
-        task_steps: Whether each step of asyncio's tasks is counted and timed, see
-            ``rprof.task_steps()`` (default False).
-        locks: ``"sampled"`` (default) tells which locks threads wait for and whose; or ``None``.
+        task_steps: Whether steps of asyncio's tasks are timed (default False): ``task_steps()``.
+        locks: ``"sampled"`` (default) tells which locks threads wait for and whose; ``"exact"`` has
+            each ``Lock`` note who takes it, for some ns, and counts waits; or ``None``.
         **unknown: Refused, with a list of the options.
 
     Raises:
@@ -351,7 +371,7 @@ def status() -> Status:
         seconds = (native().age_ns() - continuous.age_at_start_ns) / 1e9
         achieved = (counters["ticks"] - continuous.ticks_at_start) / seconds if seconds else 0.0
     engine, engine_reason = native().engine()
-    figures = native().heap_figures()
+    figures, lock_figures = native().heap_figures(), native().lock_figures()
     return Status(
         running=continuous is not None,
         engine=engine,
@@ -375,6 +395,7 @@ def status() -> Status:
         refused_threads=counters["refused_threads"] + counters["starved_threads"],
         unattended_seconds=counters["unattended_ns"] / 1e9,
         memory=None if figures is None else MemoryStatus(**figures, account=account_in_passing()),
+        locks=None if lock_figures is None else LockStatus(**lock_figures),
     )
 
 

@@ -190,7 +190,7 @@ class _NeededOptions(TypedDict):
     keep_files: int
     keep_bytes: int
     engine: str
-    locks: bool
+    locks: str | None
 
 class _RecordingOptions(_NeededOptions, total=False):
     window_ns: int | None
@@ -250,6 +250,15 @@ def find_leaks(
 
 def heap_of_request(number: int, began_ns: int, program: str) -> tuple[Profile, bool] | None:
     """What one request allocated, and whether that is all; None if none of it was sampled."""
+
+class _LockFigures(TypedDict):
+    problem: str
+    contended: int | None
+    given_up: int | None
+    waited_seconds: float | None
+
+def lock_figures() -> _LockFigures | None:
+    """What was counted of locks that note who has them; None if none do."""
 
 def heap_figures() -> _HeapFigures | None:
     """How the heap is being sampled; None if it is not."""

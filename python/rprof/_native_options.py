@@ -25,7 +25,7 @@ def recording_options(config: Config, **requests: "Any") -> "dict[str, Any]":
         "period_ns": max(1, round(1e9 / config.rate)),
         "threads": native_threads(config),
         "program": program_name(),
-        "locks": config.locks is not None,
+        "locks": config.locks,
         **requests,
     }
 

@@ -11,6 +11,15 @@ const WORD: usize = size_of::<usize>();
 /// `lockobject.lock_lock`, `rlockobject.rlock_lock`, `semlockobject.handle`: a semaphore. From 3.14 on
 /// (queues: 3.13) it is a `PyMutex`, or the byte on which a queue waits.
 pub const PRIMITIVE: usize = 16;
+/// `lockobject` as a whole where it is a semaphore (3.10-3.13: a pointer to it, weak references, a byte that is
+/// 1 while it is locked), and in it, behind these, four bytes that CPython never uses.
+pub const LOCK_BYTES_OF_SEMAPHORE: usize = 40;
+/// See [`LOCK_BYTES_OF_SEMAPHORE`].
+pub const SPARE_OF_SEMAPHORE: usize = 36;
+/// `lockobject` where it is a `PyMutex`, one byte, and in it four bytes that CPython never uses.
+pub const LOCK_BYTES_OF_MUTEX: usize = 24;
+/// See [`LOCK_BYTES_OF_MUTEX`].
+pub const SPARE_OF_MUTEX: usize = 20;
 /// `rlockobject.rlock_owner`, the ident of a thread or 0. Also `semlockobject.last_tid`.
 pub const OWNER: usize = 24;
 /// `semlockobject.count`, an `int`: how often this process has it.
@@ -139,4 +148,15 @@ pub const fn leaves_pairs(layout: &Layout) -> bool {
 #[must_use]
 pub const fn locks_are_semaphores(layout: &Layout) -> bool {
     layout.minor < 14
+}
+
+/// The bytes of a lock object, and where in it four bytes are that nobody uses: a start tries them out
+/// before they are relied on.
+#[must_use]
+pub const fn lock_and_spare(layout: &Layout) -> (usize, usize) {
+    if locks_are_semaphores(layout) {
+        (LOCK_BYTES_OF_SEMAPHORE, SPARE_OF_SEMAPHORE)
+    } else {
+        (LOCK_BYTES_OF_MUTEX, SPARE_OF_MUTEX)
+    }
 }

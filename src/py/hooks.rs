@@ -8,6 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::exact_locks;
 use super::gil::names::introduce_reporter;
 use crate::clock::cpu::{is_main_thread, thread_id};
 use crate::session::fork::{forget_parent, session};
@@ -148,6 +149,7 @@ extern "C" fn start_again(process_id: *mut c_void) -> c_int {
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {
     introduce_reporter(0, 0);
+    exact_locks::forget_parent();
     forget_parent();
 }
 

@@ -4,6 +4,7 @@ mod asgi;
 mod captures;
 mod direct;
 mod dump;
+mod exact_locks;
 mod gil;
 mod greenlets;
 mod handed_in;
@@ -41,6 +42,8 @@ mod _native {
     use super::direct::{decode_lines, learn_tasks, learn_trio, no_tasks, no_trio};
     #[pymodule_export]
     use super::dump::{dump_on_signal, no_dump_on_signal};
+    #[pymodule_export]
+    use super::exact_locks::lock_figures;
     #[pymodule_export]
     use super::greenlets::{learn_greenlets, new_context, no_greenlets};
     #[pymodule_export]

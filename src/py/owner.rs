@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::exact_locks::LockUse;
 use super::heap::OwnHeap;
 use super::last_window::Held;
 use super::profile::Profile;
@@ -68,17 +69,25 @@ pub(crate) struct Recording {
     heap: Mutex<Option<OwnHeap>>,
     /// What the heap was at its end.
     heap_at_end: Mutex<Option<Arc<HeapProfile>>>,
+    /// Its wish to know exactly who has locks, until it has ended.
+    exact: Mutex<Option<LockUse>>,
 }
 
 impl Recording {
     /// The owner of what has begun just now.
-    pub(super) fn new(session: &'static Session, id: RecordingId, heap: Option<OwnHeap>) -> Self {
+    pub(super) fn new(
+        session: &'static Session,
+        id: RecordingId,
+        heap: Option<OwnHeap>,
+        exact: Option<LockUse>,
+    ) -> Self {
         Self {
             id,
             session,
             ended: Mutex::new(None),
             heap: Mutex::new(heap),
             heap_at_end: Mutex::new(None),
+            exact: Mutex::new(exact),
         }
     }
 
@@ -92,7 +101,7 @@ impl Recording {
         if !self.is_own() {
             return Ok(None);
         }
-        py.detach(|| {
+        let ended = py.detach(|| {
             let mut ended = self.ended.lock();
             if let Some(known) = &*ended {
                 return Ok(known.clone());
@@ -105,7 +114,10 @@ impl Recording {
                 *self.heap_at_end.lock() = heap.profile();
             }
             Ok(finished)
-        })
+        });
+        // With the GIL, and never waited for by anybody who has it.
+        drop(self.exact.lock().take());
+        ended
     }
 }
 

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::direct;
+use super::exact_locks::LockUse;
 use super::gil::engine::{EngineOptions, GilEngine};
 use super::handed_in::{process, process_without_thread};
 use super::heap::OwnHeap;
@@ -75,7 +76,8 @@ pub(crate) struct RecordingOptions {
     keep_files: usize,
     keep_bytes: u64,
     engine: String,
-    locks: bool,
+    /// How locks are told; `None`: not at all.
+    locks: Option<String>,
     #[pyo3(default)]
     window_ns: Option<u64>,
     #[pyo3(default)]
@@ -150,7 +152,7 @@ impl RecordingOptions {
                 }
             },
             window_ns: self.window_ns,
-            locks: self.locks,
+            locks: self.locks.is_some(),
             program: self.program,
             requests: RequestFilter {
                 captures: self.captures,
@@ -182,7 +184,8 @@ pub(crate) fn start_recording(py: Python<'_>, options: RecordingOptions) -> PyRe
     } else {
         None
     };
-    py.detach(|| {
+    let exact = (options.locks.as_deref() == Some(EXACT)).then(|| LockUse::begin(py));
+    let (id, session) = py.detach(|| {
         let session = session();
         let ring = options.ring_ns.map(|ns| Ring::new(ns, options.ring_bytes));
         let config = options.config()?;
@@ -190,9 +193,9 @@ pub(crate) fn start_recording(py: Python<'_>, options: RecordingOptions) -> PyRe
             Some(ring) => session.start_flight(config, ring, made),
             None => session.start(config, sink, made),
         }?;
-        Ok::<_, Error>(Recording::new(session, id, heap))
-    })
-    .map_err(PyErr::from)
+        Ok::<_, Error>((id, session))
+    })?;
+    Ok(Recording::new(session, id, heap, exact))
 }
 
 /// Sees to it that recordings can begin without the GIL.
@@ -204,6 +207,8 @@ pub(crate) fn ensure_engine(py: Python<'_>, options: EngineOptions) -> PyResult<
     Ok(())
 }
 
+/// The wish to have locks note who has them.
+const EXACT: &str = "exact";
 /// The wish to have the best engine that works.
 const AUTO: &str = "auto";
 

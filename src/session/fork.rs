@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use super::Session;
 use crate::account::steps::STEPS;
+use crate::unwind::lock_owners::OWNERS;
 use crate::unwind::{greenlet_table, label_log};
 
 static CURRENT: AtomicPtr<Session> = AtomicPtr::new(std::ptr::null_mut());
@@ -71,6 +72,7 @@ fn replace(old: *mut Session) -> &'static Session {
         label_log::forget_parent();
         greenlet_table::forget_parent();
         STEPS.start_over();
+        OWNERS.end();
     }
     let new: *mut Session = Box::leak(Box::new(Session::new()));
     let winner = match CURRENT.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {

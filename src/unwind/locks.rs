@@ -5,11 +5,12 @@
 #![forbid(unsafe_code)]
 
 use super::frames::RawFrame;
+use super::lock_owners::OWNERS;
 use super::objects::{ObjectKind, Types, for_each, may_be_object};
 use crate::layout::Layout;
 use crate::layout::locks::{
     BOUND_TO, CodeParts, OWNER, PARKED_BEFORE_FUTEX, PRIMITIVE, SEMAPHORE_BYTES, SEMAPHORE_COUNT,
-    SEMAPHORE_KIND, SEMAPHORE_MOST, VALUES_3_10, locks_are_semaphores, variables,
+    SEMAPHORE_KIND, SEMAPHORE_MOST, VALUES_3_10, lock_and_spare, locks_are_semaphores, variables,
 };
 use crate::layout::tasks::TYPE;
 use crate::memory::{ReadMemory, int32, read, read_word, word};
@@ -66,6 +67,8 @@ impl LockKind {
 pub enum Owner {
     /// This is its ident.
     Ident(usize),
+    /// This is noted in the lock of it, see [`super::lock_owners`].
+    Noted(u32),
     /// It is one of another process.
     OtherProcess,
     /// The lock does not say.
@@ -199,9 +202,17 @@ pub fn is_still(
 }
 
 /// Who has a lock, as far as it says so itself.
-pub fn owner(memory: &mut (dyn ReadMemory + '_), lock: FoundLock) -> Owner {
+pub fn owner(memory: &mut (dyn ReadMemory + '_), layout: &Layout, lock: FoundLock) -> Owner {
     let said = || -> Option<Owner> {
         Some(match lock.kind {
+            LockKind::Lock if OWNERS.is_on() => {
+                let spare = lock_and_spare(layout).1;
+                match int32(read(memory, lock.object + spare, 4)?, 0).cast_unsigned() {
+                    0 => Owner::Unsaid,
+                    noted if is_locked(memory, layout, lock) => Owner::Noted(noted),
+                    _ => Owner::Unsaid,
+                }
+            }
             LockKind::RLock => match read_word(memory, lock.object + OWNER)? {
                 0 => Owner::Unsaid,
                 ident => Owner::Ident(ident),

@@ -11,6 +11,7 @@ pub mod joined;
 pub mod label_log;
 pub mod labels;
 pub mod linetable;
+pub mod lock_owners;
 pub mod locks;
 pub mod objects;
 pub mod opcodes;

@@ -74,7 +74,7 @@ def test_every_option_has_a_variable():
         ({"memory": 100}, RprofValueError, ["memory=100"]),
         ({"memory": "1"}, RprofTypeError, ["memory", "'1'"]),
         ({"locks": True}, RprofTypeError, ["locks", "True", "'sampled'"]),
-        ({"locks": "all"}, RprofValueError, ["locks='all'", "'sampled'"]),
+        ({"locks": "all"}, RprofValueError, ["locks='all'", "'sampled'", "'exact'"]),
         ({"output": 3}, RprofTypeError, ["output", "3"]),
         ({"output": b"x"}, RprofTypeError, ["output", "b'x'"]),
         ({"output": ""}, RprofValueError, ["output"]),
@@ -156,7 +156,7 @@ VALUES = {
     "exit_hooks": st.booleans(),
     "memory": st.none() | st.just(value=True) | st.integers(1 << 10, 1 << 30),
     "task_steps": st.booleans(),
-    "locks": st.sampled_from([None, "sampled"]),
+    "locks": st.sampled_from([None, "sampled", "exact"]),
 }
 
 

@@ -58,6 +58,7 @@ SEAMS = (
     "py/direct/code_events.rs",
     "py/direct/self_test.rs",
     "py/dump.rs",
+    "py/exact_locks/*.rs",
     "py/greenlets.rs",
     "py/labels/contexts.rs",
     "py/labels/locate.rs",

@@ -12,6 +12,7 @@ use crate::layout::locks::{
 use crate::memory::{ReadMemory, int32, read, read_word};
 use crate::model::lock::Holder;
 use crate::model::snapshot::ThreadState;
+use crate::unwind::lock_owners::OWNERS;
 use crate::unwind::locks::{FoundLock, LockKind, Owner, is_locked, owner};
 use crate::unwind::objects::{Types, attributes, long_int};
 
@@ -20,14 +21,19 @@ impl DirectEngine {
     pub(super) fn holder_of(&mut self, what: Wanted, memory: &mut dyn ReadMemory) -> Holder {
         let layout = &self.interpreter.layout;
         match what {
-            Wanted::Lock(lock) if lock.kind != LockKind::Lock => match owner(memory, lock) {
+            Wanted::Lock(lock) => match owner(memory, layout, lock) {
                 Owner::Ident(ident) => holder_by_ident(&self.roster, ident),
                 Owner::OtherProcess => Holder::OtherProcess,
+                Owner::Noted(word) => match holder_by_word(&self.roster, word) {
+                    Holder::Unknown => holder_by_address(&self.roster, lock.object),
+                    holder => holder,
+                },
+                Owner::Unsaid if lock.kind == LockKind::Lock => {
+                    holder_by_address(&self.roster, lock.object)
+                }
                 Owner::Unsaid => Holder::Unknown,
             },
-            Wanted::Lock(FoundLock { object, .. }) | Wanted::Future(object) => {
-                holder_by_address(&self.roster, object)
-            }
+            Wanted::Future(object) => holder_by_address(&self.roster, object),
             Wanted::Thread(joined) => {
                 let types = &mut self.locks.types;
                 let read = || ident_of(memory, layout, types, joined.object, joined.lock);
@@ -37,6 +43,21 @@ impl DirectEngine {
                 })
             }
             Wanted::Nothing => Holder::Unknown,
+        }
+    }
+
+    /// Whether what threads hold has to tell who holds this, for nothing else does.
+    pub(super) fn asks_all(&self, what: Wanted, memory: &mut dyn ReadMemory) -> bool {
+        let layout = &self.interpreter.layout;
+        match what {
+            Wanted::Lock(lock) if lock.kind == LockKind::Lock => {
+                let noted = match owner(memory, layout, lock) {
+                    Owner::Noted(word) => holder_by_word(&self.roster, word),
+                    _ => Holder::Unknown,
+                };
+                noted == Holder::Unknown
+            }
+            _ => what.asks_all(),
         }
     }
 
@@ -138,6 +159,16 @@ pub(super) fn ident_of(
 fn holder_by_ident(roster: &DirectRoster, ident: usize) -> Holder {
     let at = roster.index_of(ident);
     at.map_or(Holder::Unknown, |at| Holder::Thread(roster.sample(at).key))
+}
+
+/// The one thread that this is noted of.
+fn holder_by_word(roster: &DirectRoster, word: u32) -> Holder {
+    let is_its = |id: usize, thread_id: u64| OWNERS.word(id, thread_id) == Some(word);
+    let mut tracks = roster.tracks().iter();
+    // One that two interpreters know is in the list twice.
+    tracks
+        .find(|track| is_its(track.id, track.thread_id))
+        .map_or(Holder::Unknown, |track| holder_by_ident(roster, track.id))
 }
 
 /// The one thread that holds what is at `address`; none if two seem to, for one of them was looked at

@@ -73,7 +73,7 @@ pub(super) struct JoinedThread {
 
 impl Wanted {
     /// Whether what threads hold tells who holds it, and not the thing itself.
-    fn asks_all(&self) -> bool {
+    pub(super) fn asks_all(&self) -> bool {
         match self {
             Self::Future(_) => true,
             Self::Lock(lock) => lock.kind == LockKind::Lock,
@@ -393,7 +393,7 @@ impl DirectEngine {
             }
         }
         self.locks.is_contended = !wanted.is_empty();
-        self.locks.asks_all = wanted.iter().any(|(_, what)| what.asks_all());
+        self.locks.asks_all = wanted.iter().any(|(_, what)| self.asks_all(*what, memory));
         let is_all_known = !self.locks.asks_all || self.find_all_held(memory);
         let mut held = std::mem::take(self.roster.held_mut());
         held.clear();

@@ -124,7 +124,7 @@ pub(super) fn find_interpreter(
 }
 
 /// Where a `struct pthread` has the kernel's thread id: where it is right for two threads.
-fn find_id_from_ident(memory: &mut dyn ReadMemory) -> Result<usize, String> {
+pub(in crate::py) fn find_id_from_ident(memory: &mut dyn ReadMemory) -> Result<usize, String> {
     // SAFETY: pthread_self takes no argument and always succeeds.
     let ids = || (unsafe { libc::pthread_self() } as usize, thread_id());
     let (done, finished) = std::sync::mpsc::channel::<()>();

@@ -34,10 +34,10 @@ fn try_locks(py: Python<'_>, memory: &mut dyn ReadMemory, layout: &Layout) -> Py
         kind: LockKind::RLock,
     };
     is_right &= types.of(memory, found.object) == ObjectKind::RLock;
-    is_right &= owner(memory, found) == Owner::Unsaid;
+    is_right &= owner(memory, layout, found) == Owner::Unsaid;
     lock.call_method0("acquire")?;
     let ident = threads.call_method0("get_ident")?.extract()?;
-    is_right &= owner(memory, found) == Owner::Ident(ident);
+    is_right &= owner(memory, layout, found) == Owner::Ident(ident);
     lock.call_method0("release")?;
-    Ok(is_right && owner(memory, found) == Owner::Unsaid)
+    Ok(is_right && owner(memory, layout, found) == Owner::Unsaid)
 }

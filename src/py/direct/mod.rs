@@ -12,7 +12,7 @@ mod trio;
 
 use pyo3::prelude::*;
 
-pub(super) use self::code_events::{find_codes, find_layout};
+pub(super) use self::code_events::{find_codes, find_id_from_ident, find_layout};
 use self::names::NameReader;
 pub(in crate::py) use self::tasks::current_task;
 pub(crate) use self::tasks::{learn_tasks, no_tasks};
