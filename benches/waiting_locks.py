@@ -4,10 +4,12 @@ Six threads contend for one lock; they note when they began to wait, had it and 
 is the truth. First comes `lock_wait` against that. `blame` compares the share of each function that
 held the lock with its true one, in points: from the moment at which one has given it back, the next
 one has it. `unknown` is the share of `<unknown holder>`. Each way to use a lock has a process of
-its own. `cost` is an uncontended `acquire` and `release`, and a `with`, with locks looked at and
+its own. With `--locks exact` locks note who takes them, and `counted` is what they count of the
+same wait. `cost` is an uncontended `acquire` and `release`, and a `with`, with locks looked at and
 without, in turns; the least of all rounds.
 
     python benches/waiting_locks.py [--rounds 5] [--seconds 10] [--ways with rlock ...]
+                                    [--locks exact]
 """
 
 from __future__ import annotations
@@ -130,12 +132,13 @@ def truth(entries: list[tuple[int, int, int, str]]) -> tuple[float, dict[str, fl
     return waited / 1e9, {name: ns / 1e9 for name, ns in blame.items()}
 
 
-def true(way: str, seconds: float) -> dict[str, Any]:
+def true(way: str, seconds: float, locks: str) -> dict[str, Any]:
     """Return what was told and what was so."""
     import rprof
 
-    with rprof.profile(rate=100, max_overhead=1.0) as block:
+    with rprof.profile(rate=100, max_overhead=1.0, locks=locks) as block:
         entries = run(way, seconds)
+        counted = rprof.status().locks
     waited, blame = truth(entries)
     profile = block.profile
     told_wait = told_blame = 0.0
@@ -155,6 +158,7 @@ def true(way: str, seconds: float) -> dict[str, Any]:
     return {
         "waited": waited,
         "told": told_wait,
+        "counted": counted and counted.waited_seconds,
         "blame": {name: 100 * value / waited for name, value in blame.items()},
         "told blame": {name: 100 * value / told_blame for name, value in told.items()},
     }
@@ -207,19 +211,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--locks", choices=["sampled", "exact"], default="sampled")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.one:
         kind, argument = options.one
-        is_cost = kind == "cost"
-        found = cost(argument == "looked at") if is_cost else true(argument, options.seconds)
-        print(json.dumps(found))
+        if kind == "cost":
+            print(json.dumps(cost(argument == "looked at")))
+        else:
+            print(json.dumps(true(argument, options.seconds, options.locks)))
         return
     print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+    same = ("--seconds", str(options.seconds), "--locks", options.locks)
     for way in options.ways:
-        found = in_process("--seconds", str(options.seconds), "--one", "true", way)
+        found = in_process(*same, "--one", "true", way)
         waited, told = found["waited"], found["told"]
         print(f"{way}: waited {waited:.2f} s, told {told:.2f} ({100 * (told / waited - 1):+.1f} %)")
+        if found["counted"]:
+            print(f"  counted {found['counted']:.3f} s of {waited:.3f}")
         shares = found["told blame"]
         unknown = shares.pop("<unknown holder>")
         words = []

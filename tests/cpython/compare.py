@@ -220,7 +220,9 @@ class Suite:
         timeout: float,
         *,
         by_command: bool,
+        locks: str,
     ) -> None:
+        self.locks = locks
         self.scratch = scratch
         self.by_command = by_command
         self.timeout = timeout
@@ -286,6 +288,7 @@ class Suite:
             "TMPDIR": str(temporary),
             "RPROF_OUTPUT": f"{profiles}/",
             "RPROF_RATE": str(self.rate),
+            "RPROF_LOCKS": self.locks,
             SWITCH: "1" if with_rprof and not self.by_command else "0",
         }
         # -u: a crash must not take the last lines of the log with it.
@@ -538,6 +541,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--by-command", action="store_true", help="by `rprof run`, not from a .pth file"
     )
+    parser.add_argument(
+        "--locks", choices=["sampled", "exact"], default="sampled", help="default: %(default)s"
+    )
     parser.add_argument("--rate", type=int, default=1000, help="samples per second (%(default)s)")
     parser.add_argument(
         "--timeout", type=float, default=900, help="seconds for one module (%(default)s)"
@@ -575,6 +581,7 @@ def main(given: Sequence[str] | None = None) -> int:
             options.rate,
             options.timeout,
             by_command=options.by_command,
+            locks=options.locks,
         )
         shipped = suite.shipped()
         wanted = shipped if options.all else list(options.modules or DEFAULT_MODULES)
