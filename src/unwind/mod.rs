@@ -16,6 +16,7 @@ pub mod locks;
 pub mod objects;
 pub mod opcodes;
 pub mod ready;
+pub mod standing;
 pub mod task_lists;
 pub mod task_rings;
 pub mod task_sets;

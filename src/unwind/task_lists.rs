@@ -93,11 +93,7 @@ pub(super) fn keys(
 }
 
 /// The word at `offset` of each of `objects`; 0 where it cannot be read.
-pub(super) fn words(
-    memory: &mut (dyn ReadMemory + '_),
-    objects: &[usize],
-    offset: usize,
-) -> Vec<usize> {
+pub fn words(memory: &mut (dyn ReadMemory + '_), objects: &[usize], offset: usize) -> Vec<usize> {
     let mut found = Vec::with_capacity(objects.len());
     while found.len() < objects.len() {
         let rest = &objects[found.len()..];

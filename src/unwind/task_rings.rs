@@ -80,6 +80,11 @@ impl TaskRings {
         self.known.is_empty()
     }
 
+    /// The tasks that are known.
+    pub fn tasks(&self) -> impl Iterator<Item = usize> {
+        self.known.iter().map(|known| known.task)
+    }
+
     /// State of the thread that a task belongs to.
     #[must_use]
     pub fn thread_of(&self, task: usize) -> Option<usize> {

@@ -161,8 +161,8 @@ fn add_keys(entries: &[u8], keys: &mut Vec<usize>) {
     keys.extend(found.filter(|key| *key >= LOWEST));
 }
 
-/// Leaves `wanted` by chance.
-fn choose(keys: &mut Vec<usize>, wanted: usize, random: &mut Random<'_>) {
+/// Leaves `wanted` by chance, in an order by chance.
+pub fn choose(keys: &mut Vec<usize>, wanted: usize, random: &mut Random<'_>) {
     let all = keys.len();
     for at in 0..wanted.min(all) {
         let other = at + below(random(), all - at);

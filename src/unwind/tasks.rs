@@ -26,13 +26,13 @@ use crate::model::task::TaskState;
 pub static KNOWN: OnceLock<TaskLayout> = OnceLock::new();
 
 /// Coroutines of one task that are followed.
-const MAX_STEPS: usize = 256;
+pub(super) const MAX_STEPS: usize = 256;
 /// Tasks that wait for one.
 pub const MAX_AWAITERS: usize = 64;
 /// Readings of a task until it is given up; most stand still.
 const MAX_READINGS: usize = 6;
 /// Copies by which what is looked for is found; each leads one step further.
-const MAX_ROUNDS: usize = 1_024;
+pub(super) const MAX_ROUNDS: usize = 1_024;
 /// Characters of a name.
 const MAX_NAME: usize = 100;
 /// What asyncio itself calls a task.
@@ -100,7 +100,7 @@ impl<'look> TaskReader<'look> {
         }
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.memory.begin();
         self.memory.memory.begin();
         self.looks = 0;
@@ -255,39 +255,19 @@ impl<'look> TaskReader<'look> {
 
     /// The frames of a coroutine and of what it awaits, innermost first. `None` if it has ended.
     pub(super) fn frames(&mut self, coroutine: usize) -> Option<(TaskState, Vec<RawFrame>)> {
-        let step = &self.known.step;
         let mut frames = Vec::new();
         let mut object = coroutine;
         for depth in 0..MAX_STEPS {
-            let kind = self.kind(object);
-            match kind {
-                Kind::Wrapper => {
-                    object = read_word(&mut self.memory, object.checked_add(FIRST)?)?;
-                    continue;
+            let next = match self.step(object, depth == 0)? {
+                Step::Into(inner) => Some(inner),
+                Step::Runs => return Some((TaskState::Runs, Vec::new())),
+                Step::New(frame) => return Some((TaskState::New, vec![frame])),
+                Step::Frame(frame, next) => {
+                    frames.push(frame);
+                    next
                 }
-                Kind::Coroutine | Kind::Generator => {}
-                _ => break,
-            }
-            let copied = step.copy(&mut self.memory, self.layout, object)?;
-            if copied.code < LOWEST {
-                return None;
-            }
-            if copied.state == step.executing && depth == 0 {
-                return Some((TaskState::Runs, Vec::new()));
-            }
-            let awaits = step.awaits(&mut self.memory, self.layout, &copied, kind);
-            let is_new = copied.state == step.created;
-            if !(awaits || is_new || step.stands(&copied)) {
-                // It runs, or has ended: whoever awaits it does no longer.
-                return None;
-            }
-            frames.push(self.raw_frame(&copied));
-            if is_new && depth == 0 {
-                return Some((TaskState::New, frames));
-            }
-            let next = awaits
-                .then(|| step.top(&mut self.memory, self.layout, &copied))
-                .flatten();
+                Step::Nothing => None,
+            };
             match next {
                 Some(next) => object = next,
                 None => break,
@@ -295,6 +275,42 @@ impl<'look> TaskReader<'look> {
         }
         frames.reverse();
         (!frames.is_empty()).then_some((TaskState::Waits, frames))
+    }
+
+    /// What there is at an object that a coroutine awaits, or at the coroutine itself, which `is_first`.
+    /// `None` if it has ended, or runs without the first.
+    pub(super) fn step(&mut self, object: usize, is_first: bool) -> Option<Step> {
+        let step = &self.known.step;
+        let kind = self.kind(object);
+        match kind {
+            Kind::Wrapper => {
+                let inner = read_word(&mut self.memory, object.checked_add(FIRST)?)?;
+                return Some(Step::Into(inner));
+            }
+            Kind::Coroutine | Kind::Generator => {}
+            _ => return Some(Step::Nothing),
+        }
+        let copied = step.copy(&mut self.memory, self.layout, object)?;
+        if copied.code < LOWEST {
+            return None;
+        }
+        if copied.state == step.executing && is_first {
+            return Some(Step::Runs);
+        }
+        let awaits = step.awaits(&mut self.memory, self.layout, &copied, kind);
+        let is_new = copied.state == step.created;
+        if !(awaits || is_new || step.stands(&copied)) {
+            // It runs, or has ended: whoever awaits it does no longer.
+            return None;
+        }
+        let frame = self.raw_frame(&copied);
+        if is_new && is_first {
+            return Some(Step::New(frame));
+        }
+        let next = awaits
+            .then(|| step.top(&mut self.memory, self.layout, &copied))
+            .flatten();
+        Some(Step::Frame(frame, next))
     }
 
     /// The frame of a coroutine, as it stands or stood when it called last.
@@ -308,6 +324,21 @@ impl<'look> TaskReader<'look> {
             address: copied.address,
         }
     }
+}
+
+/// What there is at an object on the way from a task to where it waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Another object that it stands for.
+    Into(usize),
+    /// A frame, and what is awaited there.
+    Frame(RawFrame, Option<usize>),
+    /// The frame of a task that has not begun.
+    New(RawFrame),
+    /// A task that runs.
+    Runs,
+    /// Nothing that has a frame.
+    Nothing,
 }
 
 /// What a task leads to, by addresses.

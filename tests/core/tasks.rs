@@ -12,6 +12,7 @@ use rprof::memory::Range;
 use rprof::memory::blocks::BlockStore;
 use rprof::memory::image::Image;
 use rprof::model::task::TaskState;
+use rprof::unwind::frames::RawFrame;
 use rprof::unwind::task_rings::TaskRings;
 use rprof::unwind::tasks::{FoundTask, MAX_AWAITERS, TaskReader};
 
@@ -467,6 +468,36 @@ fn tasks_are_found_with_who_waits_for_them() {
         }
         // In the ring there is the specimen as well.
         assert_eq!(found.len(), world.truth.len() + usize::from(minor >= 14));
+    }
+}
+
+#[test]
+fn many_tasks_stand_where_each_is_found() {
+    for minor in MINORS {
+        let world = World::new(minor);
+        let (found, reads_of_each) = world.look(world.image.clone());
+        let mut memory = Watched::new(world.image.clone());
+        let mut store = BlockStore::default();
+        let mut reader = TaskReader::new(&mut memory, &mut store, &world.layout, &world.known);
+        let mut tasks: Vec<usize> = found.iter().map(|(task, _)| *task).collect();
+        // Where there is none.
+        tasks.extend([0, 8, usize::MAX - 7]);
+        let standing = reader.standing(&tasks);
+        let begun = found
+            .iter()
+            .filter(|(_, task)| task.state != TaskState::New);
+        let expected: Vec<(usize, &[RawFrame])> =
+            begun.map(|(task, found)| (*task, &*found.frames)).collect();
+        let standing: Vec<(usize, &[RawFrame])> = standing
+            .iter()
+            .map(|found| (found.task, &*found.frames))
+            .collect();
+        assert_eq!(standing, expected, "3.{minor}");
+        assert!(
+            2 * memory.batches < reads_of_each,
+            "3.{minor}: {}",
+            memory.batches
+        );
     }
 }
 
