@@ -145,6 +145,11 @@ impl Ledgers {
         self.shared.filter
     }
 
+    /// Who held the locks that others waited for.
+    pub(super) fn lock_blame(&mut self) -> &mut LockBlame {
+        &mut self.shared.lock_blame
+    }
+
     /// Whether anything was observed since the recording began or went on.
     #[must_use]
     pub fn has_observed(&self) -> bool {

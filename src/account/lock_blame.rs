@@ -3,7 +3,8 @@
 //! As with the GIL (`gil_blame.rs`): threads that wait are charged with `lock_wait`, tick by tick or
 //! for many ticks at once, and weigh meanwhile on whoever holds what they wait for. When the window
 //! ends, what it has of `lock_wait` for a lock is charged as `lock_blame` in proportion to the weights
-//! of that lock, so for each lock the two sums are equal to the nanosecond.
+//! of that lock, so for each lock the two sums are equal to the nanosecond. Tasks of asyncio that wait are
+//! charged when they are drawn, and weigh at those draws at which it was looked for the holder.
 #![forbid(unsafe_code)]
 
 use rustc_hash::FxHashMap;
@@ -99,6 +100,28 @@ impl LockBlame {
     pub(super) fn add(&mut self, name: &LockName, labels: LabelSetId, waited_ns: u64) {
         if let Some(account) = self.account(name, labels) {
             account.waited_ns += waited_ns;
+        }
+    }
+
+    /// Notes that a task was charged with so much as a wait under these labels. `found`: where whoever
+    /// holds the lock was found, and under which labels; nothing if nobody was looked for.
+    pub(super) fn add_of_task(
+        &mut self,
+        name: &LockName,
+        labels: LabelSetId,
+        waited_ns: u64,
+        found: Option<Option<Spot>>,
+    ) {
+        if let Some(account) = self.account(name, labels) {
+            account.waited_ns += waited_ns;
+            if let Some(found) = found
+                && account.weights.try_reserve(1).is_ok()
+            {
+                let blamed = found.map_or((Blamed::Unknown, labels), |(node, labels)| {
+                    (Blamed::Stack(node), labels)
+                });
+                *account.weights.entry(blamed).or_default() += waited_ns;
+            }
         }
     }
 

@@ -118,6 +118,7 @@ mod tests {
                     task: None,
                     part: None,
                     is_followed: false,
+                    lock: None,
                     values: Amounts::of(MeasureId::Exceptions, 1),
                 });
             }

@@ -94,9 +94,9 @@ measures! {
     LoopBlame "loop_blame" Nanoseconds Flow
         "Time in which tasks that were ready waited for the event loop that this one kept busy.",
     LockWait "lock_wait" Nanoseconds Flow
-        "Time in which the thread waited for a lock.",
+        "Time in which the thread or task waited for a lock.",
     LockBlame "lock_blame" Nanoseconds Flow
-        "Time in which other threads waited for a lock that this thread held.",
+        "Time in which others waited for a lock that this thread or task held.",
     Exceptions "exceptions" Count Flow
         "How many exceptions were raised.",
     AllocObjects "alloc_objects" Count Flow

@@ -37,6 +37,7 @@ fn what_a_source_tells_is_in_the_file() {
             task: None,
             part: None,
             is_followed: false,
+            lock: None,
             values: Amounts::of(MeasureId::Exceptions, 1),
         });
     }

@@ -208,6 +208,9 @@ class Pool:
     async def use_condition(self):
         async with self._condition:
             pass
+    async def notified(self):
+        async with self._condition:
+            await self._condition.wait()
     async def take(self):
         async with self._free:
             pass
@@ -245,6 +248,7 @@ async def main():
     empty = Pool()
     ways = {
         "hold": pool.hold(), "use": pool.use(), "acquire": pool.acquire(),
+        "notified": pool.notified(),
         "hold_condition": pool.hold_condition(), "use_condition": pool.use_condition(),
         "take": pool.take(), "get": empty.get(), "join": pool.join(), "wait": pool.wait(),
         "hold_bare": hold_bare(bare), "use_bare": use_bare(bare), "wait_for": wait_for(event),
@@ -270,6 +274,8 @@ async def main():
         "use": "asyncio.Lock Pool._lock" + by_hold,
         "acquire": "asyncio.Lock Pool._lock" + by_hold,
         "use_condition": "asyncio.Lock Pool._condition" + by_condition,
+        # Who waits for news of a condition has given its lock back.
+        "notified": "asyncio.Condition Pool._condition",
         "take": "asyncio.Semaphore Pool._free",
         "get": "asyncio.Queue Pool.jobs",
         "join": "asyncio.Queue Pool.jobs",

@@ -4,12 +4,13 @@
 use rustc_hash::FxHashMap;
 
 use super::DirectEngine;
-use super::suspended::{Drawn, TaskDraws};
+use super::suspended::{Drawn, TaskDraws, amounts};
+use super::task_blame::Waiting;
 use crate::clock::cpu::monotonic_ns;
 use crate::layout::tasks::TaskLayout;
 use crate::memory::ReadMemory;
-use crate::model::event::EventSample;
-use crate::model::measure::{Amounts, MeasureId};
+use crate::model::event::{BlamedTask, EventSample, TaskLock};
+use crate::model::measure::Amounts;
 use crate::model::stack::FunctionTable;
 use crate::model::task::{RequestPart, RequestTask};
 use crate::unwind::tasks::TaskReader;
@@ -66,7 +67,10 @@ impl FollowedRequests {
         };
         known.insert(request.number, told);
         Some(EventSample {
-            values: amount(now_ns.saturating_sub(until_ns.unwrap_or(request.began_ns))),
+            values: amount(
+                now_ns.saturating_sub(until_ns.unwrap_or(request.began_ns)),
+                event,
+            ),
             ..event.clone()
         })
     }
@@ -83,19 +87,29 @@ impl FollowedRequests {
         // Functions that have died are not known any more.
         let mut frames = told.last.stack.frames.iter();
         let are_known = frames.all(|frame| functions.contains_key(&frame.function));
+        let lock = told.last.lock.clone().map(|lock| TaskLock {
+            blamed: match lock.blamed {
+                BlamedTask::Nobody => BlamedTask::Nobody,
+                _ => BlamedTask::AsFound,
+            },
+            ..lock
+        });
         (rest_ns > 0 && are_known).then(|| EventSample {
-            values: amount(rest_ns),
+            values: amount(rest_ns, &told.last),
+            lock,
             ..told.last
         })
     }
 }
 
-fn amount(ns: u64) -> Amounts {
-    Amounts::of(MeasureId::TaskWall, i64::try_from(ns).unwrap_or(i64::MAX))
+/// So much of the life of a task, which was at this event.
+fn amount(ns: u64, event: &EventSample) -> Amounts {
+    amounts(i64::try_from(ns).unwrap_or(i64::MAX), event.lock.is_some())
 }
 
 impl DirectEngine {
-    /// Tells where the own tasks of these requests are, for the time since they were told of last.
+    /// Tells where the own tasks of these requests are, for the time since they were told of last. Returns
+    /// those that wait for locks.
     pub(super) fn follow_requests(
         &mut self,
         memory: &mut dyn ReadMemory,
@@ -103,7 +117,8 @@ impl DirectEngine {
         requests: &[RequestTask],
         draws: &mut TaskDraws,
         events: &mut Vec<EventSample>,
-    ) {
+    ) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
         let mut under_way = Vec::new();
         for request in requests {
             match request.ended_ns {
@@ -115,22 +130,23 @@ impl DirectEngine {
             }
         }
         if under_way.is_empty() {
-            return;
+            return waiting;
         }
         let addresses: Vec<usize> = under_way.iter().map(|request| request.task).collect();
         let layout = &self.interpreter.layout;
         let all = TaskReader::new(memory, &mut draws.store, layout, known).joined_all(&addresses);
         let now_ns = monotonic_ns();
+        let mut found = Vec::with_capacity(all.len());
+        let mut drawn = Vec::with_capacity(all.len());
         for (request, joined) in under_way.into_iter().zip(all) {
-            let Some(joined) = joined else {
-                continue;
-            };
-            let drawn = Drawn {
-                address: request.task,
-                joined,
-                amount: 0,
-            };
-            let event = self.event_of_task(memory, known, drawn, draws);
+            if let Some(joined) = joined {
+                found.push(request);
+                drawn.push(Drawn::new(request.task, joined, 0));
+            }
+        }
+        self.name_tasks(memory, &mut drawn);
+        for (request, drawn) in found.into_iter().zip(drawn) {
+            let event = self.event_of_task(memory, known, &drawn, draws);
             // Within another request its task works on that.
             let is_its = |event: &EventSample| {
                 let labels = event.labels.as_ref();
@@ -142,15 +158,20 @@ impl DirectEngine {
                     is_followed: true,
                     ..event
                 };
-                events.extend(draws.requests.tell(request, &event, now_ns));
+                if let Some(event) = draws.requests.tell(request, &event, now_ns) {
+                    events.push(event);
+                    waiting.extend(drawn.waiting(events.len() - 1));
+                }
             }
         }
+        waiting
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FollowedRequests, LOST_NS, MAX_REQUESTS, amount};
+    use super::{FollowedRequests, LOST_NS, MAX_REQUESTS};
+    use crate::capture::direct::suspended::amounts;
     use crate::model::event::EventSample;
     use crate::model::measure::MeasureId;
     use crate::model::stack::{FunctionTable, Stack};
@@ -165,7 +186,8 @@ mod tests {
             task: None,
             part: None,
             is_followed: true,
-            values: amount(0),
+            lock: None,
+            values: amounts(0, false),
         }
     }
 

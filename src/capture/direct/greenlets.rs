@@ -116,6 +116,7 @@ impl DirectEngine {
             task: name,
             part: None,
             is_followed: false,
+            lock: None,
             values: Amounts::of(MeasureId::TaskWall, amount),
         })
     }

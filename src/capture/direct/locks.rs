@@ -8,6 +8,7 @@ use super::DirectEngine;
 use super::lock_holders::ident_of;
 use super::lock_names::{LockNames, Purpose, Told, tell};
 use super::stacks::Subject;
+use super::task_waits::WaitNames;
 use crate::clock::thread_state::Activity;
 use crate::layout::Layout;
 use crate::layout::locks::variables;
@@ -124,14 +125,15 @@ pub(super) struct Locks {
     pub(super) bounds: Bounds,
     pub(super) types: Types,
     pub(super) holders: HolderReader,
-    names: LockNames,
+    pub(super) names: LockNames,
+    pub(super) wait_names: WaitNames,
     /// A buffer.
     wanted: Vec<(u64, Wanted)>,
 }
 
 impl Locks {
     pub(super) fn bytes(&self) -> usize {
-        self.types.bytes() + self.holders.bytes() + self.names.bytes()
+        self.types.bytes() + self.holders.bytes() + self.names.bytes() + self.wait_names.bytes()
     }
 }
 

@@ -17,7 +17,9 @@ mod stacks;
 mod started;
 mod state;
 mod suspended;
+mod task_blame;
 mod task_locks;
+mod task_waits;
 mod tasks;
 mod thread_list;
 mod turns;
@@ -254,7 +256,8 @@ impl DirectEngine {
             Since::Unknown => self.look_at_all(None, memory, previous_ns, &mut stats),
         }
         self.look_for_started(memory, previous_ns, &mut stats);
-        stats.unasked_locks = self.find_holders(memory);
+        let of_tasks = self.draws.as_mut().map_or(0, TaskDraws::take_unasked);
+        stats.unasked_locks = self.find_holders(memory) + of_tasks;
         self.names.update(&mut self.roster, stats.walked > 0);
         if self.read_turn() != self.turn {
             // Who had it during this look is not known by the next one.

@@ -175,6 +175,12 @@ impl StackReader {
         is_of_moment
     }
 
+    /// The frames that were read last of this task, and of what awaits it, if its thread ran it.
+    pub(super) fn frames_of_running(&self, task: usize) -> Option<&[Frame]> {
+        let own = self.frames.get(..self.running.frames)?;
+        (self.running.task == task && !own.is_empty()).then_some(own)
+    }
+
     /// Counts the frames that are the task's as they are named: some are left out.
     fn count_frames(&mut self) {
         if self.running.task != 0 {

@@ -7,10 +7,13 @@ use rustc_hash::FxHashMap;
 use super::DirectEngine;
 use super::followed::FollowedRequests;
 use super::greenlets::DRAWN;
+use super::task_blame::{Search, Waiting};
+use super::task_waits::FoundWait;
 use crate::layout::tasks::{TaskLayout, TaskLists};
 use crate::memory::blocks::BlockStore;
 use crate::memory::{ReadMemory, reserve};
-use crate::model::event::EventSample;
+use crate::model::event::{BlamedTask, EventSample, TaskLock};
+use crate::model::label::ActiveLabels;
 use crate::model::measure::{Amounts, MeasureId};
 use crate::model::stack::{Frame, Stack};
 use crate::model::task::{RequestPart, RequestTask, TaskState};
@@ -31,7 +34,11 @@ pub(super) struct TaskDraws {
     minor: u32,
     pub(super) store: BlockStore,
     pub(super) requests: FollowedRequests,
-    rings: TaskRings,
+    pub(super) rings: TaskRings,
+    /// About how many tasks there are.
+    pub(super) number: u64,
+    /// How it was looked for the holders of their locks.
+    pub(super) search: Search,
     /// The kernel's id of the thread that has run a loop (3.10-3.13).
     loops: FxHashMap<usize, u64>,
     loops_read_ns: u64,
@@ -52,6 +59,11 @@ impl TaskDraws {
     pub(super) fn bytes(&self) -> usize {
         self.store.held() + self.rings.bytes() + self.requests.bytes()
     }
+
+    /// Of how many locks was not asked who holds them since this was asked last.
+    pub(super) fn take_unasked(&mut self) -> u32 {
+        std::mem::take(&mut self.search.unasked)
+    }
 }
 
 /// A task as it was drawn.
@@ -60,6 +72,31 @@ pub(super) struct Drawn {
     pub(super) joined: JoinedTask,
     /// How much it is charged with, in ns.
     pub(super) amount: i64,
+    /// Its frames, once they are named.
+    pub(super) frames: Option<Vec<Frame>>,
+    /// What it waits for that is no task.
+    pub(super) wait: Option<FoundWait>,
+}
+
+impl Drawn {
+    pub(super) fn new(address: usize, joined: JoinedTask, amount: i64) -> Self {
+        Self {
+            address,
+            joined,
+            amount,
+            frames: None,
+            wait: None,
+        }
+    }
+
+    /// The event at this index, if the task waits there for a lock.
+    pub(super) fn waiting(self, event: usize) -> Option<Waiting> {
+        Some(Waiting {
+            event,
+            lock: self.wait?.lock?,
+            read: self.joined.read,
+        })
+    }
 }
 
 impl DirectEngine {
@@ -77,14 +114,21 @@ impl DirectEngine {
             return;
         };
         if let Some(mut memory) = self.memory.take().or_else(&self.open_memory) {
-            self.follow_requests(memory.as_mut(), known, requests, &mut draws, events);
-            for drawn in self.draw_of(memory.as_mut(), known, passed_ns, &mut draws) {
-                let address = drawn.address;
-                let event = self.event_of_task(memory.as_mut(), known, drawn, &mut draws);
-                events.extend(event.map(|event| EventSample {
-                    part: part_of(&event, address, own_task),
-                    ..event
-                }));
+            let mut waiting =
+                self.follow_requests(memory.as_mut(), known, requests, &mut draws, events);
+            let mut drawn = self.draw_of(memory.as_mut(), known, passed_ns, &mut draws);
+            self.name_tasks(memory.as_mut(), &mut drawn);
+            for drawn in drawn {
+                let event = self.event_of_task(memory.as_mut(), known, &drawn, &mut draws);
+                if let Some(event) = event {
+                    let part = part_of(event.labels.as_deref(), drawn.address, own_task);
+                    events.push(EventSample { part, ..event });
+                    waiting.extend(drawn.waiting(events.len() - 1));
+                }
+            }
+            if !waiting.is_empty() {
+                let asked = (known, own_task);
+                self.blame_tasks(memory.as_mut(), asked, &waiting, &mut draws, events);
             }
             self.memory = Some(memory);
         }
@@ -115,32 +159,38 @@ impl DirectEngine {
                 vec![draws.rings.draw(DRAWN, &mut random)]
             }
         };
+        draws.number = shares.iter().map(|share| share.all).sum();
         let mut found = Vec::new();
         for share in shares.iter().filter(|share| share.of > 0) {
             let stands_for = u128::from(passed_ns) * u128::from(share.all) / u128::from(share.of);
             let amount = i64::try_from(stands_for).unwrap_or(i64::MAX);
             let all = reader.joined_all(&share.tasks);
             for (address, joined) in share.tasks.iter().zip(all) {
-                found.extend(joined.map(|joined| Drawn {
-                    address: *address,
-                    joined,
-                    amount,
-                }));
+                found.extend(joined.map(|joined| Drawn::new(*address, joined, amount)));
             }
         }
         found
     }
 
+    /// Names the frames of tasks, and what they wait for.
+    pub(super) fn name_tasks(&mut self, memory: &mut dyn ReadMemory, drawn: &mut [Drawn]) {
+        for task in &mut *drawn {
+            task.frames = self.frames_of(memory, &task.joined.frames);
+        }
+        self.find_waits(memory, drawn);
+    }
+
+    /// What is told of a task that was drawn, whose frames are named.
     pub(super) fn event_of_task(
         &mut self,
         memory: &mut dyn ReadMemory,
         known: &TaskLayout,
-        drawn: Drawn,
+        drawn: &Drawn,
         draws: &mut TaskDraws,
     ) -> Option<EventSample> {
         let Drawn {
             address, joined, ..
-        } = &drawn;
+        } = drawn;
         let thread_id = self.thread_of_task(memory, known, (*address, joined.its_loop), draws)?;
         let seen = match joined.state {
             TaskState::Runs => self.seen_running(*address),
@@ -148,7 +198,7 @@ impl DirectEngine {
         };
         let frames = match seen {
             Some(frames) => frames,
-            None => self.frames_of(memory, &joined.frames)?,
+            None => drawn.frames.clone()?,
         };
         let labels = self.labels_of(memory, joined.context);
         let joiner = self.stacks.joiner.as_mut();
@@ -163,7 +213,14 @@ impl DirectEngine {
             task: joiner.and_then(|joiner| joiner.names.of(joined.name.as_deref())),
             part: None,
             is_followed: false,
-            values: Amounts::of(MeasureId::TaskWall, drawn.amount),
+            lock: drawn.wait.as_ref().map(|wait| TaskLock {
+                name: wait.name.clone(),
+                blamed: match wait.lock {
+                    Some(_) => BlamedTask::AsFound,
+                    None => BlamedTask::Nobody,
+                },
+            }),
+            values: amounts(drawn.amount, drawn.wait.is_some()),
         })
     }
 
@@ -216,13 +273,23 @@ impl DirectEngine {
     }
 }
 
+/// So much of a task's life, in ns; `waits`: in which it waits for a lock, or to be told something.
+pub(super) fn amounts(ns: i64, waits: bool) -> Amounts {
+    let lived = Amounts::of(MeasureId::TaskWall, ns);
+    if waits {
+        lived.and(MeasureId::LockWait, ns)
+    } else {
+        lived
+    }
+}
+
 /// Which part the task at this address has in its request, if that is followed.
-fn part_of(
-    event: &EventSample,
+pub(super) fn part_of(
+    labels: Option<&ActiveLabels>,
     task: usize,
     own_task: &dyn Fn(u64) -> usize,
 ) -> Option<RequestPart> {
-    let request = event.labels.as_ref().map_or(0, |labels| labels.request);
+    let request = labels.map_or(0, |labels| labels.request);
     match request {
         0 => None,
         _ => match own_task(request) {

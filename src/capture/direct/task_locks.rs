@@ -12,7 +12,7 @@ use crate::model::task::{Task, TaskHolder, TaskWait};
 use crate::unwind::code::FREED;
 use crate::unwind::expression::called_on;
 use crate::unwind::frames::RawFrame;
-use crate::unwind::objects::{ObjectKind, c_string, may_be_object};
+use crate::unwind::objects::{ObjectKind, Types, attributes, c_string, may_be_object};
 
 /// Modules whose functions wait for what is theirs.
 const MODULES: [&str; 2] = ["asyncio.locks.", "asyncio.queues."];
@@ -31,6 +31,65 @@ const KINDS: [&str; 9] = [
     "PriorityQueue",
 ];
 
+/// What a function in a stack is called.
+fn name_at<'name>(
+    frames: &[Frame],
+    functions: &'name FunctionTable,
+    depth: usize,
+) -> Option<&'name str> {
+    Some(&*functions.get(&frames.get(depth)?.function)?.name)
+}
+
+/// Whether a function of this name waits for what is asyncio's.
+pub(super) fn is_wait(function: &str) -> bool {
+    MODULES.iter().any(|module| function.starts_with(module))
+}
+
+/// How many frames of this stack belong to what is waited for, if it is asyncio's.
+pub(super) fn depth_of_wait(
+    raw: &[RawFrame],
+    frames: &[Frame],
+    functions: &FunctionTable,
+) -> Option<usize> {
+    // One that is left out has no name here.
+    if raw.len() != frames.len() {
+        return None;
+    }
+    let is_its = |depth: &usize| name_at(frames, functions, *depth).is_some_and(is_wait);
+    let depth = (0..frames.len()).take_while(is_its).count();
+    (depth > 0).then_some(depth)
+}
+
+/// The innermost frame from this depth on that is not asyncio's.
+pub(super) fn user_frame(
+    depth: usize,
+    frames: &[Frame],
+    functions: &FunctionTable,
+) -> Option<usize> {
+    let is_own = |name: &str| name.starts_with(OWN_FUNCTIONS);
+    let mut depths = depth..frames.len();
+    depths.find(|depth| !name_at(frames, functions, *depth).is_some_and(is_own))
+}
+
+/// The locks that a task does not hold, whatever it is inside of: it is in a function of asyncio that waits
+/// for one, or for news of a condition, and has given the condition's lock back for so long.
+pub(super) fn not_held(
+    memory: &mut dyn ReadMemory,
+    layout: &Layout,
+    types: &mut Types,
+    leaf: &RawFrame,
+) -> Vec<usize> {
+    let mut locks = Vec::new();
+    if let Some(object) = first_variable(memory, layout, leaf) {
+        locks.push(object);
+        if types.of(memory, object) == ObjectKind::Condition {
+            // Its lock is the first of them.
+            attributes(memory, layout, object, 1, &mut locks);
+        }
+    }
+    locks
+}
+
 /// Looks at tasks of one look.
 pub(super) struct TaskLocks<'look> {
     pub(super) memory: &'look mut dyn ReadMemory,
@@ -46,24 +105,29 @@ impl TaskLocks<'_> {
         frames: &[Frame],
         functions: &FunctionTable,
     ) -> Option<(String, Option<usize>)> {
-        // One that is left out has no name here.
-        if raw.len() != frames.len() {
-            return None;
-        }
-        let name = |depth: usize| Some(&*functions.get(&frames.get(depth)?.function)?.name);
-        let is_its = |depth: &usize| {
-            let name = name(*depth);
-            name.is_some_and(|name| MODULES.iter().any(|module| name.starts_with(module)))
-        };
-        let depth = (0..frames.len()).take_while(is_its).count();
-        let leaf = first_variable(self.memory, self.layout, raw.first().filter(|_| depth > 0)?)?;
+        let depth = depth_of_wait(raw, frames, functions)?;
+        let leaf = first_variable(self.memory, self.layout, raw.first()?)?;
         let is_lock = self.locks.types.of(self.memory, leaf) == ObjectKind::AsyncLock;
-        let kind = if is_lock {
-            self.type_name(leaf)?
+        let object = if is_lock {
+            leaf
         } else {
-            let object = first_variable(self.memory, self.layout, &raw[depth - 1])?;
-            self.type_name(object)?
+            first_variable(self.memory, self.layout, &raw[depth - 1])?
         };
+        let kind = read_word(self.memory, object + TYPE)?;
+        let name = self.name(kind, depth, (raw, frames), functions)?;
+        Some((name, is_lock.then_some(leaf)))
+    }
+
+    /// What a wait is called, for an object of the type `kind`; what is waited for has `depth` frames.
+    pub(super) fn name(
+        &mut self,
+        kind: usize,
+        depth: usize,
+        (raw, frames): (&[RawFrame], &[Frame]),
+        functions: &FunctionTable,
+    ) -> Option<String> {
+        let name = |depth: usize| name_at(frames, functions, depth);
+        let kind = self.type_name(kind)?;
         let own = if KINDS.contains(&kind.as_str()) {
             OWN_FUNCTIONS
         } else {
@@ -72,19 +136,17 @@ impl TaskLocks<'_> {
         let waiter = raw.get(depth).zip(name(depth));
         let expression =
             waiter.and_then(|(frame, name)| called_on(self.memory, self.layout, frame, name));
-        let is_user = |depth: &usize| !name(*depth).is_some_and(|n| n.starts_with(OWN_FUNCTIONS));
-        let user = (depth..frames.len()).find(is_user).and_then(name);
-        let text = match (expression, user) {
+        let user = user_frame(depth, frames, functions).and_then(name);
+        Some(match (expression, user) {
             (Some(expression), _) => format!("{own}{kind} {expression}"),
             (None, Some(function)) => format!("{own}{kind} in {function}"),
             (None, None) => format!("{own}{kind}"),
-        };
-        Some((text, is_lock.then_some(leaf)))
+        })
     }
 
-    /// What the type of an object is called, without its module.
-    fn type_name(&mut self, object: usize) -> Option<String> {
-        let kind = read_word(self.memory, object + TYPE).filter(|kind| may_be_object(*kind))?;
+    /// What a type is called, without its module.
+    fn type_name(&mut self, kind: usize) -> Option<String> {
+        let kind = may_be_object(kind).then_some(kind)?;
         let name = read_word(self.memory, kind + TYPE_NAME)?;
         let text = c_string(self.memory, name)?;
         let end = text.iter().position(|byte| *byte == 0)?;
@@ -120,6 +182,12 @@ impl TaskLocks<'_> {
         for (at, raw) in raw.iter().enumerate() {
             held.clear();
             holders.held(self.memory, self.layout, types, raw, &mut held);
+            if depth_of_wait(raw, &tasks[at].frames, functions).is_some()
+                && let Some(leaf) = raw.first()
+            {
+                let others = not_held(self.memory, self.layout, types, leaf);
+                held.retain(|lock| !others.contains(lock));
+            }
             holding.extend(held.iter().map(|lock| (*lock, at)));
         }
         for (at, lock) in wanted {

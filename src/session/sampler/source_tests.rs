@@ -13,8 +13,9 @@ use crate::account::RequestFilter;
 use crate::capture::scripted::{ScriptedSource, ScriptedTick};
 use crate::capture::source::EventSender;
 use crate::fold::profile::Profile;
-use crate::model::event::EventSample;
+use crate::model::event::{BlamedTask, EventSample, HoldingTask, TaskLock};
 use crate::model::label::{ActiveLabels, Label, LabelValue};
+use crate::model::lock::LockName;
 use crate::model::measure::{Amounts, Column, MeasureId, MeasureSet};
 use crate::model::stack::Stack;
 use crate::pprof::decode::decode;
@@ -23,7 +24,7 @@ use crate::report::collapsed::collapsed;
 use crate::session::config::{RecordingConfig, ThreadFilter};
 use crate::session::control::{Control, RecordingId};
 
-use MeasureId::{AllocObjects, AllocSpace, Exceptions, InuseSpace};
+use MeasureId::{AllocObjects, AllocSpace, Exceptions, InuseSpace, LockBlame, LockWait, TaskWall};
 
 /// Set to have the profile written that the events give now.
 const WRITE: &str = "RPROF_WRITE_RUNS";
@@ -51,6 +52,7 @@ fn event(thread_id: u64, stack: &Stack, values: Amounts) -> EventSample {
         task: None,
         part: None,
         is_followed: false,
+        lock: None,
         values,
     }
 }
@@ -173,6 +175,75 @@ fn a_measure_that_came_later_is_not_in_a_recording_that_began_before() {
     assert_eq!(told(&profile, AllocSpace), ["main;handle;parse 512"]);
     // Those of both threads at the begin, and the allocation: the exception has left no trace.
     assert_eq!(samples(profile), 3);
+}
+
+/// A task that waits for a lock for so long, and whom that is blamed on.
+fn waiting(waited_ns: i64, blamed: BlamedTask, event: EventSample) -> EventSample {
+    let name = LockName {
+        serial: 7,
+        text: Arc::from("asyncio.Lock Pool._lock"),
+    };
+    EventSample {
+        lock: Some(TaskLock { name, blamed }),
+        values: Amounts::of(TaskWall, waited_ns).and(LockWait, waited_ns),
+        ..event
+    }
+}
+
+#[test]
+fn waits_of_tasks_are_blamed_in_equal_sums_on_those_who_were_found() {
+    let (mut rig, sender, stack) = rig_with_source();
+    rig.measures = MeasureSet::of(&[TaskWall, LockWait, LockBlame]).union(MEASURES);
+    rig.start(1, config());
+    let only = RequestFilter {
+        captures: 1,
+        keep_apart: false,
+    };
+    let config = RecordingConfig {
+        requests: only,
+        ..config()
+    };
+    rig.start(2, config);
+    let mut inner = stack.clone();
+    inner.frames.remove(0);
+    let holder = BlamedTask::Task(Arc::new(HoldingTask {
+        stack: inner,
+        labels: None,
+        task: Some(Arc::from("holder")),
+        part: None,
+    }));
+    let waits = |ns, blamed| {
+        in_request(
+            1,
+            waiting(ns, blamed, event(1, &stack, Amounts::of(TaskWall, 0))),
+        )
+    };
+    for (waited_ns, blamed) in [
+        (300, holder),
+        (100, BlamedTask::Unknown),
+        // Nobody was looked for: as at the others.
+        (400, BlamedTask::AsFound),
+        // News.
+        (50, BlamedTask::Nobody),
+    ] {
+        sender.send(waits(waited_ns, blamed));
+    }
+    let all = rig.stop(1);
+    let wait = ["main;handle;parse 850"];
+    assert_eq!(told(&all, LockWait), wait);
+    assert_eq!(told(&all, TaskWall), wait);
+    let blame = ["main;<unknown holder> 200", "main;handle 600"];
+    assert_eq!(told(&all, LockBlame), blame);
+    let has = |key: &str, value: &str| {
+        let mut labels = all.label_sets.iter().flatten();
+        let expected = LabelValue::Text(Arc::from(value));
+        labels.any(|label| &*label.key == key && label.value == expected)
+    };
+    assert!(has("task", "holder") && has("lock", "asyncio.Lock Pool._lock"));
+    // Whoever works on another request is not in a recording of one.
+    let one = rig.stop(2);
+    assert_eq!(told(&one, LockWait), wait);
+    assert_eq!(told(&one, LockBlame), ["main;<unknown holder> 800"]);
 }
 
 #[test]
