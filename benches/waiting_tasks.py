@@ -2,9 +2,10 @@
 
 `draw` is the CPU time of the sampler's thread beside so many suspended tasks, less that beside
 none, in percent of a core. `follow` is the same beside so many requests under way, each of which is
-followed, and `churn` beside tasks that come and go all the time. `share` compares how the waiting
-is shared between functions with how it was, in percent of each; `whole` is the sum of all. Nothing
-here holds the GIL for that: the sampler never has it.
+followed, `locks` beside 1,000 tasks of which so many want one lock, and `churn` beside tasks that
+come and go all the time. `share` compares how the waiting is shared between functions with how it
+was, in percent of each; `whole` is the sum of all. Nothing here holds the GIL for that: the sampler
+never has it.
 
     python benches/waiting_tasks.py [--rounds 3] [--seconds 10]
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 SUSPENDED = (1_000, 100_000)
 REQUESTS = 1_000
+LOCKED = 100
 SHARES = {"often": 0.5, "sometimes": 0.35, "seldom": 0.1, "rarely": 0.05}
 TASKS = 200
 
@@ -70,6 +72,22 @@ async def beside(
 async def draw(number: int, seconds: float) -> dict[str, float]:
     """Return what the sampler uses beside so many suspended tasks."""
     return await beside(wait, number, seconds)
+
+
+async def locks(number: int, seconds: float) -> dict[str, float]:
+    """Return what the sampler uses beside 1,000 tasks of which so many want a lock."""
+    lock = asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with lock:
+                await asyncio.sleep(0.001)
+
+    working = [asyncio.create_task(work()) for _ in range(number)]
+    found = await beside(wait, 1_000 - number, seconds)
+    for task in working:
+        task.cancel()
+    return found
 
 
 async def churn(is_profiled: bool, seconds: float) -> dict[str, float]:
@@ -158,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
             "draw": lambda: draw(int(rest[0]), options.seconds),
             "churn": lambda: churn(rest[0] == "profiled", options.seconds),
             "follow": lambda: follow(int(rest[0]), options.seconds),
+            "locks": lambda: locks(int(rest[0]), options.seconds),
             "share": lambda: share(options.seconds),
         }[kind]()
         print(json.dumps(asyncio.run(found)))
@@ -169,6 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind, number in [
             *(("draw", number) for number in (0, *SUSPENDED)),
             *(("follow", number) for number in (0, REQUESTS)),
+            *(("locks", number) for number in (0, LOCKED)),
         ]:
             used = in_process(*seconds, "--one", kind, str(number))["percent"]
             least[kind, number] = min(used, least.get((kind, number), used))
