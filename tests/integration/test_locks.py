@@ -126,6 +126,36 @@ os._exit(0)
     )
 
 
+def test_who_waits_for_news_of_a_condition_has_not_its_lock(programs):
+    programs.check(
+        PREAMBLE
+        + """
+lock = threading.Lock()
+condition = threading.Condition(lock)
+def wait_for_news():
+    with condition:
+        condition.wait()
+def take():
+    lock.acquire()
+    threading.Event().wait()
+def want():
+    with lock:
+        pass
+begin(("news", wait_for_news))
+begin(("taker", take))
+begin(("wanter", want))
+(name, (waiters, blamed, waited, told)), = (
+    (name, found) for name, found in found(recorded()).items() if name.startswith("Lock")
+)
+assert waiters == ["wanter"], (name, waiters)
+assert "program.wait_for_news" not in blamed, blamed
+assert blamed == {"<unknown holder>"}, blamed
+assert waited == told > 0
+os._exit(0)
+"""
+    )
+
+
 def test_locks_beyond_the_limit_of_a_look_are_counted(programs):
     programs.check(
         PREAMBLE

@@ -8,6 +8,7 @@ use super::DirectEngine;
 use super::lock_holders::ident_of;
 use super::lock_names::{LockNames, Purpose, Told, tell};
 use super::stacks::Subject;
+use super::task_locks::not_held;
 use super::task_waits::WaitNames;
 use crate::clock::thread_state::Activity;
 use crate::layout::Layout;
@@ -458,6 +459,16 @@ impl DirectEngine {
                 // Its future is the first of them.
                 attributes(memory, &layout, item, 1, &mut held);
             }
+        }
+        // Who waits for news of a condition has given its lock back for so long. 3.10 knows no classes.
+        let waits = ["threading.Condition.wait", "threading.wait"];
+        if self
+            .function_name(0)
+            .is_some_and(|name| waits.contains(&name))
+            && let Some(leaf) = self.stacks.raw.first()
+        {
+            let others = not_held(memory, &layout, &mut self.locks.types, leaf);
+            held.retain(|lock| !others.contains(lock));
         }
         self.roster.tracks_mut()[at].extra.locks.held = Some(Held {
             addresses: held,

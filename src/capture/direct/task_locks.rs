@@ -71,7 +71,7 @@ pub(super) fn user_frame(
     depths.find(|depth| !name_at(frames, functions, *depth).is_some_and(is_own))
 }
 
-/// The locks that a task does not hold, whatever it is inside of: it is in a function of asyncio that waits
+/// The locks that a task or thread does not hold, whatever it is inside of: it is in a function that waits
 /// for one, or for news of a condition, and has given the condition's lock back for so long.
 pub(super) fn not_held(
     memory: &mut dyn ReadMemory,
