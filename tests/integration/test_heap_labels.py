@@ -107,7 +107,8 @@ for number in range(3_000):
 heap = rprof.heap()
 near(held_by(heap, "route", "/a") + held_by(heap, "route", "<other>"), 6_000)
 assert held_by(heap, "user", "<other>") > 3_000_000
-assert held_by(heap, "user", "3") > 0
+# Of one alone there may be no sample.
+assert sum(held_by(heap, "user", str(number)) for number in range(20)) > 0
 assert any("<other> for labels" in comment for comment in heap.comments), heap.comments
 print("ok")
 """)
