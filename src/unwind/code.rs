@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustc_hash::FxHashMap;
 
-use super::frames::{Pseudo, RawFrame};
+use super::frames::{NOT_BEGUN, Pseudo, RawFrame};
 use super::linetable::LineTable;
 use super::text::read_strings;
 use crate::layout::{Instruction, Layout};
@@ -350,6 +350,10 @@ impl Entry {
     /// The line of an instruction; `None` if it does not belong to this code object.
     fn line(&self, layout: &Layout, instruction: usize) -> Option<u32> {
         let offset = match layout.frame.instruction {
+            // `PyCode_Addr2Line` says so.
+            Instruction::Index(_) if instruction == NOT_BEGUN => {
+                return Some(self.first_line);
+            }
             // f_lasti of 3.10 counts instructions.
             Instruction::Index(_) => instruction.checked_mul(UNIT)?,
             // A frame that was just made points before its first instruction (3.11, 3.12).

@@ -82,7 +82,10 @@ fn steps(
     let (begin, offset) = match layout.frame.instruction {
         Instruction::Index(_) => {
             let bytes = read_word(memory, frame.code.checked_add(parts.bytes?)?)?;
-            (bytes.checked_add(BYTES_DATA)?, frame.instruction * UNIT)
+            (
+                bytes.checked_add(BYTES_DATA)?,
+                frame.instruction.checked_mul(UNIT)?,
+            )
         }
         Instruction::Pointer(_) => {
             let begin = frame.code.checked_add(layout.code.instructions?)?;

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import rprof
-from support import LONG
+from support import ENGINE, LONG
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -245,3 +245,29 @@ def test_a_subprocess_is_not_disturbed(programs):
         """
     )
     assert len(programs.profiles("out")) == 1
+
+
+@pytest.mark.skipif(ENGINE != "direct", reason="of the direct engine")
+def test_children_go_on_with_the_engine_of_their_parent(programs):
+    """Wherever a child is when it goes on, as at the begin of a function."""
+    programs.check(
+        """
+        import os, sys, time, rprof
+        def small(number):
+            assert number
+            return number
+        rprof.start("out/", rate=1000)
+        for _ in range(12):
+            child = os.fork()
+            if child == 0:
+                end = time.thread_time() + 0.05
+                while time.thread_time() < end or rprof.status().engine == "":
+                    small(1), small(2), small(3)
+                status = rprof.status()
+                if status.engine != "direct":
+                    os.write(2, status.engine_reason.encode())
+                    os._exit(1)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        """
+    )

@@ -43,6 +43,10 @@ fn max_unsteady(layout: &Layout) -> usize {
     usize::from(!matches!(layout.thread.frame, FramePlace::CFrame(..)))
 }
 
+/// What stands for the number of the last instruction of a frame that has executed none yet (3.10), as
+/// where a signal or a pending call comes at the begin of a function.
+pub const NOT_BEGUN: usize = usize::MAX;
+
 /// A frame as found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawFrame {

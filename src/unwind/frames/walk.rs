@@ -5,7 +5,7 @@
 use super::chunks::{MAX_CHUNK, MAX_STACK_BYTES};
 use super::copy::{Found, RECHECKED_LONE_FRAMES};
 use super::hints::{Hints, MAX_LONE_FRAMES};
-use super::{Flaw, MAX_FRAMES, RawFrame, WORD, Walker};
+use super::{Flaw, MAX_FRAMES, NOT_BEGUN, RawFrame, WORD, Walker};
 use crate::layout::{
     CHUNK, EXECUTING_3_10, FramePlace, Instruction, Layout, OWNED_BY_GENERATOR, OWNED_BY_THREAD,
     RAISED_3_10, RETURNED_3_10, UNWINDING_3_10,
@@ -297,7 +297,7 @@ fn raw_frame(
         return Err(Flaw::Torn);
     }
     let instruction = match layout.frame.instruction {
-        Instruction::Index(at) => int32(frame, at).max(0) as usize,
+        Instruction::Index(at) => usize::try_from(int32(frame, at)).unwrap_or(NOT_BEGUN),
         Instruction::Pointer(at) => word(frame, at),
     };
     Ok(RawFrame {
