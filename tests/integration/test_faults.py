@@ -113,7 +113,8 @@ def test_subinterpreters_come_and_go(programs):
     for thread in threads: thread.start()
     burn(0.2)
     for thread in threads: thread.join()
-    assert rprof.stop().totals["samples"] > 20
+    profile, status = rprof.stop(), rprof.status()
+    assert profile.totals["samples"] > 20, (profile.totals, profile.comments, status)
     """
     )
 
