@@ -1,6 +1,7 @@
 """CPython's own test suite, with and without rprof in every process: the same results?
 
     python compare.py PYTHON --wheel WHEEL [--modules test_gc ...] [--all] [--rate 1000]
+                      [--option memory=true --option task_steps=true --option locks=exact]
 
 README
 ======
@@ -220,9 +221,9 @@ class Suite:
         timeout: float,
         *,
         by_command: bool,
-        locks: str,
+        options: dict[str, str],
     ) -> None:
-        self.locks = locks
+        self.options = options
         self.scratch = scratch
         self.by_command = by_command
         self.timeout = timeout
@@ -288,7 +289,7 @@ class Suite:
             "TMPDIR": str(temporary),
             "RPROF_OUTPUT": f"{profiles}/",
             "RPROF_RATE": str(self.rate),
-            "RPROF_LOCKS": self.locks,
+            **self.options,
             SWITCH: "1" if with_rprof and not self.by_command else "0",
         }
         # -u: a crash must not take the last lines of the log with it.
@@ -529,6 +530,14 @@ def by_name(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
+def variable(text: str) -> tuple[str, str]:
+    """The environment variable that stands for an option, and its value."""
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r}: want NAME=VALUE, as memory=true")
+    return f"RPROF_{name.upper()}", value
+
+
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
@@ -542,7 +551,12 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--by-command", action="store_true", help="by `rprof run`, not from a .pth file"
     )
     parser.add_argument(
-        "--locks", choices=["sampled", "exact"], default="sampled", help="default: %(default)s"
+        "--option",
+        action="append",
+        default=[],
+        type=variable,
+        metavar="NAME=VALUE",
+        help="an option of rprof.start(), as --option memory=true --option locks=exact",
     )
     parser.add_argument("--rate", type=int, default=1000, help="samples per second (%(default)s)")
     parser.add_argument(
@@ -581,7 +595,7 @@ def main(given: Sequence[str] | None = None) -> int:
             options.rate,
             options.timeout,
             by_command=options.by_command,
-            locks=options.locks,
+            options=dict(options.option),
         )
         shipped = suite.shipped()
         wanted = shipped if options.all else list(options.modules or DEFAULT_MODULES)
@@ -590,7 +604,8 @@ def main(given: Sequence[str] | None = None) -> int:
         missing = [name for name in wanted if name not in modules]
         if not modules:
             raise SystemExit2(f"CPython {suite.version} ships none of: {' '.join(wanted)}")
-        print(f"CPython {suite.version}, {len(modules)} modules, rprof at {options.rate} Hz")
+        said = "".join(f", {name}={value}" for name, value in suite.options.items())
+        print(f"CPython {suite.version}, {len(modules)} modules, rprof at {options.rate} Hz{said}")
         if missing:
             print(f"not shipped with this interpreter: {' '.join(missing)}")
         progress = Progress(len(modules))
