@@ -44,6 +44,10 @@ pub enum Fact {
     MachineIoPressureSeconds,
     /// The seconds out of which these five are.
     StrainSeconds,
+    /// Locks that a thread found taken, where they count that.
+    LocksFoundTaken,
+    /// Seconds in which those threads waited for them.
+    LocksWaitedSeconds,
     /// The seconds since which blocks in use are known.
     HeapSeconds,
     /// As many bytes were allocated for each sample of these, on average.
@@ -73,6 +77,8 @@ impl Fact {
             Self::MachineCpuPressureSeconds => "machine_cpu_pressure_seconds",
             Self::MachineIoPressureSeconds => "machine_io_pressure_seconds",
             Self::StrainSeconds => "strain_seconds",
+            Self::LocksFoundTaken => "locks_found_taken",
+            Self::LocksWaitedSeconds => "locks_waited_seconds",
             Self::HeapSeconds => "heap_seconds",
             Self::HeapBytesPerSample => "heap_bytes_per_sample",
         }
@@ -99,6 +105,7 @@ impl Fact {
             | Self::LostEvents
             | Self::OverflowStacks
             | Self::MaxNodes
+            | Self::LocksFoundTaken
             | Self::HeapBytesPerSample => 0,
             _ => 3,
         }
@@ -170,8 +177,8 @@ const AFTER: [Line; 4] = [
     },
 ];
 
-/// What limits and neighbours have cost, as far as that is known: see [`strain_comments`].
-const STRAIN: [Line; 5] = [
+/// What limits, neighbours and locks have cost, as far as that is known: see [`strain_comments`].
+const STRAIN: [Line; 6] = [
     Line {
         words: &["container throttled: ", " s of ", " s"],
         facts: &[Fact::ThrottledSeconds, Fact::StrainSeconds],
@@ -191,6 +198,10 @@ const STRAIN: [Line; 5] = [
     Line {
         words: &["io pressure of the machine: ", " s of ", " s"],
         facts: &[Fact::MachineIoPressureSeconds, Fact::StrainSeconds],
+    },
+    Line {
+        words: &["locks found taken: ", ", waited for during ", " s"],
+        facts: &[Fact::LocksFoundTaken, Fact::LocksWaitedSeconds],
     },
 ];
 
@@ -278,7 +289,7 @@ impl WindowFacts<'_> {
     }
 }
 
-/// What limits and neighbours have cost, as comments; what is not among `numbers` is not known.
+/// What limits, neighbours and locks have cost, as comments; what is not among `numbers` is not known.
 #[must_use]
 pub fn strain_comments(numbers: Vec<(Fact, f64)>) -> Vec<String> {
     let is_known = |line: &&Line| numbers.iter().any(|(fact, _)| *fact == line.facts[0]);

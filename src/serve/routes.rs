@@ -96,6 +96,7 @@ async fn route<B>(context: &Arc<Context>, request: &Request<B>) -> Result<Answer
             let strain = context.workers.run(|| session().strain().read()).await;
             let mut counters = session().health().counters();
             counters.extend(strain.unwrap_or_default().counters());
+            counters.extend(status::lock_counters());
             let telling = heap_beside::current().filter(|_| report::figures().is_on);
             let account = match telling {
                 Some(telling) => context.workers.run(move || (telling.account)()).await,

@@ -10,6 +10,7 @@ use crate::heap::account::Account;
 use crate::session::engine::EngineNote;
 use crate::session::fork::session;
 use crate::session::requests::figures::RouteFigures;
+use crate::unwind::lock_owners::OWNERS;
 
 /// Counters that only grow, as Prometheus wants to know of each.
 const GAUGES: [&str; 5] = [
@@ -85,6 +86,12 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
+/// What locks have counted, while they do.
+pub fn lock_counters() -> impl Iterator<Item = (&'static str, u64)> {
+    let figures = OWNERS.is_on().then(|| OWNERS.figures().counters());
+    figures.into_iter().flatten()
+}
+
 /// Everything at once.
 #[must_use]
 pub fn to_json(program: &str, turned_away: u64) -> Value {
@@ -94,6 +101,7 @@ pub fn to_json(program: &str, turned_away: u64) -> Value {
         .health()
         .counters()
         .into_iter()
+        .chain(lock_counters())
         .map(|(name, value)| (name.to_owned(), Value::from(value)))
         .collect();
     json!({

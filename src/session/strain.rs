@@ -1,6 +1,8 @@
-//! What the limits and the neighbours of the process have cost it, for windows and for whoever asks.
+//! What the limits and the neighbours of the process and its own locks have cost it, for windows and for
+//! whoever asks.
 //!
-//! Never asked by the sampler: see [`crate::clock::container`].
+//! Never asked by the sampler: see [`crate::clock::container`]. Locks are told of while they count
+//! (`locks="exact"`).
 #![forbid(unsafe_code)]
 
 use parking_lot::Mutex;
@@ -10,6 +12,7 @@ use super::control::RecordingId;
 use crate::clock::container::Strain;
 use crate::clock::cpu::monotonic_ns;
 use crate::model::window_facts::{Fact, strain_comments};
+use crate::unwind::lock_owners::{LockFigures, OWNERS};
 
 /// The kernel is not asked more often.
 const INTERVAL_NS: u64 = 1_000_000_000;
@@ -27,7 +30,7 @@ pub struct StrainGauge {
 struct State {
     newest: Option<Reading>,
     /// What was known when the open window of each recording began.
-    begun: FxHashMap<RecordingId, Reading>,
+    begun: FxHashMap<RecordingId, (Reading, LockFigures)>,
 }
 
 impl StrainGauge {
@@ -40,7 +43,7 @@ impl StrainGauge {
     pub fn begin(&self, id: RecordingId) {
         let mut state = self.state.lock();
         let reading = state.read(monotonic_ns(), Strain::read);
-        state.begun.insert(id, reading);
+        state.begun.insert(id, (reading, OWNERS.figures()));
     }
 
     /// A recording has ended.
@@ -51,12 +54,13 @@ impl StrainGauge {
     /// What happened in the window of a recording that has just ended, as its comments.
     pub fn comments(&self, id: RecordingId) -> Vec<String> {
         let mut state = self.state.lock();
-        let Some(begun) = state.begun.get(&id).copied() else {
+        let Some((begun, locks_begun)) = state.begun.get(&id).copied() else {
             return Vec::new();
         };
         let ended = state.read(monotonic_ns(), Strain::read);
-        state.begun.insert(id, ended);
-        comments(begun, ended)
+        let locks = OWNERS.figures();
+        state.begun.insert(id, (ended, locks));
+        comments(begun, ended, locks.since(&locks_begun))
     }
 }
 
@@ -69,7 +73,21 @@ impl State {
     }
 }
 
-fn comments(begun: Reading, ended: Reading) -> Vec<String> {
+fn comments(begun: Reading, ended: Reading, locks: LockFigures) -> Vec<String> {
+    let mut numbers = strain(begun, ended);
+    if locks != LockFigures::default() {
+        numbers.extend([
+            (
+                Fact::LocksFoundTaken,
+                (locks.contended + locks.given_up) as f64,
+            ),
+            (Fact::LocksWaitedSeconds, locks.waited_ns as f64 / 1e9),
+        ]);
+    }
+    strain_comments(numbers)
+}
+
+fn strain(begun: Reading, ended: Reading) -> Vec<(Fact, f64)> {
     let passed_ns = ended.0.saturating_sub(begun.0);
     if passed_ns == 0 {
         return Vec::new();
@@ -95,12 +113,12 @@ fn comments(begun: Reading, ended: Reading) -> Vec<String> {
     let known = known
         .into_iter()
         .filter_map(|(fact, ns)| Some((fact, ns? as f64 / 1e9)));
-    strain_comments(known.collect())
+    known.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{INTERVAL_NS, State, comments};
+    use super::{INTERVAL_NS, LockFigures, State, comments};
     use crate::clock::container::Strain;
     use crate::model::window_facts::{Fact, read};
 
@@ -130,23 +148,36 @@ mod tests {
             60_000_000_000,
             strain(Some(2_250_000_000), Some(6_000_000_005)),
         );
+        let none = LockFigures::default();
         assert_eq!(
-            comments(begun, ended),
+            comments(begun, ended, none),
             [
                 "container throttled: 1.250 s of 60.0 s",
                 "cpu pressure of the container: 6.000 s of 60.0 s",
             ]
         );
-        let told = read(&comments(begun, ended));
+        let told = read(&comments(begun, ended, none));
         assert!(told.contains(&(Fact::ThrottledSeconds, 1.25)), "{told:?}");
         assert!(told.contains(&(Fact::StrainSeconds, 60.0)), "{told:?}");
         let begun = (0, strain(None, Some(5)));
         assert_eq!(
-            comments(begun, (60_000_000_000, strain(None, Some(5)))),
+            comments(begun, (60_000_000_000, strain(None, Some(5))), none),
             ["cpu pressure of the machine: 0.000 s of 60.0 s"]
         );
         // Too short to tell.
-        assert!(comments(begun, begun).is_empty());
-        assert!(comments((0, Strain::default()), (1, Strain::default())).is_empty());
+        assert!(comments(begun, begun, none).is_empty());
+        assert!(comments((0, Strain::default()), (1, Strain::default()), none).is_empty());
+        let locks = LockFigures {
+            contended: 5,
+            given_up: 2,
+            waited_ns: 1_250_000_000,
+        };
+        let told = comments(begun, begun, locks);
+        assert_eq!(told, ["locks found taken: 7, waited for during 1.250 s"]);
+        let numbers = [
+            (Fact::LocksFoundTaken, 7.0),
+            (Fact::LocksWaitedSeconds, 1.25),
+        ];
+        assert_eq!(read(&told), numbers);
     }
 }

@@ -32,6 +32,31 @@ pub struct LockFigures {
     pub waited_ns: u64,
 }
 
+impl LockFigures {
+    /// What has been counted since `earlier`, or all of it if it was counted anew since.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let differences = || {
+            Some(Self {
+                contended: self.contended.checked_sub(earlier.contended)?,
+                given_up: self.given_up.checked_sub(earlier.given_up)?,
+                waited_ns: self.waited_ns.checked_sub(earlier.waited_ns)?,
+            })
+        };
+        differences().unwrap_or(*self)
+    }
+
+    /// The same for scrapes, by name.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, u64); 3] {
+        [
+            ("locks_contended", self.contended),
+            ("locks_given_up", self.given_up),
+            ("locks_waited_ns", self.waited_ns),
+        ]
+    }
+}
+
 impl LockOwners {
     /// Nothing is noted yet.
     #[must_use]
@@ -151,6 +176,13 @@ mod tests {
             waited_ns: 12,
         };
         assert_eq!(owners.figures(), figures);
+        assert_eq!(figures.since(&figures), LockFigures::default());
+        owners.count(true, 3);
+        let more = owners.figures().since(&figures);
+        assert_eq!((more.contended, more.given_up, more.waited_ns), (1, 0, 3));
+        // Counted anew in between.
+        assert_eq!(more.since(&figures), more);
+        let figures = owners.figures();
         owners.end();
         assert_eq!(owners.figures(), figures);
         owners.begin(2);

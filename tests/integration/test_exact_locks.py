@@ -185,6 +185,38 @@ os._exit(0)
     )
 
 
+def test_what_is_counted_is_in_the_profile_and_in_metrics(programs):
+    programs.check(
+        PREAMBLE
+        + """
+import urllib.request
+def scraped():
+    with urllib.request.urlopen(metrics, timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    words = (line.split() for line in lines if line.startswith("rprof_locks_"))
+    return {name: float(value) for name, value in words}
+metrics = f"http://{rprof.serve('127.0.0.1:0').address}/debug/pprof/metrics"
+assert scraped() == {}
+with rprof.profile(locks="exact") as block:
+    lock = threading.Lock()
+    with lock:
+        thread = threading.Thread(target=lambda: lock.acquire(timeout=0.05), daemon=True)
+        thread.start(); thread.join()
+    found = scraped()
+    waited = rprof.status().locks.waited_seconds
+    # Before 3.13 a thread that is joined has a lock of its own.
+    assert found["rprof_locks_given_up_total"] == 1, found
+    assert 0.05 <= found["rprof_locks_waited_seconds_total"] <= waited, (found, waited)
+facts = block.profile.facts
+assert facts["locks_found_taken"] >= 1 and facts["locks_waited_seconds"] >= 0.05, facts
+assert scraped() == {}
+with rprof.profile() as block:
+    pass
+assert "locks_found_taken" not in block.profile.facts, block.profile.facts
+"""
+    )
+
+
 def test_methods_are_the_interpreters_own_when_nobody_wants_to_know(programs):
     programs.check(
         PREAMBLE
