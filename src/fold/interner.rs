@@ -22,6 +22,7 @@ pub struct Interner {
     mappings: KeyedMap<Mapping, MappingId>,
     label_sets: Vec<LabelSet>,
     by_labels: KeyedMap<LabelSet, LabelSetId>,
+    same: FxHashMap<LabelSetId, LabelSetId>,
     string_bytes: usize,
     label_bytes: usize,
 }
@@ -110,15 +111,24 @@ impl Interner {
         id
     }
 
-    /// Gives the label set `id` a better content, unless that exists under another id already.
+    /// Gives the label set `id` a better content, and returns the id under which that is found. If it
+    /// exists under another id already, both mean the same from now on: see [`Self::same`].
     pub fn relabel(&mut self, id: LabelSetId, labels: LabelSet) -> LabelSetId {
-        if let Some(&known) = self.by_labels.get(&labels) {
-            return known;
-        }
         let old = std::mem::replace(&mut self.label_sets[id.0 as usize], labels.clone());
-        self.by_labels.remove(&old);
-        self.by_labels.insert(labels, id);
-        id
+        if self.by_labels.get(&old) == Some(&id) {
+            self.by_labels.remove(&old);
+        }
+        let found = *self.by_labels.entry(labels).or_insert(id);
+        if found != id && self.same.try_reserve(1).is_ok() {
+            self.same.insert(id, found);
+        }
+        found
+    }
+
+    /// Label sets that have become the same as others, and which.
+    #[must_use]
+    pub fn same(&self) -> &FxHashMap<LabelSetId, LabelSetId> {
+        &self.same
     }
 
     /// The label set of this id, which is one of this table's.

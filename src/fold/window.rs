@@ -281,6 +281,7 @@ impl Window {
             let wall = Some(MeasureId::Wall).filter(|id| self.measures.contains(*id));
             meta.period_type = wall.map(Column::Known);
         }
+        self.unite();
         let (symbols, label_sets) = self.interner.into_tables();
         Profile {
             columns: self.columns,

@@ -25,6 +25,13 @@ pub fn note(thread_id: u64, name: &Arc<str>) {
     }
 }
 
+/// What a thread is, or was, called; `None` if nobody remembers, or somebody else is just looking.
+#[must_use]
+pub fn of(thread_id: u64) -> Option<Arc<str>> {
+    let names = NAMES.try_lock()?;
+    names.as_ref()?.get(&thread_id).cloned()
+}
+
 /// All that are remembered.
 #[must_use]
 pub fn all() -> FxHashMap<u64, Arc<str>> {
@@ -36,7 +43,7 @@ pub fn all() -> FxHashMap<u64, Arc<str>> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{MAX_NAMES, all, note};
+    use super::{MAX_NAMES, all, note, of};
 
     #[test]
     fn names_are_remembered_and_bounded() {
@@ -51,5 +58,10 @@ mod tests {
             names.get(&newest).map(|name| name.to_string()),
             Some(format!("thread-{newest}"))
         );
+        assert_eq!(
+            of(newest).as_deref(),
+            names.get(&newest).map(|name| &**name)
+        );
+        assert_eq!(of(u64::MAX), None);
     }
 }

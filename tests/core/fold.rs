@@ -1,13 +1,14 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rprof::fold::charge::Fold;
 use rprof::fold::merge::{Merge, merge};
 use rprof::fold::profile::{Profile, ProfileMeta};
-use rprof::fold::window::{Limits, Window};
+use rprof::fold::window::{Limits, ThreadLabels, Window};
 use rprof::model::facts::main_thread;
 use rprof::model::function::{Function, MAX_NAME_BYTES, OTHER, OVERFLOW};
 use rprof::model::label::{thread_labels, thread_of};
-use rprof::model::measure::{Column, MeasureSet};
+use rprof::model::measure::{Column, MeasureId, MeasureSet};
 use rprof::model::stack::elide;
 use rprof::report::collapsed::collapsed;
 
@@ -81,6 +82,48 @@ fn threads_beyond_the_limit_share_a_label() {
         .position(|labels| thread_of(labels).1 == OTHER);
     assert!(other.is_some());
     assert_eq!(folded.totals()[0], 10_100);
+}
+
+/// An event of a thread may come in the look that knows its name first, before the thread's own account.
+#[test]
+fn what_was_told_under_a_name_before_the_thread_was_called_so_is_added_up() {
+    let mut window = Window::new(Limits::default(), MeasureSet::TIMES);
+    let thread = |name| ThreadLabels {
+        id: 7,
+        name,
+        active: None,
+        class: None,
+        with_request: false,
+    };
+    let task = Some(Arc::from("job"));
+    let node = Fold::pseudo(&mut window, "here");
+    let unnamed = window.thread(&thread(""));
+    for (name, amount) in [("", 5), ("worker", 3)] {
+        let labels = window.thread(&thread(name));
+        let of_task = window.with_task(labels, task.as_ref());
+        window.add(node, of_task, &[(MeasureId::Wall, amount)]);
+        window.add(node, labels, &[(MeasureId::Wall, 10 * amount)]);
+    }
+    let called = window.call_thread(unnamed, "worker");
+    assert_eq!(called, window.thread(&thread("worker")));
+    let of_task = window.with_task(called, task.as_ref());
+    window.add(node, of_task, &[(MeasureId::Wall, 1)]);
+
+    let profile = window.finish(ProfileMeta::default());
+    let column = profile.column("wall").unwrap();
+    let found: Vec<_> = profile
+        .rows()
+        .map(|(sample, values)| {
+            let labels = &profile.label_sets[sample.labels.0 as usize];
+            (
+                labels.len(),
+                thread_of(labels).1.into_owned(),
+                values[column],
+            )
+        })
+        .collect();
+    let worker = |labels, wall| (labels, "worker".to_owned(), wall);
+    assert_eq!(found, [worker(3, 9), worker(2, 80)]);
 }
 
 #[test]

@@ -83,6 +83,26 @@ impl Window {
         self.interner.relabel(labels, better)
     }
 
+    /// Adds up what was told apart by a name that was not known, and is the same by now: an event may have
+    /// named the thread before it was looked at.
+    pub(super) fn unite(&mut self) {
+        let width = self.columns.len();
+        if self.interner.same().is_empty() || width == 0 {
+            return;
+        }
+        let samples = std::mem::take(&mut self.samples);
+        let values = std::mem::take(&mut self.values);
+        self.sample_rows.clear();
+        for (sample, values) in samples.into_iter().zip(values.chunks_exact(width)) {
+            let same = self.interner.same().get(&sample.labels);
+            let labels = same.copied().unwrap_or(sample.labels);
+            let to = self.values_of(sample.node, labels);
+            for (to, from) in self.values[to].iter_mut().zip(values) {
+                *to = to.saturating_add(*from);
+            }
+        }
+    }
+
     /// The id of these labels and the reason why the thread was on no CPU. Where there are many
     /// labels already the reason is left out: it must not take the room of what the application says.
     #[inline]

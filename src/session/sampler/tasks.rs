@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Sampler;
+use super::sources::name_of;
 use crate::session::fork::session;
 use crate::session::recording::Recording;
 
@@ -76,12 +77,10 @@ impl Sampler {
             .draw_tasks(passed_ns, &requests, &own_task, &mut self.events);
         let snapshot = self.engine.snapshot();
         for event in self.events.drain(..) {
-            let mut threads = snapshot.threads.iter();
-            let known = threads.find(|thread| thread.thread_id == event.thread_id);
-            let name = known.map_or("", |thread| &*thread.name);
+            let name = name_of(&event, snapshot);
             let (functions, has_requests) = (&snapshot.functions, snapshot.has_requests);
             for recording in &mut self.recordings {
-                recording.charge(&event, functions, name, has_requests, wall_ns);
+                recording.charge(&event, functions, &name, has_requests, wall_ns);
             }
         }
     }
