@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from browsers import Tab, chromium
 from serving import Service
 from support import ENGINE
 
@@ -132,3 +133,21 @@ def services(programs: Programs) -> Callable[..., Service]:
         return Service(programs.start(code, **variables))
 
     return start
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """A headless browser."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def tab(request, browser, tmp_path) -> Iterator[Tab]:
+    """A tab, as large as the module's `VIEWPORT`, that asks the network for nothing."""
+    viewport = getattr(request.module, "VIEWPORT", {"width": 1400, "height": 900})
+    tab = Tab(browser, tmp_path, viewport=viewport)
+    yield tab
+    tab.context.close()
+    assert tab.asked_the_network() == []
+    assert tab.complaints == []

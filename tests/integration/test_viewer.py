@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import rprof
-from browsers import MISSING, Tab, chromium
+from browsers import MISSING, Tab
 from pprof_files import Call, Row, encode
 from rprof import viewer
 from rprof._loading import native
@@ -62,21 +62,6 @@ with rprof.profile(sys.argv[1] if len(sys.argv) > 1 else "p.pb.gz", rate=500, ma
     lock.release()
     waiting.join()
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def tab(browser, tmp_path):
-    tab = Tab(browser, tmp_path, viewport={"width": 1400, "height": 900})
-    yield tab
-    tab.context.close()
-    assert tab.asked_the_network() == []
-    assert tab.complaints == []
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import rprof
-from browsers import MISSING, Tab, chromium
+from browsers import MISSING
 from pprof_files import Call, Row, encode
 from rprof import viewer
 
@@ -18,21 +18,6 @@ TYPES = (
     ("inuse_objects", "count"),
     ("inuse_space", "bytes"),
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def tab(browser, tmp_path):
-    tab = Tab(browser, tmp_path, viewport={"width": 1400, "height": 900})
-    yield tab
-    tab.context.close()
-    assert tab.asked_the_network() == []
-    assert tab.complaints == []
 
 
 def heap(scale: int) -> bytes:

@@ -6,13 +6,16 @@ import collections
 
 import pytest
 import rprof
-from browsers import MISSING, Tab, chromium
+from browsers import MISSING, Tab
 from pprof_files import Call, Row, encode
 from rprof import viewer
 
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{' and '.join(MISSING)}, to open the page in, not installed"
 )
+
+VIEWPORT = {"width": 500, "height": 800}
+"""Of the fixture `tab`."""
 
 MAIN = Call("app.main", "app.py", 3)
 WORK = Call("app.work", "app.py", 9)
@@ -26,21 +29,6 @@ ROWS = [
     Row([WORK], [2, 30], {"thread name": "pool", "thread id": 3, "number": 42}),
     Row([], [1, 5], {"thread id": 4}),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def tab(browser, tmp_path):
-    tab = Tab(browser, tmp_path, viewport={"width": 500, "height": 800})
-    yield tab
-    tab.context.close()
-    assert tab.asked_the_network() == []
-    assert tab.complaints == []
 
 
 def made_page(rows=ROWS, **options):
