@@ -395,10 +395,14 @@ class Ddtrace(Profiler):
     def stop(self) -> None:
         self.profiler.stop()
 
+    def profiles(self, directory: Path) -> Iterator[rprof.Profile]:
+        """What it has written."""
+        for file in directory.glob("*.pprof"):
+            yield _load_pprof(_zstandard()(file.read_bytes()))
+
     def read(self, rate: int, kinds: tuple[str, ...], directory: Path) -> Recording:  # noqa: ARG002
         recording = Recording()
-        for file in directory.glob("*.pprof"):
-            profile = _load_pprof(_zstandard()(file.read_bytes()))
+        for profile in self.profiles(directory):
             types = {"samples": "wall-samples", "wall": "wall-time", "cpu": "cpu-time"}
             for kind in ("samples", *kinds):
                 for frames, value in profile.stacks(types[kind]):
@@ -736,9 +740,13 @@ def case() -> dict[str, Any] | None:
     return json.loads(sys.argv[2]) if sys.argv[1:2] == ["--case"] else None
 
 
-def record(case: dict[str, Any], body: Callable[[Profiler], object]) -> None:
+def record(
+    case: dict[str, Any],
+    body: Callable[[Profiler], object],
+    profilers: tuple[Profiler, ...] = (*BASELINES, *BUILDS, *PROFILERS),
+) -> None:
     """Record `body` as `measure` asked and leave its result there."""
-    (profiler,) = (p for p in (*BASELINES, *BUILDS, *PROFILERS) if p.name == case["profiler"])
+    (profiler,) = (p for p in profilers if p.name == case["profiler"])
     told: dict[str, object]
     try:
         profiler.start(case["rate"], tuple(case["kinds"]), Path(case["directory"]))

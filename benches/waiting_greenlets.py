@@ -16,10 +16,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
+
+from apart import in_process
 
 SUSPENDED = (1_000, 100_000)
 SHARES = {"often": 0.5, "sometimes": 0.35, "seldom": 0.1, "rarely": 0.05}
@@ -138,17 +139,6 @@ def share(seconds: float) -> dict[str, float]:
     return {name: 100 * (told[name] / total / part - 1) for name, part in SHARES.items()}
 
 
-def in_process(*words: str) -> dict[str, float]:
-    """Return what a process of this program prints."""
-    ran = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *words],
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE,
-    )
-    return dict(json.loads(ran.stdout))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -169,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     least: dict[str, dict[str, float]] = {"plain": {}, "profiled": {}}
     for _ in range(options.rounds):
         for how, known in least.items():
-            for name, value in in_process("--one", "measure", how).items():
+            for name, value in in_process(__file__, "--one", "measure", how).items():
                 known[name] = min(value, known.get(name, value))
     print(f"{'':8} {'plain ns':>10} {'profiled ns':>12} {'ratio':>7}")
     for name, plain in least["plain"].items():
@@ -177,10 +167,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name:8} {plain:10.0f} {profiled:12.0f} {profiled / plain:7.3f}")
     seconds = ["--seconds", str(options.seconds)]
     for number in SUSPENDED:
-        used = in_process(*seconds, "--one", "draw", str(number))
+        used = in_process(__file__, *seconds, "--one", "draw", str(number))
         told = f"{used['more']:+.3f} % of a core (none: {used['none']:.3f} %)"
         print(f"draw {number:7} suspended: {told}")
-    wrong = in_process(*seconds, "--one", "share")
+    wrong = in_process(__file__, *seconds, "--one", "share")
     words = (f"{name} {SHARES[name]:.0%}: {value:+.1f} %" for name, value in wrong.items())
     print(f"share after {options.seconds:.0f} s:", ", ".join(words))
 

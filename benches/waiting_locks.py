@@ -19,11 +19,12 @@ import bisect
 import json
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
 from typing import Any
+
+from apart import in_process
 
 THREADS = 6
 now = time.perf_counter_ns
@@ -194,17 +195,6 @@ def cost(is_looked_at: bool) -> dict[str, float]:
     return found
 
 
-def in_process(*words: str) -> dict[str, Any]:
-    """Return what a process of this program prints."""
-    ran = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *words],
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE,
-    )
-    return dict(json.loads(ran.stdout))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -224,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
     same = ("--seconds", str(options.seconds), "--locks", options.locks)
     for way in options.ways:
-        found = in_process(*same, "--one", "true", way)
+        found = in_process(__file__, *same, "--one", "true", way)
         waited, told = found["waited"], found["told"]
         print(f"{way}: waited {waited:.2f} s, told {told:.2f} ({100 * (told / waited - 1):+.1f} %)")
         if found["counted"]:
@@ -239,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     least: dict[str, dict[str, float]] = {"not": {}, "looked at": {}}
     for _ in range(options.rounds):
         for how, known in least.items():
-            for name, value in in_process("--one", "cost", how).items():
+            for name, value in in_process(__file__, "--one", "cost", how).items():
                 known[name] = min(value, known.get(name, value))
     for name, without in least["not"].items():
         looked_at = least["looked at"][name]

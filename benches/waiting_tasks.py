@@ -16,11 +16,12 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from apart import in_process
 
 SUSPENDED = (1_000, 100_000)
 REQUESTS = 1_000
@@ -152,17 +153,6 @@ async def share(seconds: float) -> dict[str, float]:
     return {**wrong, "whole": 100 * (total / (TASKS * passed * 1e9) - 1)}
 
 
-def in_process(*words: str) -> dict[str, float]:
-    """Return what a process of this program prints."""
-    ran = subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *words],
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE,
-    )
-    return dict(json.loads(ran.stdout.splitlines()[-1]))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -190,17 +180,17 @@ def main(argv: list[str] | None = None) -> None:
             *(("follow", number) for number in (0, REQUESTS)),
             *(("locks", number) for number in (0, LOCKED)),
         ]:
-            used = in_process(*seconds, "--one", kind, str(number))["percent"]
+            used = in_process(__file__, *seconds, "--one", kind, str(number))["percent"]
             least[kind, number] = min(used, least.get((kind, number), used))
     for (kind, number), used in least.items():
         if number:
             none = least[kind, 0]
             print(f"{kind} {number:7}: {used - none:+.3f} % of a core (none: {none:.3f} %)")
     for how in ("plain", "profiled"):
-        found = in_process(*seconds, "--one", "churn", how)
+        found = in_process(__file__, *seconds, "--one", "churn", how)
         used, rate = found["percent"], found["tasks"]
         print(f"churn {how:8}: {used:.3f} % of a core, {rate:,.0f} tasks a second")
-    wrong = in_process(*seconds, "--one", "share")
+    wrong = in_process(__file__, *seconds, "--one", "share")
     words = (f"{name}: {value:+.1f} %" for name, value in wrong.items())
     print(f"share after {options.seconds:.0f} s:", ", ".join(words))
 
