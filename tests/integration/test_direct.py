@@ -343,19 +343,20 @@ def test_an_idle_program_is_shown_whole_and_what_it_does_next_as_well(programs):
             event.wait()
         done = threading.Event()
         with rprof.profile("x.pb.gz", rate=200, engine="direct", max_overhead=1.0):
+            entered = time.monotonic()
             thread = threading.Thread(target=wait, args=(done,), name="waiter")
             thread.start()
             began = time.monotonic()
             time.sleep(1.5)
-            slept = time.monotonic() - began
-            before = time.thread_time()
+            ended, before = time.monotonic(), time.thread_time()
             burn(0.5)
-            print(slept, time.thread_time() - before)
+            burned, last = time.thread_time() - before, time.monotonic()
             done.set()
             thread.join()
+            print(ended - began, burned, ended - entered + time.monotonic() - last)
         """
     )
-    slept, burned = (float(number) * 1e9 for number in out.split())
+    slept, burned, besides = (float(number) * 1e9 for number in out.split())
     profile = rprof.load(programs.directory / "x.pb.gz")
     # Three of four, once half a second has passed.
     idle_ticks = profile.facts["idle_ticks"]
@@ -369,7 +370,8 @@ def test_an_idle_program_is_shown_whole_and_what_it_does_next_as_well(programs):
     assert cpu["burning.burn"] > 0.9 * burned
     main = profile.only_threads(lambda thread: thread.name == "MainThread")
     wall = {row.name: row.total_value for row in main.top(100, by="wall")}
-    assert 0.8 * slept < wall["program.<module>"] - wall["burning.burn"] < slept + 0.1 * burned
+    # On a busy machine a thread takes its time to start and to end.
+    assert 0.8 * slept < wall["program.<module>"] - wall["burning.burn"] < besides + 0.1 * burned
 
 
 def test_the_garbage_collector_has_a_frame(programs):
