@@ -25,10 +25,15 @@ def names(profile):
     return {row.name for row in profile.top(100, "cpu")}
 
 
+def told(profile):
+    """What says why something was not seen."""
+    return profile.totals, profile.comments, rprof.status(), rprof._loading.native().counters()
+
+
 def test_a_statement(shell):
     profile = shell.run_line_magic("rprof", "burn_one(0.1)")
     assert isinstance(profile, rprof.Profile)
-    assert "burning.burn_one" in names(profile)
+    assert "burning.burn_one" in names(profile), told(profile)
     assert shell.user_ns["_rprof"] is profile
 
 
@@ -38,7 +43,7 @@ def test_a_cell_keeps_its_variables_and_its_errors(shell, capsys, tmp_path):
     profile = shell.run_cell_magic("rprof", f"-r 500 -a -o {path}", cell)
     assert "found" in shell.user_ns
     assert "ZeroDivisionError" in capsys.readouterr().out
-    assert {"burning.burn_one", "burning.burn_two"} <= names(profile)
+    assert {"burning.burn_one", "burning.burn_two"} <= names(profile), told(profile)
     assert profile.period_ns == 2_000_000
     assert rprof.load(path).totals == profile.totals
 
@@ -98,7 +103,7 @@ def test_what_is_awaited_is_profiled(shell, kind, runs):
     result.raise_error()
     assert "found" in shell.user_ns
     profile = shell.user_ns["_rprof"]
-    assert "burning.burn_two" in names(profile)
+    assert "burning.burn_two" in names(profile), told(profile)
     assert shell.user_ns.get("größe", profile) is profile
 
 
