@@ -375,6 +375,7 @@ impl Sampler {
     /// Charges the thread's CPU time of the last ticks to the budget.
     #[inline(never)]
     fn pay(&mut self, now_ns: u64) {
+        self.budget.pass(now_ns.saturating_sub(self.paid_at_ns));
         self.paid_at_ns = now_ns;
         let cpu_ns = own_cpu_ns();
         let cost_ns = cpu_ns.saturating_sub(self.cpu_mark_ns);
