@@ -75,7 +75,7 @@ impl State {
 
 fn comments(begun: Reading, ended: Reading, locks: LockFigures) -> Vec<String> {
     let mut numbers = strain(begun, ended);
-    if locks != LockFigures::default() {
+    if !locks.is_nothing() {
         numbers.extend([
             (
                 Fact::LocksFoundTaken,
@@ -171,6 +171,7 @@ mod tests {
             contended: 5,
             given_up: 2,
             waited_ns: 1_250_000_000,
+            round: 1,
         };
         let told = comments(begun, begun, locks);
         assert_eq!(told, ["locks found taken: 7, waited for during 1.250 s"]);

@@ -16,6 +16,8 @@ pub struct LockOwners {
     contended: AtomicU64,
     given_up: AtomicU64,
     waited_ns: AtomicU64,
+    /// How often it was counted anew.
+    rounds: AtomicU32,
 }
 
 /// Those of this process.
@@ -30,20 +32,29 @@ pub struct LockFigures {
     pub given_up: u64,
     /// How long both took together, in ns.
     pub waited_ns: u64,
+    /// Which count that is, of those that began one after the other.
+    pub round: u32,
 }
 
 impl LockFigures {
     /// What has been counted since `earlier`, or all of it if it was counted anew since.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let differences = || {
-            Some(Self {
-                contended: self.contended.checked_sub(earlier.contended)?,
-                given_up: self.given_up.checked_sub(earlier.given_up)?,
-                waited_ns: self.waited_ns.checked_sub(earlier.waited_ns)?,
-            })
-        };
-        differences().unwrap_or(*self)
+        if self.round != earlier.round {
+            return *self;
+        }
+        Self {
+            contended: self.contended.saturating_sub(earlier.contended),
+            given_up: self.given_up.saturating_sub(earlier.given_up),
+            waited_ns: self.waited_ns.saturating_sub(earlier.waited_ns),
+            round: self.round,
+        }
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.counters().iter().all(|(_, count)| *count == 0)
     }
 
     /// The same for scrapes, by name.
@@ -66,6 +77,7 @@ impl LockOwners {
             contended: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
+            rounds: AtomicU32::new(0),
         }
     }
 
@@ -85,6 +97,7 @@ impl LockOwners {
         for counter in [&self.contended, &self.given_up, &self.waited_ns] {
             counter.store(0, Relaxed);
         }
+        self.rounds.fetch_add(1, Relaxed);
     }
 
     /// Whether words are noted.
@@ -121,6 +134,7 @@ impl LockOwners {
             contended: self.contended.load(Relaxed),
             given_up: self.given_up.load(Relaxed),
             waited_ns: self.waited_ns.load(Relaxed),
+            round: self.rounds.load(Relaxed),
         }
     }
 }
@@ -174,18 +188,22 @@ mod tests {
             contended: 1,
             given_up: 1,
             waited_ns: 12,
+            round: 1,
         };
         assert_eq!(owners.figures(), figures);
-        assert_eq!(figures.since(&figures), LockFigures::default());
+        assert!(figures.since(&figures).is_nothing() && !figures.is_nothing());
         owners.count(true, 3);
         let more = owners.figures().since(&figures);
         assert_eq!((more.contended, more.given_up, more.waited_ns), (1, 0, 3));
-        // Counted anew in between.
-        assert_eq!(more.since(&figures), more);
         let figures = owners.figures();
         owners.end();
         assert_eq!(owners.figures(), figures);
         owners.begin(2);
-        assert_eq!(owners.figures(), LockFigures::default());
+        assert!(owners.figures().is_nothing());
+        // Counted anew, and more than before by now.
+        for _ in 0..9 {
+            owners.count(true, 100);
+        }
+        assert_eq!(owners.figures().since(&figures), owners.figures());
     }
 }
